@@ -1,0 +1,107 @@
+"""Builds the two native modules of ``cond_detr_kernels``; everything else about the package is in pyproject.toml.
+
+``_C``      the torch operators, against the LibTorch stable ABI: one binary for torch >= 2.10, CPU and CUDA builds alike.
+``_numpy``  the assignment solver for NumPy arrays; needs no torch.
+
+The CUDA sources are compiled whenever an nvcc is found, also beside a CPU build of torch, so that the wheel serves a
+machine whose torch has CUDA. Environment variables:
+
+COND_DETR_CUDA=0            leave the CUDA sources out; COND_DETR_CUDA=1 makes a missing nvcc an error
+COND_DETR_CUDA_ARCHS=90     compile for these compute capabilities only (comma-separated; the default is 80,90,100,120)
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).resolve().parent
+DEFAULT_CUDA_ARCHS = "80,90,100,120"
+TORCH_2_10 = "0x020a000000000000"
+
+
+def find_cuda_home() -> str | None:
+    """The CUDA toolkit to compile with, or None to leave the CUDA sources out."""
+    wanted = os.environ.get("COND_DETR_CUDA", "auto")
+    if wanted not in {"auto", "0", "1"}:
+        sys.exit(f"COND_DETR_CUDA must be 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return None
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = shutil.which("nvcc", path=str(Path(home, "bin")) if home else None)
+    if nvcc:
+        return toolkit_of(nvcc)
+    if wanted == "1":
+        sys.exit(f"COND_DETR_CUDA=1 asks for the CUDA sources, but there is no nvcc in {home or 'PATH'}")
+    return None
+
+
+def toolkit_of(nvcc: str) -> str:
+    """The toolkit's folder as nvcc itself reports it: the nvcc on PATH may be a link or a wrapper script."""
+    report = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True)
+    top = re.search(r"^#\$ TOP=(.*)$", report.stderr, re.MULTILINE)
+    if not top:
+        sys.exit(f"{nvcc} does not say where its toolkit is; set CUDA_HOME. Its output: {report.stderr.strip()}")
+    return str(Path(top[1]).resolve())
+
+
+def cuda_arch_flags() -> list[str]:
+    """Code for each architecture, and PTX of the last one for GPUs to come."""
+    archs = os.environ.get("COND_DETR_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).split(",")
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+
+
+def torch_extension(cuda_home: str | None) -> cpp_extension.CppExtension:
+    """``CppExtension`` even with CUDA sources: ``CUDAExtension`` refuses to build beside a CPU torch."""
+    sources = ["csrc/ops.cpp", "csrc/cpu/assignment_cpu.cpp"]
+    common = [
+        "-O3",
+        "-std=c++17",
+        f"-DTORCH_TARGET_VERSION={TORCH_2_10}",
+        "-fvisibility=hidden",
+    ]
+    private_paths = f"-fmacro-prefix-map={ROOT}/="
+    flags = {"cxx": [*common, "-Wall", "-Wextra", "-Wno-unused-parameter", private_paths]}
+    # --no-as-needed: the registration symbols are found through libtorch, which nothing else in the module refers to
+    link = ["-Wl,--no-as-needed", "-ltorch"]
+    if cuda_home:
+        cpp_extension.CUDA_HOME = cuda_home
+        sources.append("csrc/cuda/assignment_cuda.cu")
+        flags["cxx"].append("-DCOND_DETR_WITH_CUDA")
+        host = ["-fvisibility=hidden", private_paths]
+        flags["nvcc"] = [
+            *[flag for flag in common if flag != "-fvisibility=hidden"],
+            "-DUSE_CUDA",
+            "-Xcompiler=" + ",".join(host),
+            "-Xptxas=--warn-on-spills,-Werror",
+            *cuda_arch_flags(),
+        ]
+        link += [f"-L{Path(cuda_home, 'lib64')}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+    print(f"cond_detr: CUDA sources {'compiled with ' + cuda_home if cuda_home else 'left out'}")
+    return cpp_extension.CppExtension(
+        "cond_detr_kernels._C", sources, extra_compile_args=flags, extra_link_args=link, include_dirs=[str(ROOT / "csrc")]
+    )
+
+
+def numpy_extension() -> Pybind11Extension:
+    return Pybind11Extension(
+        "cond_detr_kernels._numpy",
+        ["csrc/numpy_module.cpp"],
+        include_dirs=[str(ROOT / "csrc")],
+        cxx_std=17,
+        extra_compile_args=["-O3", f"-fmacro-prefix-map={ROOT}/="],
+        extra_link_args=["-pthread"],
+    )
+
+
+setup(
+    ext_modules=[torch_extension(find_cuda_home()), numpy_extension()],
+    cmdclass={"build_ext": cpp_extension.BuildExtension},
+)
