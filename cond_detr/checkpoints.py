@@ -1,0 +1,265 @@
+"""Checkpoint files: our own format, and tables that translate the names other implementations use.
+
+Our files hold plain tensors, lists, dictionaries and numbers, read with ``weights_only=True``: nothing in them can run.
+"""
+
+import argparse
+import os
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from cond_detr.classes import Classes
+from cond_detr.config import Config, from_dict, to_dict
+from cond_detr.errors import InputError
+
+FORMAT = "cond_detr/1"
+
+StateDict = dict[str, Tensor]
+Renaming = tuple[tuple[str, str], ...]
+
+# Substitutions that turn a foreign name into ours, applied one after the other.
+_DECODER_PROJECTIONS: Renaming = (
+    (r"\bca_qcontent_proj\b", "cross_attn.q_content_proj"),
+    (r"\bca_qpos_proj\b", "cross_attn.q_pos_proj"),
+    (r"\bca_qpos_sine_proj\b", "cross_attn.q_spatial_proj"),
+    (r"\bca_kcontent_proj\b", "cross_attn.k_content_proj"),
+    (r"\bca_kpos_proj\b", "cross_attn.k_spatial_proj"),
+    (r"\bca_v_proj\b", "cross_attn.v_proj"),
+    (r"\bsa_qcontent_proj\b", "self_attn.q_content_proj"),
+    (r"\bsa_qpos_proj\b", "self_attn.q_pos_proj"),
+    (r"\bsa_kcontent_proj\b", "self_attn.k_content_proj"),
+    (r"\bsa_kpos_proj\b", "self_attn.k_pos_proj"),
+    (r"\bsa_v_proj\b", "self_attn.v_proj"),
+)
+
+# The repository of the paper's authors. The encoder's packed projections are taken apart by _unpack.
+AUTHORS: Renaming = (
+    (r"^backbone\.0\.body\.", "backbone."),
+    (r"^transformer\.", ""),
+    (r"^class_embed\.", "class_head."),
+    (r"^bbox_embed\.", "box_head."),
+    *_DECODER_PROJECTIONS,
+)
+
+# The transformers package: files (version 4 names) and modules in memory (version 5), with either of its ResNets.
+TRANSFORMERS: Renaming = (
+    (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone."),
+    (r"^backbone\.embedder\.embedder\.convolution\.", "backbone.conv1."),
+    (r"^backbone\.embedder\.embedder\.normalization\.", "backbone.bn1."),
+    *((rf"^backbone\.encoder\.stages\.{i}\.layers\.", f"backbone.layer{i + 1}.") for i in range(4)),
+    *((rf"^(backbone\..*)\.layer\.{i}\.convolution\.", rf"\1.conv{i + 1}.") for i in range(3)),
+    *((rf"^(backbone\..*)\.layer\.{i}\.normalization\.", rf"\1.bn{i + 1}.") for i in range(3)),
+    (r"^(backbone\..*)\.shortcut\.convolution\.", r"\1.downsample.0."),
+    (r"^(backbone\..*)\.shortcut\.normalization\.", r"\1.downsample.1."),
+    (r"^model\.query_position_embeddings\.", "query_embed."),
+    (r"^model\.input_projection\.", "input_proj."),
+    (r"^model\.", ""),
+    (r"^class_labels_classifier\.", "class_head."),
+    (r"^bbox_predictor\.", "box_head."),
+    *_DECODER_PROJECTIONS,
+    (r"\.encoder_attn\.", ".cross_attn."),
+    (r"\.cross_attn\.q_pos_sine_proj\.", ".cross_attn.q_spatial_proj."),
+    (r"\.cross_attn\.k_pos_proj\.", ".cross_attn.k_spatial_proj."),
+    (r"\.o_proj\.", ".out_proj."),
+    (r"\.(mlp\.)?fc([12])\.", r".linear\2."),
+    (r"\.self_attn_layer_norm\.", ".norm1."),
+    (r"\.encoder_attn_layer_norm\.", ".norm2."),
+    (r"^(encoder\..*)\.final_layer_norm\.", r"\1.norm2."),
+    (r"^(decoder\..*)\.final_layer_norm\.", r"\1.norm3."),
+    (r"^decoder\.layernorm\.", "decoder.norm."),
+)
+
+# A torchvision ResNet is a backbone and nothing else; its classifier has no counterpart here.
+TORCHVISION: Renaming = ((r"^(?=(conv1|bn1|layer\d)\.)", "backbone."),)
+
+
+def translate(state: StateDict) -> StateDict:
+    """Renames a state dict of the authors' code, the transformers package or torchvision; ours passes unchanged."""
+    if any(name.startswith("transformer.") for name in state):
+        renaming = AUTHORS
+    elif any(name.startswith("model.decoder.") for name in state):
+        renaming = TRANSFORMERS
+    elif "conv1.weight" in state:
+        renaming = TORCHVISION
+    else:
+        return state
+    translated = {}
+    for name, tensor in state.items():
+        for pattern, replacement in renaming:
+            name = re.sub(pattern, replacement, name)
+        translated[name] = tensor
+    return _unpack({name: t for name, t in translated.items() if not name.endswith("num_batches_tracked")})
+
+
+def _unpack(state: StateDict) -> StateDict:
+    """Takes torch's packed ``in_proj_weight`` and ``in_proj_bias`` apart into query, key and value."""
+    unpacked = {}
+    for name, tensor in state.items():
+        packed = re.fullmatch(r"(.*)\.in_proj_(weight|bias)", name)
+        if packed:
+            for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
+                unpacked[f"{packed[1]}.{part}_proj.{packed[2]}"] = chunk
+        else:
+            unpacked[name] = tensor
+    return unpacked
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of ours.
+
+    Attributes:
+        path: where it was read.
+        config, classes: what the model is built from.
+        model: its parameters.
+        progress: where training stood; None in files made for prediction only.
+        optimizer: the optimiser's state, likewise.
+    """
+
+    path: Path
+    config: Config
+    classes: Classes
+    model: StateDict
+    progress: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+
+    def save(self) -> None:
+        """Writes ``path``, or leaves what was there: a reader never sees half a file."""
+        content = {
+            "format": FORMAT,
+            "config": to_dict(self.config),
+            "classes": {"names": list(self.classes.names), "category_ids": list(self.classes.category_ids)},
+            "model": self.model,
+        }
+        if self.progress is not None:
+            content |= {"progress": self.progress, "optimizer": self.optimizer}
+        unfinished = self.path.with_name(self.path.name + ".part")
+        with unfinished.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Reads a file of ours.
+
+        Raises:
+            InputError: it is missing, damaged or something else.
+        """
+        content = _read(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise InputError(f"{path} is not a checkpoint of this program (expected format {FORMAT!r})")
+        classes = Classes(tuple(content["classes"]["names"]), tuple(content["classes"]["category_ids"]))
+        return cls(
+            path,
+            from_dict(content["config"]),
+            classes,
+            content["model"],
+            content.get("progress"),
+            content.get("optimizer"),
+        )
+
+    def load_into(self, model: nn.Module) -> None:
+        """Sets every parameter of a model.
+
+        Raises:
+            InputError: the model has another architecture.
+        """
+        own = model.state_dict()
+        wrong = [n for n in own.keys() | self.model.keys() if _shape(own, n) != _shape(self.model, n)]
+        if wrong:
+            name = min(wrong)
+            raise InputError(
+                f"checkpoint {self.path} is of another architecture: {len(wrong)} tensors differ, "
+                f"such as {name}: expected {_shape(own, name)}, got {_shape(self.model, name)}"
+            )
+        model.load_state_dict(self.model)
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What became of the tensors of a weights file: names loaded, names of another shape, names without counterpart,
+    and names of the model that kept their initial values."""
+
+    loaded: list[str]
+    reshaped: list[str]
+    unknown: list[str]
+    missing: list[str]
+
+    def __str__(self) -> str:
+        text = f"loaded {len(self.loaded)} tensors"
+        for label, names in (
+            ("of another shape, left out", self.reshaped),
+            ("unknown, left out", self.unknown),
+            ("newly initialised", self.missing),
+        ):
+            if names:
+                text += f"; {len(names)} {label} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        return text
+
+
+def load_weights(model: nn.Module, source: str) -> LoadedWeights:
+    """Starts a model from weights trained elsewhere, for as much as fits.
+
+    Args:
+        model: the model to fill.
+        source: path or URL of a checkpoint of ours, of the authors' code or the transformers package, or of a
+            torchvision ResNet.
+
+    Raises:
+        InputError: the file is missing, damaged, or has nothing for this model.
+    """
+    content = _read(_fetch(source))
+    state = content.get("model", content) if isinstance(content, dict) else {}
+    state = translate({name: t for name, t in state.items() if isinstance(t, Tensor)})
+    own = model.state_dict()
+    loaded = [name for name in state if _shape(own, name) == state[name].shape]
+    if not loaded:
+        raise InputError(f"weights {source} are of another architecture: no tensor fits this model")
+    model.load_state_dict({name: state[name] for name in loaded}, strict=False)
+    return LoadedWeights(
+        loaded,
+        [name for name in state if name in own and own[name].shape != state[name].shape],
+        [name for name in state if name not in own],
+        [name for name in own if name not in loaded],
+    )
+
+
+def _shape(state: StateDict, name: str) -> torch.Size | None:
+    return state[name].shape if name in state else None
+
+
+def _fetch(source: str) -> Path:
+    """The file itself, or a downloaded copy in torch's cache."""
+    if not source.startswith(("https://", "http://")):
+        return Path(source)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / source.rsplit("/", 1)[-1]
+    if not cached.exists():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(source, str(cached))
+        except OSError as error:
+            raise InputError(f"weights {source} cannot be downloaded: {error}") from None
+    return cached
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        # The authors' files carry their command line beside the tensors
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"checkpoint {path} cannot be read: {reason}") from None

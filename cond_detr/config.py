@@ -1,0 +1,185 @@
+"""Settings: frozen dataclasses, and the presets as a table. Modules take the fields they need, never a whole config."""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from cond_detr.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture; the defaults are Conditional DETR with ResNet-50.
+
+    Attributes:
+        backbone: a name in :data:`cond_detr.models.resnet.LAYOUTS`.
+        dilation: dilate the backbone's last stage (DC5).
+        d_model: width of the transformer.
+        num_heads: attention heads.
+        encoder_layers, decoder_layers: depth.
+        ffn_dim: width of the feed-forward networks.
+        dropout: in the transformer, attention weights included.
+        num_queries: object queries, the most objects that can be found in an image.
+        fused_attn: cross-attention by :func:`cond_detr_kernels.conditional_attention`.
+    """
+
+    backbone: str = "resnet50"
+    dilation: bool = False
+    d_model: int = 256
+    num_heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    num_queries: int = 300
+    fused_attn: bool = False
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the matching cost and of the losses, which are the same, and the focal loss (section 3.4)."""
+
+    class_weight: float = 2.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Data set and image sizes.
+
+    Attributes:
+        dataset_dir: folder of the data set, None for the built-in shapes.
+        image_size: short side in pixels for evaluation, and the largest in training.
+        max_size: longest side in pixels.
+        augment: "paper" (flip, random scale, random crop), "flip" or "none".
+    """
+
+    dataset_dir: str | None = None
+    image_size: int = 800
+    max_size: int = 1333
+    augment: Literal["paper", "flip", "none"] = "paper"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per process and backward pass.
+        accumulate: backward passes per optimiser step.
+        eval_batch_size: images at once in evaluation; 1 where padding changes results (DC5).
+        lr: learning rate of the transformer.
+        backbone_lr: learning rate of the backbone.
+        schedule: "step" divides the rates by ten after ``lr_drop`` of the epochs; "one-cycle" warms up over a tenth of
+            the steps and falls to zero along a cosine.
+        lr_drop: fraction of the epochs before the drop.
+        weight_decay: AdamW's, on every parameter.
+        clip_norm: largest norm of the gradient.
+        amp: "bf16" for autocast, "off" for fp32.
+        seed: seed of everything random.
+        deterministic: only deterministic algorithms.
+    """
+
+    epochs: int = 50
+    batch_size: int = 2
+    accumulate: int = 1
+    eval_batch_size: int = 2
+    lr: float = 1e-4
+    backbone_lr: float = 1e-5
+    schedule: Literal["step", "one-cycle"] = "step"
+    lr_drop: float = 0.8
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    amp: Literal["off", "bf16"] = "off"
+    seed: int = 0
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's result. ``preset`` names the table entry it started from."""
+
+    preset: str = "r50"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+_PAPER = Config()
+_DC5_TRAIN = replace(_PAPER.train, batch_size=1, eval_batch_size=1)
+
+PRESETS: dict[str, Config] = {
+    # small enough to learn in minutes on two CPU cores; 64 image tokens
+    "shapes": Config(
+        model=ModelConfig(
+            backbone="resnet6-gn",
+            d_model=64,
+            encoder_layers=1,
+            decoder_layers=3,
+            ffn_dim=256,
+            dropout=0.0,
+            num_queries=25,
+        ),
+        data=DataConfig(image_size=64, max_size=64, augment="flip"),
+        train=TrainConfig(
+            epochs=12, batch_size=32, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
+        ),
+    ),
+    # a few hundred real images, from scratch
+    "small": Config(
+        model=ModelConfig(
+            backbone="resnet8-gn",
+            d_model=128,
+            encoder_layers=2,
+            decoder_layers=3,
+            ffn_dim=512,
+            dropout=0.0,
+            num_queries=100,
+        ),
+        data=DataConfig(image_size=240, max_size=400),
+        train=TrainConfig(
+            epochs=60, batch_size=8, eval_batch_size=1, lr=5e-4, backbone_lr=5e-4, schedule="one-cycle"
+        ),
+    ),
+    "r50": _PAPER,
+    "r101": replace(_PAPER, model=ModelConfig(backbone="resnet101")),
+    "dc5-r50": replace(_PAPER, model=ModelConfig(dilation=True), train=_DC5_TRAIN),
+    "dc5-r101": replace(_PAPER, model=ModelConfig(backbone="resnet101", dilation=True), train=_DC5_TRAIN),
+}
+PRESETS = {name: replace(config, preset=name) for name, config in PRESETS.items()}
+
+
+def preset(name: str) -> Config:
+    """The preset of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested dictionaries that JSON can hold."""
+    return asdict(config)
+
+
+def from_dict(values: dict[str, Any], kind: type[T] = Config) -> T:  # type: ignore[assignment]
+    """The inverse of :func:`to_dict`.
+
+    Raises:
+        InputError: a setting is not known to this version.
+    """
+    types = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise InputError(f"unknown settings for {kind.__name__}: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    return kind(**{k: from_dict(v, types[k]) if is_dataclass(types[k]) else v for k, v in values.items()})

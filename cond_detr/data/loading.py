@@ -1,0 +1,93 @@
+"""Which images go into which batch, on which process, and the loaders that fetch them."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from cond_detr.data.batching import Batch, collate
+from cond_detr.data.coco import CocoDataset
+from cond_detr.errors import InputError
+
+
+class ShuffledBatches(Sampler[list[int]]):
+    """Batches of a shuffled epoch, the incomplete rest left out.
+
+    The order depends on (seed, epoch) only. A step takes ``batch_size * accumulate * world_size`` consecutive images, so
+    the same images make a step whether they are spread over processes or accumulated by one.
+
+    Args:
+        num_images: size of the data set.
+        batch_size: images per process and backward pass.
+        accumulate: backward passes per step.
+        seed: of the order.
+        rank, world_size: this process among how many.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, accumulate: int, seed: int, rank: int, world_size: int) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_step = 0
+        self.images_per_step = batch_size * accumulate * world_size
+        self.steps = num_images // self.images_per_step
+        if self.steps == 0:
+            raise InputError(
+                f"the training set has {num_images} images, fewer than the {self.images_per_step} of one step; "
+                "lower --batch-size"
+            )
+
+    def start(self, epoch: int, first_step: int = 0) -> None:
+        """Says which epoch the next iteration is, and at which of its steps it begins."""
+        self.epoch = epoch
+        self.first_step = first_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images).tolist()
+        for step in range(self.first_step, self.steps):
+            for i in range(self.accumulate):
+                begin = step * self.images_per_step + (i * self.world_size + self.rank) * self.batch_size
+                yield order[begin : begin + self.batch_size]
+
+    def __len__(self) -> int:
+        return (self.steps - self.first_step) * self.accumulate
+
+
+def train_loader(dataset: CocoDataset, batches: ShuffledBatches, workers: int, pin: bool) -> DataLoader[Batch]:
+    return _loader(dataset, batches, workers, pin)
+
+
+def eval_loader(
+    dataset: CocoDataset, batch_size: int, workers: int, pin: bool, rank: int, world_size: int
+) -> DataLoader[Batch]:
+    """Every image once, spread over the processes."""
+    mine = range(rank, len(dataset), world_size)
+    batches = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
+    return _loader(dataset, batches, workers, pin)
+
+
+def _loader(
+    dataset: CocoDataset, batches: ShuffledBatches | list[list[int]], workers: int, pin: bool
+) -> DataLoader[Batch]:
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+    )
+    return cast("DataLoader[Batch]", loader)
+
+
+def checked(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The loader's batches; raises the InputError that a sample turned out to be."""
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch

@@ -1,0 +1,156 @@
+"""The built-in data set: small generated images of shapes on textured backgrounds, in COCO form.
+
+Made to be learnt in minutes and to be worth learning: six classes, sizes from a seventh to two thirds of the image,
+rotations, overlaps, colours that tell nothing, noise and stripes behind. An image depends on its split and index only.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cond_detr.data.coco import Annotations, ImageLoader, check_annotations
+
+Grid = NDArray[np.float32]
+
+SIZE = 64
+COUNTS = {"train": 4000, "val": 500}
+NAMES = ("circle", "ring", "square", "triangle", "star", "cross")
+MAX_OBJECTS = 4
+# An object may hide at most this much of another, so that every box can be told from what is seen
+MAX_HIDDEN = 0.35
+
+
+class Split(NamedTuple):
+    annotations: Annotations
+    load: ImageLoader
+
+
+def make_split(split: str, count: int | None = None) -> Split:
+    """Generates a split.
+
+    Args:
+        split: "train" or "val".
+        count: number of images, by default the split's full size.
+    """
+    images, entries, annotations = {}, [], []
+    for i in range(COUNTS[split] if count is None else count):
+        name = f"{split}-{i:05d}.png"
+        pixels, labels, boxes = draw_image(np.random.default_rng((list(COUNTS).index(split), i)))
+        images[name] = pixels
+        entries.append({"id": i, "file_name": name, "width": SIZE, "height": SIZE})
+        for label, (x0, y0, x1, y1) in zip(labels, boxes, strict=True):
+            bbox = [x0, y0, x1 - x0, y1 - y0]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # pycocotools takes id 0 for "not matched"
+                    "image_id": i,
+                    "category_id": label + 1,
+                    "bbox": bbox,
+                    "area": bbox[2] * bbox[3],
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
+    raw: dict[str, Any] = {"images": entries, "annotations": annotations, "categories": categories}
+    return Split(check_annotations(raw, f"shapes/{split}"), lambda file_name: Image.fromarray(images[file_name]))
+
+
+def draw_image(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[int], list[list[int]]]:
+    """One image (SIZE, SIZE, 3), the label of each object and its box xyxy in pixels."""
+    canvas = background(rng)
+    labels: list[int] = []
+    masks: list[Grid] = []
+    for _ in range(rng.integers(1, MAX_OBJECTS, endpoint=True)):
+        label = int(rng.integers(len(NAMES)))
+        mask = shape_mask(NAMES[label], rng)
+        if any((mask * other).sum() > MAX_HIDDEN * min(mask.sum(), other.sum()) for other in masks):
+            continue
+        labels.append(label)
+        masks.append(mask)
+        canvas += mask[..., None] * (fill(canvas, mask, rng) - canvas)
+    canvas += rng.normal(0, 0.02, canvas.shape).astype(np.float32)
+    pixels = (canvas.clip(0, 1) * 255).round().astype(np.uint8)
+    return pixels, labels, [extent(mask) for mask in masks]
+
+
+def pixel_grid() -> tuple[Grid, Grid]:
+    """Coordinates of the pixel centres in [0, 1]."""
+    axis = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE
+    x, y = np.meshgrid(axis, axis)
+    return x, y
+
+
+def background(rng: np.random.Generator) -> Grid:
+    """A colour gradient with stripes and soft noise."""
+    x, y = pixel_grid()
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = (np.cos(angle) * x + np.sin(angle) * y)[..., None]
+    canvas = rng.uniform(0.1, 0.9, 3) + ramp * rng.uniform(-0.4, 0.4, 3)
+    angle, frequency = rng.uniform(0, 2 * np.pi), rng.uniform(10, 60)
+    stripes = np.sin(frequency * (np.cos(angle) * x + np.sin(angle) * y))[..., None]
+    canvas = canvas + stripes * rng.uniform(-0.08, 0.08, 3)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8))
+    clouds = np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float32) / 255 - 0.5
+    return (canvas + clouds[..., None] * rng.uniform(-0.3, 0.3, 3)).astype(np.float32)
+
+
+def fill(canvas: Grid, mask: Grid, rng: np.random.Generator) -> Grid:
+    """A colour that stands out from what it covers, shaded a little."""
+    covered = (canvas * mask[..., None]).sum((0, 1)) / mask.sum()
+    for _ in range(20):
+        colour = rng.uniform(0, 1, 3)
+        if np.abs(colour - covered).max() > 0.35:
+            break
+    x, y = pixel_grid()
+    shade = (x - 0.5) * rng.uniform(-0.3, 0.3) + (y - 0.5) * rng.uniform(-0.3, 0.3)
+    return (colour + shade[..., None]).astype(np.float32)
+
+
+def shape_mask(name: str, rng: np.random.Generator) -> Grid:
+    """Coverage (SIZE, SIZE) in [0, 1] of a shape of random place, size and rotation, wholly inside the image."""
+    radius = 0.5 * np.exp(rng.uniform(np.log(0.15), np.log(0.66)))
+    centre = rng.uniform(radius, 1 - radius, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    x, y = pixel_grid()
+    x, y = x - centre[0], y - centre[1]
+    u = (np.cos(angle) * x + np.sin(angle) * y) / radius
+    v = (np.cos(angle) * y - np.sin(angle) * x) / radius
+    # distances are in units of the radius: one pixel of transition at the edge
+    return np.clip(0.5 - signed_distance(name, u, v) * radius * SIZE, 0, 1).astype(np.float32)
+
+
+def signed_distance(name: str, u: Grid, v: Grid) -> Grid:
+    """Roughly the distance from a shape inside the unit circle, negative within it."""
+    r = np.hypot(u, v)
+    if name == "circle":
+        return r - 1
+    if name == "ring":
+        return np.abs(r - 0.76) - 0.24
+    if name == "square":
+        return np.maximum(np.abs(u), np.abs(v)) - np.sqrt(0.5, dtype=np.float32)
+    if name == "triangle":
+        return polygon_distance(u, v, r, corners=3, apothem=0.5)
+    if name == "star":
+        return polygon_distance(u, v, r, corners=5, apothem=0.31, star=True)
+    if name == "cross":
+        arm = np.maximum(np.minimum(np.abs(u), np.abs(v)) - 0.28, np.maximum(np.abs(u), np.abs(v)) - 0.96)
+        return arm
+    raise ValueError(f"unknown shape {name!r}")
+
+
+def polygon_distance(u: Grid, v: Grid, r: Grid, corners: int, apothem: float, star: bool = False) -> Grid:
+    """A regular polygon, or a star whose edges are the lines through every second corner."""
+    sector = 2 * np.pi / corners
+    angle = np.abs((np.arctan2(v, u) + sector / 2) % sector - sector / 2)
+    if star:
+        # the edge of the tip at angle 0 runs along a line whose normal is turned by two fifths of a half turn
+        return r * np.cos(angle - 2 * np.pi / 5) - apothem
+    return r * np.cos(sector / 2 - angle) - apothem
+
+
+def extent(mask: Grid) -> list[int]:
+    """The box xyxy of the pixels that are at least half covered."""
+    rows, cols = np.flatnonzero((mask >= 0.5).any(1)), np.flatnonzero((mask >= 0.5).any(0))
+    return [int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1]

@@ -1,0 +1,140 @@
+"""From decoded images to network inputs: the paper's augmentation, and the plain resizing of evaluation and prediction.
+
+Randomness comes from a generator that the caller seeds per image and epoch, so a sample does not depend on the worker
+that makes it nor on where training was interrupted.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from cond_detr.config import DataConfig
+from cond_detr.errors import InputError
+
+ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The paper's scales for a short side of 800, and those before a random crop; other image sizes scale them all
+SCALES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+SCALES_BEFORE_CROP = (400, 500, 600)
+CROP_SIZES = (384, 600)
+PAPER_SIZE = 800
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An image with its boxes (n, 4) float32 xyxy in pixels and labels (n,) int64."""
+
+    image: Image.Image
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def open_image(source: ImageLike) -> Image.Image:
+    """Decodes an image to RGB, turned as its EXIF tag says.
+
+    Raises:
+        InputError: the file is missing or not a readable image, or the array is not (H, W, 3) uint8.
+    """
+    if isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
+            raise InputError(f"an image array must be (H, W, 3) uint8, got {source.shape} {source.dtype}")
+        return Image.fromarray(source)
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
+    try:
+        with Image.open(source) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise InputError(f"image {source} does not exist") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {source} cannot be read: {error}") from None
+
+
+def resized(size: tuple[int, int], short: int, longest: int) -> tuple[int, int]:
+    """(width, height) scaled to a short side, or less where the long side would exceed ``longest``."""
+    width, height = size
+    if max(size) / min(size) * short > longest:
+        short = round(longest * min(size) / max(size))
+    if width < height:
+        return max(1, short), max(1, int(short * height / width))
+    return max(1, int(short * width / height)), max(1, short)
+
+
+def normalise(image: Image.Image) -> Tensor:
+    """RGB image -> (3, H, W) fp32 with ImageNet's mean and deviation."""
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
+    return ((pixels - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(2, 0, 1).contiguous()
+
+
+def to_network_input(image: Image.Image, short: int, longest: int, stride: int) -> Tensor:
+    """The preparation that evaluation and prediction share: resize, normalise.
+
+    Raises:
+        InputError: the image is smaller than the network's stride.
+    """
+    check_size(image, stride, "image")
+    size = resized(image.size, short, longest)
+    return normalise(image if size == image.size else image.resize(size, Image.Resampling.BILINEAR))
+
+
+def check_size(image: Image.Image, stride: int, name: str) -> None:
+    if min(image.size) < stride:
+        width, height = image.size
+        raise InputError(f"{name} is {width}x{height} pixels, smaller than the network's stride of {stride}")
+
+
+def flip(sample: Annotated) -> Annotated:
+    width = sample.image.width
+    boxes = sample.boxes[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1]) + np.float32([width, 0, width, 0])
+    return replace(sample, image=sample.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), boxes=boxes)
+
+
+def resize(sample: Annotated, short: int, longest: int) -> Annotated:
+    size = resized(sample.image.size, short, longest)
+    if size == sample.image.size:
+        return sample
+    ratio = np.float32([size[0] / sample.image.width, size[1] / sample.image.height])
+    image = sample.image.resize(size, Image.Resampling.BILINEAR)
+    return replace(sample, image=image, boxes=sample.boxes * np.tile(ratio, 2))
+
+
+def crop(sample: Annotated, left: int, top: int, width: int, height: int) -> Annotated:
+    """Cuts out a region; boxes are clipped to it and dropped where nothing of them remains."""
+    low = np.float32([left, top])
+    boxes = sample.boxes - np.tile(low, 2)
+    boxes = np.clip(boxes, 0, np.float32([width, height, width, height]))
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    image = sample.image.crop((left, top, left + width, top + height))
+    return Annotated(image, boxes[keep], sample.labels[keep])
+
+
+def random_crop(sample: Annotated, smallest: int, largest: int, rng: np.random.Generator) -> Annotated:
+    """Cuts out a region with sides drawn from [smallest, largest], or the image's where that is less."""
+    width, height = (
+        int(rng.integers(min(side, smallest), min(side, largest), endpoint=True)) for side in sample.image.size
+    )
+    left = int(rng.integers(0, sample.image.width - width, endpoint=True))
+    top = int(rng.integers(0, sample.image.height - height, endpoint=True))
+    return crop(sample, left, top, width, height)
+
+
+def augment(sample: Annotated, data: DataConfig, rng: np.random.Generator) -> Annotated:
+    """Training augmentation as ``data.augment`` says, with the paper's scales relative to ``data.image_size``."""
+    if data.augment != "none" and rng.random() < 0.5:
+        sample = flip(sample)
+    if data.augment != "paper":
+        return resize(sample, data.image_size, data.max_size)
+    unit = data.image_size / PAPER_SIZE
+    if rng.random() < 0.5:
+        sample = resize(sample, round(rng.choice(SCALES_BEFORE_CROP) * unit), 10**6)
+        sample = random_crop(sample, round(CROP_SIZES[0] * unit), round(CROP_SIZES[1] * unit), rng)
+    return resize(sample, round(rng.choice(SCALES) * unit), data.max_size)

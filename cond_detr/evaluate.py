@@ -1,0 +1,138 @@
+"""``python -m cond_detr.evaluate``: COCO metrics of a checkpoint on a data set."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from cond_detr import distributed
+from cond_detr.classes import Classes
+from cond_detr.cli import device_argument, run
+from cond_detr.data import open_split
+from cond_detr.data.coco import CocoDataset
+from cond_detr.data.loading import checked, eval_loader
+from cond_detr.errors import InputError
+from cond_detr.evaluation import Evaluation, coco_results, evaluate_results
+from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.predictions import detections
+from cond_detr.run_folder import results_dict, write_json
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    dataset: CocoDataset,
+    classes: Classes,
+    *,
+    batch_size: int,
+    device: torch.device,
+    workers: int = 0,
+    amp: Literal["off", "bf16"] = "off",
+) -> Evaluation:
+    """Runs a detector over a data set and measures it; every process gets the result.
+
+    Args:
+        model: in evaluation mode, on ``device``.
+        dataset: opened for evaluation.
+        classes: of the model, with the data set's category ids.
+        batch_size: images at once.
+        device: where to run.
+        workers: processes that load images.
+        amp: "bf16" for autocast.
+    """
+    pin = device.type == "cuda"
+    loader = eval_loader(dataset, batch_size, workers, pin, distributed.rank(), distributed.world_size())
+    results = []
+    # only a bar on a terminal: in a file it would be noise
+    bar = tqdm(checked(loader), "evaluate", len(loader), unit="batch", leave=False, disable=None)
+    for batch in bar:
+        batch = batch.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
+            predictions = model(batch.images, batch.padding)
+        for image_id, found in zip(
+            batch.image_ids, detections(predictions, batch.sizes, classes.names), strict=True
+        ):
+            results += coco_results(image_id, found, classes.category_ids)
+    return evaluate_results(dataset.annotations, distributed.gather_lists(results))
+
+
+def classes_in(dataset: CocoDataset, model_classes: Classes) -> Classes:
+    """The model's classes with the category ids of another data set, matched by name.
+
+    Raises:
+        InputError: the data set has a class that the model does not know.
+    """
+    theirs = dataset.annotations.classes
+    unknown = [name for name in theirs.names if name not in model_classes.names]
+    if unknown or len(theirs) != len(model_classes):
+        raise InputError(
+            f"{dataset.annotations.name} has {len(theirs)} classes ({', '.join(theirs.names[:5])}, ...), "
+            f"the checkpoint {len(model_classes)} ({', '.join(model_classes.names[:5])}, ...)"
+        )
+    ids = dict(zip(theirs.names, theirs.category_ids, strict=True))
+    return Classes(model_classes.names, tuple(ids[name] for name in model_classes.names))
+
+
+def table(evaluation: Evaluation) -> str:
+    """Metrics and per-class results for people."""
+
+    def percent(value: float | None) -> str:
+        return "    -" if value is None else f"{value * 100:5.1f}"
+
+    width = max(map(len, [*evaluation.per_class, "all classes"]))
+    lines = [f"{'':{width}}     AP   AP50"]
+    for name, values in evaluation.per_class.items():
+        lines.append(f"{name:{width}}  {percent(values['AP'])}  {percent(values['AP50'])}")
+    metrics = evaluation.metrics
+    lines.append(f"{'all classes':{width}}  {percent(metrics['AP'])}  {percent(metrics['AP50'])}")
+    lines.append("  ".join(f"{name} {percent(metrics[name]).strip()}" for name in ("AP75", "APS", "APM", "APL")))
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m cond_detr.evaluate", description=__doc__)
+    p.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt or last.pt of a run")
+    p.add_argument(
+        "--dataset-dir", "--coco-path", metavar="DIR", help="data set folder (default: the one it was trained on)"
+    )
+    p.add_argument("--output-dir", type=Path, metavar="DIR", help="for results.json (default: evaluation/ beside FILE)")
+    p.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the preset's)")
+    p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that load images (default: %(default)s)")
+    p.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    device = distributed.local_device(device_argument(options.device))
+    model = ConditionalDETR.from_checkpoint(options.checkpoint).to(device)
+    data = model.config.data
+    if options.dataset_dir:
+        data = replace(data, dataset_dir=options.dataset_dir)
+    dataset = open_split(data, "val", model.backbone.stride)
+    evaluation = evaluate(
+        model,
+        dataset,
+        classes_in(dataset, model.classes),
+        batch_size=options.batch_size or model.config.train.eval_batch_size,
+        device=device,
+        workers=0 if data.dataset_dir is None else options.workers,
+    )
+    folder = options.output_dir or options.checkpoint.parent / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "results.json",
+        results_dict(evaluation, checkpoint=str(options.checkpoint), images=len(dataset)),
+    )
+    print(table(evaluation))
+    print(f"wrote {folder / 'results.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,132 @@
+"""The attention modules. Each owns its projections; sequences are (B, N, d_model)."""
+
+import torch.nn.functional as F
+from cond_detr_kernels import conditional_attention
+from cond_detr_kernels.conditional_attention import conditional_attention_reference
+from torch import Tensor, nn
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, N, d_model) -> (B, num_heads, N, d_model / num_heads), a view."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, num_heads, N, d) -> (B, N, num_heads * d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention of the encoder: positions are added to queries and keys, not to values."""
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.k_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+        """Args: x and position (B, S, d_model); padding (B, S) bool, True where padded, or None."""
+        placed = x + position
+        return self.out_proj(
+            merge_heads(
+                F.scaled_dot_product_attention(
+                    split_heads(self.q_proj(placed), self.num_heads),
+                    split_heads(self.k_proj(placed), self.num_heads),
+                    split_heads(self.v_proj(x), self.num_heads),
+                    attn_mask=None if padding is None else ~padding[:, None, None, :],
+                    dropout_p=self.dropout if self.training else 0.0,
+                )
+            )
+        )
+
+
+class QuerySelfAttention(nn.Module):
+    """Self-attention of the decoder: content and query position are projected each on its own, then added."""
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q_content_proj = nn.Linear(d_model, d_model)
+        self.q_pos_proj = nn.Linear(d_model, d_model)
+        self.k_content_proj = nn.Linear(d_model, d_model)
+        self.k_pos_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
+        """Args: x and query_pos (B, N, d_model)."""
+        query = self.q_content_proj(x) + self.q_pos_proj(query_pos)
+        key = self.k_content_proj(x) + self.k_pos_proj(query_pos)
+        return self.out_proj(
+            merge_heads(
+                F.scaled_dot_product_attention(
+                    split_heads(query, self.num_heads),
+                    split_heads(key, self.num_heads),
+                    split_heads(self.v_proj(x), self.num_heads),
+                    dropout_p=self.dropout if self.training else 0.0,
+                )
+            )
+        )
+
+
+class ConditionalCrossAttention(nn.Module):
+    """Conditional cross-attention: score = content query . content key + spatial query . spatial key (section 3.3).
+
+    In the first decoder layer the content query is still all zeros, so there the query position is added to the content
+    query and the spatial key to the content key, as in DETR: (c_q + o_q) . (c_k + p_k) + p_q . p_k. Multiplied out that
+    is (c_q + o_q) . c_k + (c_q + o_q + p_q) . p_k, so the keys need no addition and one kernel serves every layer.
+
+    Args:
+        d_model: width of the model, shared among the heads.
+        num_heads: number of heads.
+        dropout: dropout of the attention weights.
+        first: whether this is the first decoder layer.
+        fused: use :func:`cond_detr_kernels.conditional_attention`, else the reference.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float, *, first: bool, fused: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.attention = conditional_attention if fused else conditional_attention_reference
+        self.q_content_proj = nn.Linear(d_model, d_model)
+        self.q_pos_proj = nn.Linear(d_model, d_model) if first else None
+        self.q_spatial_proj = nn.Linear(d_model, d_model)
+        self.k_content_proj = nn.Linear(d_model, d_model)
+        self.k_spatial_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+    def forward(
+        self, x: Tensor, query_pos: Tensor, query_spatial: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        """Cross-attention from N queries to S image positions.
+
+        Args:
+            x: (B, N, d_model) output of the decoder self-attention.
+            query_pos: (B, N, d_model) object query embeddings o_q; used in the first layer.
+            query_spatial: (B, N, d_model) spatial queries p_q = lambda(f) * PE(sigmoid(s)).
+            memory: (B, S, d_model) encoder output.
+            position: (B, S, d_model) image position embedding.
+            padding: (B, S) bool, True where padded, or None.
+        """
+        content = self.q_content_proj(x)
+        spatial = self.q_spatial_proj(query_spatial)
+        if self.q_pos_proj is not None:
+            content = content + self.q_pos_proj(query_pos)
+            spatial = spatial + content
+        out = self.attention(
+            split_heads(content, self.num_heads),
+            split_heads(spatial, self.num_heads),
+            split_heads(self.k_content_proj(memory), self.num_heads),
+            split_heads(self.k_spatial_proj(position), self.num_heads),
+            split_heads(self.v_proj(memory), self.num_heads),
+            key_padding_mask=padding,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(merge_heads(out))

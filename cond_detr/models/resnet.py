@@ -1,0 +1,172 @@
+"""ResNet feature extractors (He et al., 2016) whose parameters are named as torchvision names them.
+
+The stride of a bottleneck sits on its 3x3 convolution, as in torchvision. Two kinds of normalisation: frozen batch norm
+for networks that start from ImageNet weights, group norm for small ones trained from scratch, which needs neither large
+batches nor statistics shared between processes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm with fixed statistics and affine parameters, none of them trained."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Groups of 16 channels: Wu & He, 2018, found the size of little matter."""
+    return nn.GroupNorm(max(1, channels // 16), channels)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (ResNet-18 and 34)."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, dilation, dilation, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
+        self.bn2 = norm(width)
+        self.downsample = shortcut(inputs, width, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions beside a shortcut (ResNet-50 and 101)."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, bias=False)
+        self.bn2 = norm(width)
+        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
+        self.bn3 = norm(width * self.expansion)
+        self.downsample = shortcut(inputs, width * self.expansion, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module | None:
+    if inputs == outputs and stride == 1:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+
+
+@dataclass(frozen=True)
+class ResNetLayout:
+    """What tells one ResNet from another.
+
+    Attributes:
+        block: the residual block.
+        depths: blocks in each stage; the stages have strides 4, 8, 16 and 32.
+        width: channels of the first stage; each later one doubles them.
+        stem_kernel: size of the first convolution.
+        norm: normalisation layer.
+        pretrained: starts from ImageNet weights, so that the stem and the first stage stay frozen as in DETR.
+    """
+
+    block: type[BasicBlock | Bottleneck]
+    depths: tuple[int, ...]
+    width: int = 64
+    stem_kernel: int = 7
+    norm: Norm = FrozenBatchNorm2d
+    pretrained: bool = True
+
+    def stride(self, dilation: bool) -> int:
+        """Pixels per position of the last stage's features."""
+        return 2 ** (1 + len(self.depths) - int(dilation))
+
+
+LAYOUTS = {
+    "resnet18": ResNetLayout(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": ResNetLayout(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": ResNetLayout(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": ResNetLayout(Bottleneck, (3, 4, 23, 3)),
+    # from scratch, on a CPU: strides 8 and 16
+    "resnet6-gn": ResNetLayout(BasicBlock, (1, 1), 32, 3, group_norm, pretrained=False),
+    "resnet8-gn": ResNetLayout(BasicBlock, (1, 1, 1), 32, 3, group_norm, pretrained=False),
+}
+
+
+class ResNet(nn.Module):
+    """A ResNet without its classifier: (B, 3, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        layout: one of :data:`LAYOUTS`.
+        dilation: dilate the last stage instead of striding it (DC5), which halves ``stride``.
+    """
+
+    def __init__(self, layout: ResNetLayout, dilation: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, layout.width, layout.stem_kernel, 2, layout.stem_kernel // 2, bias=False)
+        self.bn1 = layout.norm(layout.width)
+        channels = layout.width
+        last = len(layout.depths) - 1
+        for i, depth in enumerate(layout.depths):
+            width = layout.width * 2**i
+            dilate = dilation and i == last
+            blocks: list[nn.Module] = []
+            for j in range(depth):
+                stride = 2 if i > 0 and j == 0 and not dilate else 1
+                # the first block of a dilated stage still reads undilated features
+                blocks.append(layout.block(channels, width, stride, 2 if dilate and j > 0 else 1, layout.norm))
+                channels = width * layout.block.expansion
+            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+        self.num_stages = len(layout.depths)
+        self.channels = channels
+        self.stride = layout.stride(dilation)
+        _initialise(self)
+        if layout.pretrained:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.max_pool2d(x, 3, 2, 1)
+        for i in range(self.num_stages):
+            x = cast(nn.Module, getattr(self, f"layer{i + 1}"))(x)
+        return x
+
+
+def _initialise(module: nn.Module) -> None:
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,39 @@
+"""AdamW with a rate for the backbone and one for the rest, and schedules as plain functions of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from cond_detr.config import TrainConfig
+
+
+def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; weight decay on all of them, as in DETR."""
+    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name.startswith("backbone.")].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": groups[False], "lr": train.lr, "initial_lr": train.lr},
+            {"params": groups[True], "lr": train.backbone_lr, "initial_lr": train.backbone_lr},
+        ],
+        weight_decay=train.weight_decay,
+    )
+
+
+def lr_factor(train: TrainConfig, step: int, total_steps: int) -> float:
+    """What the learning rates are multiplied by at a step in [0, total_steps)."""
+    progress = step / total_steps
+    if train.schedule == "step":
+        return 1.0 if progress < train.lr_drop else 0.1
+    warm_up = 0.1
+    if progress < warm_up:
+        return 0.05 + 0.95 * progress / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor

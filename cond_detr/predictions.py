@@ -1,0 +1,65 @@
+"""What the network puts out, and the detections made of it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cond_detr.boxes import cxcywh_to_xyxy
+
+
+class Predictions(NamedTuple):
+    """Raw predictions of every decoder layer, the last layer last.
+
+    Attributes:
+        logits: (L, B, Q, C) class logits, fp32; sigmoid gives scores.
+        boxes: (L, B, Q, 4) cxcywh in fractions of the image size without padding, fp32.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+class Detections(NamedTuple):
+    """The detections of one image, best first.
+
+    Attributes:
+        boxes: (K, 4) xyxy in pixels of the original image; may reach over its edges.
+        scores: (K,) in [0, 1].
+        labels: (K,) int64, index of the class.
+        names: K class names.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    names: list[str]
+
+    def above(self, threshold: float) -> "Detections":
+        """Those with at least this score."""
+        keep = self.scores >= threshold
+        names = [name for name, kept in zip(self.names, keep.tolist(), strict=True) if kept]
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+
+
+def detections(
+    predictions: Predictions, sizes: list[tuple[int, int]], names: tuple[str, ...], top: int = 100
+) -> list[Detections]:
+    """Post-processing: the ``top`` highest scores over queries and classes of the last layer, boxes in pixels.
+
+    Args:
+        predictions: of B images.
+        sizes: original (width, height) of each.
+        names: the C class names.
+        top: most detections per image.
+    """
+    scores = predictions.logits[-1].sigmoid()
+    num_classes = scores.shape[-1]
+    scores, index = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)
+    query, labels = index // num_classes, index % num_classes
+    boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, query[..., None].expand(-1, -1, 4))
+    boxes = boxes * torch.tensor([[w, h, w, h] for w, h in sizes], dtype=boxes.dtype, device=boxes.device)[:, None]
+    return [
+        Detections(b, s, c, [names[i] for i in c.tolist()])
+        for b, s, c in zip(boxes.cpu(), scores.cpu(), labels.cpu(), strict=True)
+    ]

@@ -1,0 +1,221 @@
+"""``python -m cond_detr.train``: trains a Conditional DETR on the built-in shapes or on a COCO-format folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from cond_detr_kernels import attention_path
+
+from cond_detr import distributed
+from cond_detr.checkpoints import Checkpoint, load_weights
+from cond_detr.cli import device_argument, run
+from cond_detr.config import PRESETS, Config, preset
+from cond_detr.data import open_split
+from cond_detr.data.coco import CocoDataset
+from cond_detr.errors import InputError
+from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.models.resnet import LAYOUTS
+from cond_detr.run_folder import RunFolder
+from cond_detr.trainer import Interrupted, Trainer
+
+# Options that set a field of the configuration: (section, field). Options left out keep the preset's value.
+SETTINGS = {
+    "fused_attn": ("model", "fused_attn"),
+    "num_queries": ("model", "num_queries"),
+    "dropout": ("model", "dropout"),
+    "dataset_dir": ("data", "dataset_dir"),
+    "epochs": ("train", "epochs"),
+    "batch_size": ("train", "batch_size"),
+    "accumulate": ("train", "accumulate"),
+    "eval_batch_size": ("train", "eval_batch_size"),
+    "lr": ("train", "lr"),
+    "backbone_lr": ("train", "backbone_lr"),
+    "amp": ("train", "amp"),
+    "seed": ("train", "seed"),
+    "deterministic": ("train", "deterministic"),
+}
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return value
+
+
+def natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text}")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m cond_detr.train",
+        description=__doc__,
+        argument_default=argparse.SUPPRESS,
+    )
+    what = p.add_argument_group("what to train on")
+    what.add_argument(
+        "--dataset-dir",
+        "--coco-path",
+        metavar="DIR",
+        help="folder with train/, val/ and annotations/instances_{train,val}.json, or COCO's own layout; "
+        "without it the built-in shapes are used",
+    )
+    what.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: shapes, or r50 with a folder)")
+    what.add_argument("--weights", metavar="FILE", help="start from the weights of a file or URL, as far as they fit")
+    what.add_argument("--image-size", type=positive, metavar="N", help="short side in pixels")
+    model = p.add_argument_group("model")
+    model.add_argument("--fused-attn", action="store_true", help="fused conditional cross-attention")
+    model.add_argument("--num-queries", type=positive, metavar="N", help="object queries")
+    model.add_argument("--dropout", type=float, metavar="P", help="dropout in the transformer")
+    training = p.add_argument_group("training")
+    training.add_argument("--epochs", type=positive, metavar="N")
+    training.add_argument("--batch-size", type=positive, metavar="N", help="images per process and backward pass")
+    training.add_argument("--accumulate", type=positive, metavar="N", help="backward passes per optimiser step")
+    training.add_argument("--eval-batch-size", type=positive, metavar="N", help="images at once in evaluation")
+    training.add_argument("--lr", type=float, metavar="X", help="learning rate of the transformer")
+    training.add_argument("--backbone-lr", type=float, metavar="X", help="learning rate of the backbone")
+    training.add_argument("--amp", choices=("bf16", "off"), help="bf16 autocast")
+    training.add_argument("--seed", type=natural, metavar="N")
+    training.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
+    running = p.add_argument_group("running")
+    running.add_argument("--output-dir", type=Path, metavar="DIR", help="run folder (default: a new one under runs/)")
+    running.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="continue an interrupted run: of FILE, of --output-dir, or the latest under runs/",
+    )
+    running.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if any)")
+    running.add_argument("--workers", type=natural, metavar="N", help="processes that load images (default: 2; shapes: 0)")
+    return p
+
+
+def configure(options: dict[str, Any], base: Config) -> Config:
+    """The settings of ``base`` with what the command line says instead."""
+    sections: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}}
+    for option, (section, name) in SETTINGS.items():
+        if option in options:
+            sections[section][name] = options[option]
+    if "image_size" in options:
+        size = options["image_size"]
+        sections["data"] |= {"image_size": size, "max_size": round(size * base.data.max_size / base.data.image_size)}
+    return replace(
+        base,
+        model=replace(base.model, **sections["model"]),
+        data=replace(base.data, **sections["data"]),
+        train=replace(base.train, **sections["train"]),
+    )
+
+
+def checkpoint_to_resume(options: dict[str, Any]) -> Path:
+    """The file that ``--resume`` means."""
+    if options["resume"]:
+        return Path(options["resume"])
+    if "output_dir" in options:
+        path: Path = RunFolder(options["output_dir"]).last
+        if not path.exists():
+            raise InputError(f"--resume: nothing to resume, {path} does not exist")
+        return path
+    return RunFolder.latest()
+
+
+def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
+    """The checkpoint's settings; options that would change them are refused."""
+    config = checkpoint.config
+    if options.get("preset", config.preset) != config.preset:
+        raise InputError(
+            f"--resume: checkpoint {checkpoint.path} is of preset {config.preset!r}, not {options['preset']!r}; "
+            "to start a new run from its weights use --weights"
+        )
+    if configure(options, config) != config:
+        raise InputError(
+            f"--resume: the options differ from those that {checkpoint.path} was started with; "
+            "leave them out, or start a new run from its weights with --weights"
+        )
+    if checkpoint.progress is not None and checkpoint.progress["epoch"] >= config.train.epochs:
+        raise InputError(
+            f"--resume: nothing to resume, {checkpoint.path} has finished its {config.train.epochs} epochs"
+        )
+    return config
+
+
+def describe(config: Config, model: ConditionalDETR, train_set: CocoDataset, device: torch.device) -> str:
+    """What the run is about to do."""
+    train = config.train
+    dropped = ", ".join(f"{n} boxes dropped ({why})" for why, n in train_set.annotations.dropped.items())
+    boxes = sum(len(record.labels) for record in train_set.annotations.records)
+    attention = attention_path(device) if config.model.fused_attn else "reference (concatenate, softmax)"
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    per_step = train.batch_size * train.accumulate * distributed.world_size()
+    return "\n".join(
+        [
+            f"data        {train_set.annotations.name}: {len(train_set)} images, {boxes} boxes, "
+            f"{len(model.classes)} classes{'; ' + dropped if dropped else ''}",
+            f"model       Conditional DETR, preset {config.preset}, {parameters:.1f} M parameters, on {device}",
+            f"attention   {'fused: ' if config.model.fused_attn else ''}{attention}",
+            f"batch       {per_step} images a step = {train.batch_size} x {train.accumulate} accumulated "
+            f"x {distributed.world_size()} processes",
+        ]
+    )
+
+
+def train(options: dict[str, Any], device: torch.device) -> None:
+    """Sets a run up, or an interrupted one up again, and trains."""
+    checkpoint = None
+    if "resume" in options:
+        if "weights" in options:
+            raise InputError("--resume and --weights exclude each other: a resumed run has its own weights")
+        checkpoint = Checkpoint.load(checkpoint_to_resume(options))
+        config = resumed_config(options, checkpoint)
+    else:
+        name = options.get("preset", "r50" if "dataset_dir" in options else "shapes")
+        config = configure(options, preset(name))
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    # identical on every process, and the same whatever was drawn before
+    torch.manual_seed(config.train.seed)
+    stride = LAYOUTS[config.model.backbone].stride(config.model.dilation)
+    train_set = open_split(config.data, "train", stride, seed=config.train.seed)
+    val_set = open_split(config.data, "val", stride)
+    model = ConditionalDETR(config, train_set.annotations.classes).to(device)
+    if "weights" in options:
+        print(f"weights     {options['weights']}: {load_weights(model, options['weights'])}")
+    folder = RunFolder(checkpoint.path.parent) if checkpoint else RunFolder.create(options.get("output_dir"), config.preset)
+    workers = options.get("workers", 0 if config.data.dataset_dir is None else 2)
+    trainer = Trainer(model, config, train_set, val_set, folder=folder, device=device, workers=workers)
+    if checkpoint:
+        trainer.restore(checkpoint)
+    if distributed.rank() == 0:
+        folder.write_config(config)
+        print(describe(config, model, train_set, device))
+        print(f"run folder  {folder.path}", flush=True)
+    trainer.run()
+    if distributed.rank() == 0:
+        print(f"best AP {trainer.progress.best_ap * 100:.1f}; see {folder.path}/metrics.png and {folder.predictions}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = vars(parser().parse_args(argv))
+    device = distributed.local_device(device_argument(options["device"]))
+    distributed.start(device)
+    try:
+        train(options, device)
+    except Interrupted as stop:
+        if distributed.rank() == 0:
+            print(stop, file=sys.stderr)
+        return stop.exit_code
+    finally:
+        distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

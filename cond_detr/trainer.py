@@ -1,0 +1,330 @@
+"""The training loop.
+
+Everything random is a function of the seed and of where training stands: the order of the images of (seed, epoch), the
+augmentation of an image of (seed, epoch, index), dropout of (seed, step, rank). So a run that was interrupted and
+resumed computes what an undisturbed one does, with no generator states to carry along.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from cond_detr import distributed
+from cond_detr.checkpoints import Checkpoint
+from cond_detr.config import Config
+from cond_detr.criterion import Criterion
+from cond_detr.data.batching import Batch
+from cond_detr.data.coco import CocoDataset
+from cond_detr.data.loading import ShuffledBatches, checked, train_loader
+from cond_detr.drawing import draw_detections, sheet
+from cond_detr.errors import InputError
+from cond_detr.evaluate import classes_in, evaluate
+from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.optim import lr_factor, make_optimizer, set_lr
+from cond_detr.run_folder import RunFolder
+
+LOSS_NAMES = ("train_loss", "train_loss_classification", "train_loss_l1", "train_loss_giou")
+# Steps between looks at device values; each look makes the host wait
+STEPS_PER_LOOK = 10
+PREVIEW_IMAGES = 16
+PREVIEW_THRESHOLD = 0.3
+
+
+@dataclass
+class Progress:
+    """Where training stands, between any two steps.
+
+    Attributes:
+        epoch: epochs finished.
+        step: steps done in the epoch under way.
+        seconds: time spent on them.
+        loss_sums: (4,) sums over those steps of :data:`LOSS_NAMES`.
+        best_ap: of all epochs.
+        history: the records of log.jsonl.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    loss_sums: list[float] = field(default_factory=lambda: [0.0] * len(LOSS_NAMES))
+    best_ap: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; the state is saved."""
+
+    def __init__(self, signal_number: int, where: str) -> None:
+        super().__init__(where)
+        self.exit_code = 128 + signal_number
+
+
+class StopSignals:
+    """Notes SIGINT and SIGTERM while active; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, self._before[number])
+
+
+class Trainer:
+    """Trains a model, writes its run folder, and can be stopped and continued anywhere.
+
+    Args:
+        model: on ``device``.
+        config: the run's settings.
+        train_set, val_set: opened data sets.
+        folder: where the run's files go.
+        device: where to run.
+        workers: processes that load images.
+    """
+
+    def __init__(
+        self,
+        model: ConditionalDETR,
+        config: Config,
+        train_set: CocoDataset,
+        val_set: CocoDataset,
+        *,
+        folder: RunFolder,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.train_set = train_set
+        self.val_set = val_set
+        self.folder = folder
+        self.device = device
+        self.workers = workers
+        self.eval_classes = classes_in(val_set, model.classes)
+        self.progress = Progress()
+        self.criterion = Criterion(config.loss)
+        self.optimizer = make_optimizer(model, config.train)
+        self.batches = ShuffledBatches(
+            len(train_set),
+            config.train.batch_size,
+            config.train.accumulate,
+            config.train.seed,
+            distributed.rank(),
+            distributed.world_size(),
+        )
+        self.loader = train_loader(train_set, self.batches, workers, pin=device.type == "cuda")
+        self.network: nn.Module = model
+        if distributed.world_size() > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self.network = DistributedDataParallel(model, device_ids=ids)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continues where a checkpoint was written."""
+        if checkpoint.progress is None or checkpoint.optimizer is None:
+            raise InputError(f"--resume: {checkpoint.path} holds a model but no training state; use it with --weights")
+        checkpoint.load_into(self.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.progress = Progress(**checkpoint.progress)
+
+    def run(self) -> None:
+        """Trains to the last epoch.
+
+        Raises:
+            Interrupted: a signal came; ``last.pt`` holds the state.
+            InputError: an image cannot be read, or the loss is not a number.
+        """
+        self._write_log()
+        with StopSignals() as stop:
+            while self.progress.epoch < self.config.train.epochs:
+                self._train_epoch(stop)
+                self._finish_epoch()
+        if distributed.rank() == 0:
+            self._draw_predictions()
+
+    def _train_epoch(self, stop: StopSignals) -> None:
+        progress, train = self.progress, self.config.train
+        self.network.train()
+        self.train_set.set_epoch(progress.epoch)
+        self.batches.start(progress.epoch, progress.step)
+        sums = torch.tensor(progress.loss_sums, dtype=torch.float64, device=self.device)
+        started = time.perf_counter() - progress.seconds
+        bar = tqdm(
+            total=self.batches.steps,
+            initial=progress.step,
+            desc=f"epoch {progress.epoch + 1}/{train.epochs}",
+            unit="step",
+            leave=False,
+            disable=True if distributed.rank() else None,
+        )
+        for micro_batches in _groups(checked(self.loader), train.accumulate):
+            sums += self._step(micro_batches)
+            progress.step += 1
+            progress.seconds = time.perf_counter() - started
+            bar.update()
+            looking = progress.step % STEPS_PER_LOOK == 0 or progress.step == self.batches.steps
+            if looking:
+                progress.loss_sums = self._look(sums, bar)
+            if (looking or distributed.world_size() == 1) and distributed.any_rank(bool(stop.received), self.device):
+                # the processes' mean, so that each of them can go on from it
+                progress.loss_sums = (distributed.sum_over_ranks(sums) / distributed.world_size()).tolist()
+                bar.close()
+                self._save_last()
+                raise Interrupted(
+                    stop.received or signal.SIGTERM,
+                    f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {self.batches.steps}; "
+                    f"continue with --resume {self.folder.last}",
+                )
+        bar.close()
+
+    def _step(self, micro_batches: list[Batch]) -> Tensor:
+        """One optimiser step; returns this process's (4,) losses."""
+        train = self.config.train
+        step = self.progress.epoch * self.batches.steps + self.progress.step
+        torch.manual_seed(int(np.random.SeedSequence((train.seed, step, distributed.rank())).generate_state(1)[0]))
+        set_lr(self.optimizer, lr_factor(train, step, train.epochs * self.batches.steps))
+        # Processes average their gradients, so each divides by its share of all boxes of the step
+        counts = torch.stack([batch.targets.count.sum() for batch in micro_batches]).sum().to(self.device)
+        num_boxes = distributed.sum_over_ranks(counts).clamp(min=1) / distributed.world_size()
+        losses = torch.zeros(len(LOSS_NAMES), dtype=torch.float64, device=self.device)
+        for i, batch in enumerate(micro_batches):
+            with self._gradient_sync(last=i == len(micro_batches) - 1):
+                losses += self._backward(batch.to(self.device), num_boxes)
+        nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses
+
+    def _backward(self, batch: Batch, num_boxes: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"):
+            predictions = self.network(batch.images, batch.padding)
+        losses = self.criterion(predictions, batch.targets, num_boxes)
+        losses.total.backward()
+        return torch.stack([loss.detach() for loss in losses]).double()
+
+    def _gradient_sync(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are exchanged once a step, with the last of its batches."""
+        if last or not isinstance(self.network, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.network.no_sync()
+
+    def _look(self, sums: Tensor, bar: Any) -> list[float]:
+        """Reads the loss sums, shows them, and stops if they are no numbers."""
+        values: list[float] = sums.tolist()
+        if not all(map(math.isfinite, values)):
+            raise InputError(
+                f"the loss is {values[0]} in epoch {self.progress.epoch + 1}, by step {self.progress.step}; "
+                f"lower --lr or use --amp off. The last good state is {self.folder.last}"
+            )
+        mean = [value / self.progress.step for value in values]
+        shown = zip(("loss", "class", "l1", "giou"), mean, strict=True)
+        bar.set_postfix({k: f"{v:.3f}" for k, v in shown} | {"lr": f"{self.optimizer.param_groups[0]['lr']:.1e}"})
+        return values
+
+    def _finish_epoch(self) -> None:
+        """Evaluates, records and saves."""
+        progress, train = self.progress, self.config.train
+        self.model.eval()
+        result = evaluate(
+            self.model,
+            self.val_set,
+            self.eval_classes,
+            batch_size=train.eval_batch_size,
+            device=self.device,
+            workers=self.workers,
+            amp=train.amp,
+        )
+        sums = distributed.sum_over_ranks(torch.tensor(progress.loss_sums, dtype=torch.float64, device=self.device))
+        mean = (sums / distributed.world_size() / progress.step).tolist()
+        record = {
+            "epoch": progress.epoch + 1,
+            "seconds": round(progress.seconds, 2),
+            "images_per_second": round(progress.step * self.batches.images_per_step / progress.seconds, 2),
+            **dict(zip(LOSS_NAMES, mean, strict=True)),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **result.metrics,
+        }
+        ap = result.metrics["AP"] or 0.0
+        improved = ap > progress.best_ap
+        self.progress = Progress(
+            epoch=progress.epoch + 1, best_ap=max(ap, progress.best_ap), history=[*progress.history, record]
+        )
+        if distributed.rank() != 0:
+            return
+        if improved:
+            self._checkpoint(self.folder.best).save()
+            self.folder.write_results(result, epoch=record["epoch"], images=len(self.val_set))
+        self._save_last()
+        self._write_log()
+        print(_line(record, train.epochs, improved), flush=True)
+
+    def _checkpoint(self, path: Path) -> Checkpoint:
+        return Checkpoint(path, self.config, self.model.classes, self.model.state_dict())
+
+    def _save_last(self) -> None:
+        if distributed.rank() == 0:
+            dataclasses.replace(
+                self._checkpoint(self.folder.last),
+                progress=dataclasses.asdict(self.progress),
+                optimizer=self.optimizer.state_dict(),
+            ).save()
+
+    def _write_log(self) -> None:
+        if distributed.rank() == 0:
+            self.folder.write_log(self.progress.history)
+
+    def _draw_predictions(self) -> None:
+        """predictions.png of the best epoch."""
+        Checkpoint.load(self.folder.best).load_into(self.model)
+        self._preview().save(self.folder.predictions)
+
+    def _preview(self) -> Any:
+        """Detections on held-out images, the ground truth in white."""
+        pictures = []
+        for record in self.val_set.annotations.records[:PREVIEW_IMAGES]:
+            image = self.val_set.load(record.file_name)
+            found = self.model.predict([image], PREVIEW_THRESHOLD)[0]
+            pictures.append(draw_detections(image, found, torch.from_numpy(record.boxes)))
+        return sheet(pictures)
+
+
+def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+
+
+def _line(record: dict[str, Any], epochs: int, improved: bool) -> str:
+    def percent(name: str) -> str:
+        return "  - " if record[name] is None else f"{record[name] * 100:4.1f}"
+
+    return (
+        f"epoch {record['epoch']:3}/{epochs}  loss {record['train_loss']:7.3f}  AP {percent('AP')}  "
+        f"AP50 {percent('AP50')}  AP75 {percent('AP75')}  {record['images_per_second']:6.1f} images/s"
+        f"{'  best' if improved else ''}"
+    )
