@@ -20,6 +20,7 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
             {"params": groups[True], "lr": train.backbone_lr, "initial_lr": train.backbone_lr},
         ],
         weight_decay=train.weight_decay,
+        fused=True,
     )
 
 

@@ -1,5 +1,6 @@
 """``torch.ops.cond_detr.linear_sum_assignment`` and ``.match``, and the functions that people call."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -74,13 +75,13 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     """
     if isinstance(cost, Tensor):
         _check_matrix(cost.shape, not cost.is_complex(), str(cost.dtype))
-        problems = cost.detach().double().reshape(-1, *cost.shape[-2:]).contiguous()
+        problems = cost.detach().double().reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:]).contiguous()
         rows, cols, status = torch.ops.cond_detr.linear_sum_assignment(problems, maximize)
         _raise_for_status(status.cpu().numpy(), cost.shape[:-2])
     else:
         cost = np.asarray(cost)
         _check_matrix(cost.shape, cost.dtype.kind in "biuf", str(cost.dtype))
-        problems = np.ascontiguousarray(cost, np.float64).reshape(-1, *cost.shape[-2:])
+        problems = np.ascontiguousarray(cost, np.float64).reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:])
         rows, cols, status = _numpy.linear_sum_assignment(problems, maximize)
         _raise_for_status(status, cost.shape[:-2])
     shape = (*cost.shape[:-2], min(cost.shape[-2:]))

@@ -1,0 +1,190 @@
+"""Reading COCO annotations: what is kept, what is dropped, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cond_detr import InputError
+from cond_detr.config import DataConfig
+from cond_detr.data import open_split
+from cond_detr.data.batching import Batch, Sample, collate, pad_images
+from cond_detr.data.coco import check_annotations, find_split, folder_loader
+from PIL import Image
+
+DATA = DataConfig(image_size=64, max_size=64, augment="flip")
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """A valid annotation file with gaps in its ids."""
+    return {
+        "images": [
+            {"id": 7, "file_name": "b.png", "width": 50, "height": 40},
+            {"id": 3, "file_name": "a.png", "width": 30, "height": 60},
+        ],
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 90, "bbox": [10, 10, 20, 10]},
+            {"id": 2, "image_id": 7, "category_id": 1, "bbox": [-5, 30, 20, 20]},
+            {"id": 3, "image_id": 7, "category_id": 1, "bbox": [0, 0, 50, 40], "iscrowd": 1},
+        ],
+        **changes,
+    }
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return content(annotations=[{"id": 5, "image_id": 7, "category_id": 1, "bbox": [1, 1, 5, 5], **changes}])
+
+
+def test_ids_are_remapped_and_kept() -> None:
+    checked = check_annotations(content(), "f.json")
+    assert checked.classes.names == ("person", "toothbrush")
+    assert checked.classes.category_ids == (1, 90)
+    empty, full = checked.records
+    assert (empty.image_id, empty.file_name, len(empty.labels)) == (3, "a.png", 0)
+    assert full.labels.tolist() == [1, 0]  # the crowd is not among them
+    # the second box is clipped to the image
+    np.testing.assert_allclose(full.boxes, [[10, 10, 30, 20], [0, 30, 15, 40]])
+    assert checked.dropped == {}
+
+
+@pytest.mark.parametrize("bbox", [[5, 5, 0, 10], [5, 5, 10, 0], [60, 5, 10, 10], [5, -20, 10, 10]], ids=str)
+def test_degenerate_boxes_are_dropped_and_counted(bbox: list[float]) -> None:
+    checked = check_annotations(annotation(bbox=bbox), "f.json")
+    assert sum(len(record.labels) for record in checked.records) == 0
+    assert sum(checked.dropped.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        ([], "f.json: expected an object with a list 'images'"),
+        ({"images": []}, "expected an object with a list 'annotations'"),
+        (content(categories=[]), "at least one image and one category"),
+        (content(images=[{"id": 1}]), r"images\[0\] has no 'file_name', 'height', 'width'"),
+        (content(images=content()["images"] * 2), "image id 7 is used more than once"),
+        (annotation(image_id=99), "annotation 5 is for image 99, which is not among the images"),
+        (annotation(category_id=4), r"annotation 5 \(b.png\) has category 4, which is not among the categories"),
+        (annotation(bbox=[1, 1, -5, 5]), r"annotation 5 \(b.png\) has bbox \[1, 1, -5, 5\]; expected"),
+        (annotation(bbox=[1, 1, float("nan"), 5]), "annotation 5 .* has bbox"),
+        (annotation(bbox=[1, 1, float("inf"), 5]), "annotation 5 .* has bbox"),
+        (annotation(bbox=[1, 1, 5]), "annotation 5 .* has bbox"),
+        (annotation(bbox="1 1 5 5"), "annotation 5 .* has bbox"),
+        (annotation(bbox=None), "annotation 5 .* has bbox"),
+    ],
+)
+def test_impossible_annotations_get_a_sentence(raw: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as error:
+        check_annotations(raw, "f.json")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layout", ["train", "train2017", "images/train2017"])
+def test_layouts(tmp_path: Path, layout: str) -> None:
+    (tmp_path / layout).mkdir(parents=True)
+    (tmp_path / "annotations").mkdir()
+    annotations = tmp_path / "annotations" / f"instances_{Path(layout).name}.json"
+    annotations.write_text("{}")
+    assert find_split(tmp_path, "train") == (tmp_path / layout, annotations)
+
+
+def test_missing_parts_are_named(tmp_path: Path, dataset_dir: Path) -> None:
+    with pytest.raises(InputError, match=f"dataset folder {tmp_path}/none does not exist"):
+        find_split(tmp_path / "none", "train")
+    with pytest.raises(InputError, match="annotation file .*/annotations/instances_test.json does not exist"):
+        find_split(dataset_dir, "test")
+    (dataset_dir / "val").rename(dataset_dir / "gone")
+    with pytest.raises(InputError, match="image folder .*/val does not exist"):
+        find_split(dataset_dir, "val")
+
+
+def test_file_names_cannot_leave_the_image_folder(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
+    for name in ("../secret.png", str(tmp_path / "secret.png")):
+        with pytest.raises(InputError, match="outside its folder"):
+            folder_loader(tmp_path / "train")(name)
+
+
+def test_samples_of_a_folder(dataset_dir: Path) -> None:
+    data = DataConfig(dataset_dir=str(dataset_dir), image_size=96, max_size=96)
+    train = open_split(data, "train", 8)
+    assert len(train) == 24
+    sample = train[0]
+    assert isinstance(sample, Sample)
+    assert sample.image.dtype == torch.float32
+    assert sample.boxes.shape == (len(sample.labels), 4)
+    again = open_split(data, "train", 8)[0]
+    assert isinstance(again, Sample)
+    assert torch.equal(sample.image, again.image)
+    train.set_epoch(1)
+    other = [train[i] for i in range(8)]
+    train.set_epoch(0)
+    same = [train[i] for i in range(8)]
+    assert any(
+        isinstance(a, Sample) and isinstance(b, Sample) and (a.image.shape != b.image.shape or not torch.equal(a.image, b.image))
+        for a, b in zip(other, same, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda path: path.unlink(), "train-00003.png does not exist"),
+        (lambda path: path.write_bytes(b"not an image"), "train-00003.png cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), "train-00003.png cannot be read"),
+        (lambda path: Image.new("RGB", (5, 90)).save(path), "train-00003.png is 5x90 pixels, smaller than .* stride of 8"),
+    ],
+    ids=["missing", "text", "truncated", "tiny"],
+)
+def test_bad_images_reach_the_loop_as_errors(dataset_dir: Path, spoil: Any, sentence: str) -> None:
+    spoil(dataset_dir / "train" / "train-00003.png")
+    train = open_split(DataConfig(dataset_dir=str(dataset_dir), image_size=64, max_size=64), "train", 8)
+    batch = collate([train[i] for i in range(5)])
+    assert isinstance(batch, InputError)
+    with pytest.raises(InputError, match=sentence):
+        raise batch
+
+
+def test_greyscale_palette_and_rotated_images_become_rgb(tmp_path: Path) -> None:
+    load = folder_loader(tmp_path)
+    Image.new("L", (20, 10), 100).save(tmp_path / "grey.png")
+    Image.new("P", (20, 10), 3).save(tmp_path / "palette.png")
+    Image.new("RGBA", (20, 10), (1, 2, 3, 4)).save(tmp_path / "alpha.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
+    sizes = [load(name).size for name in ("grey.png", "palette.png", "alpha.png", "turned.jpg")]
+    assert sizes == [(20, 10)] * 3 + [(10, 20)]
+    assert all(load(path.name).mode == "RGB" for path in tmp_path.iterdir())
+
+
+def test_batches_are_padded_at_the_right_and_bottom() -> None:
+    images = [torch.ones(3, 4, 6), torch.ones(3, 5, 3)]
+    stacked, padding = pad_images(images)
+    assert stacked.shape == (2, 3, 5, 6)
+    assert padding is not None
+    assert (~padding).sum((1, 2)).tolist() == [24, 15]
+    assert torch.equal(stacked[:, 0] == 0, padding)
+    assert pad_images(images[:1])[1] is None
+    samples = [
+        Sample(images[0], torch.tensor([1, 2]), torch.rand(2, 4), 5, (6, 4)),
+        Sample(images[1], torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 9, (3, 5)),
+    ]
+    batch = collate(samples)  # type: ignore[arg-type]
+    assert isinstance(batch, Batch)
+    assert batch.targets.count.tolist() == [2, 0]
+    assert batch.targets.labels.tolist() == [[1, 2], [0, 0]]
+    assert batch.image_ids == (5, 9)
+
+
+def test_real_data_sets_open(real_data: Path) -> None:
+    for name, classes, train, val in (("bccd", 3, 292, 72), ("everyday", 17, 49, 12), ("coco_subset", 80, 83, 91)):
+        data = DataConfig(dataset_dir=str(real_data / name))
+        for split, count in (("train", train), ("val", val)):
+            dataset = open_split(data, split, 32)
+            assert (len(dataset), len(dataset.annotations.classes)) == (count, classes)
+    coco = json.loads((real_data / "coco_subset" / "annotations" / "instances_val.json").read_text())
+    assert dataset.annotations.classes.category_ids == tuple(sorted(c["id"] for c in coco["categories"]))

@@ -1,0 +1,109 @@
+"""Augmentation: boxes must follow the pixels, whatever is done to them."""
+
+import numpy as np
+import pytest
+from cond_detr import InputError
+from cond_detr.config import DataConfig
+from cond_detr.data.transforms import (
+    Annotated,
+    augment,
+    crop,
+    flip,
+    open_image,
+    random_crop,
+    resize,
+    resized,
+    to_network_input,
+)
+from PIL import Image
+
+
+def painted(width: int, height: int, box: tuple[int, int, int, int]) -> Annotated:
+    """A black image with one white rectangle and its box."""
+    image = Image.new("RGB", (width, height))
+    image.paste((255, 255, 255), box)
+    return Annotated(image, np.array([box], np.float32), np.array([4]))
+
+
+def white_extent(image: Image.Image) -> list[int]:
+    bright = np.asarray(image.convert("L")) > 127
+    rows, cols = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+    return [cols[0], rows[0], cols[-1] + 1, rows[-1] + 1]
+
+
+def test_flip() -> None:
+    flipped = flip(painted(100, 60, (10, 20, 40, 50)))
+    assert flipped.boxes[0].tolist() == white_extent(flipped.image) == [60, 20, 90, 50]
+
+
+def test_resize() -> None:
+    scaled = resize(painted(100, 60, (10, 20, 40, 50)), 120, 1000)
+    assert scaled.image.size == (200, 120)
+    np.testing.assert_allclose(scaled.boxes[0], white_extent(scaled.image), atol=1)
+
+
+def test_crop_clips_and_drops() -> None:
+    sample = painted(100, 60, (10, 20, 40, 50))
+    inside = crop(sample, 20, 10, 50, 30)
+    assert inside.boxes[0].tolist() == white_extent(inside.image) == [0, 10, 20, 30]
+    outside = crop(sample, 45, 0, 50, 60)
+    assert outside.boxes.shape == (0, 4)
+    assert outside.labels.shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_augmented_boxes_follow_the_pixels(seed: int) -> None:
+    sample = painted(160, 120, (30, 40, 110, 90))
+    data = DataConfig(image_size=100, max_size=140)
+    out = augment(sample, data, np.random.default_rng(seed))
+    assert max(out.image.size) <= 140
+    if len(out.boxes):
+        np.testing.assert_allclose(out.boxes[0], white_extent(out.image), atol=1.5)
+    else:
+        assert np.asarray(out.image).max() == 0
+
+
+def test_the_papers_sizes() -> None:
+    """Short side 480..800 in steps of 32, long side at most 1333, with and without a crop."""
+    sample = painted(640, 480, (100, 100, 300, 300))
+    shorts, cropped = set(), 0
+    for seed in range(200):
+        out = augment(sample, DataConfig(), np.random.default_rng(seed))
+        assert max(out.image.size) <= 1333
+        ratio = out.image.width / out.image.height
+        cropped += abs(ratio - 640 / 480) > 0.01
+        if max(out.image.size) < 1333:
+            shorts.add(min(out.image.size))
+    assert shorts == set(range(480, 801, 32))
+    assert 60 < cropped < 140
+
+
+def test_random_crop_sizes() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        width, height = random_crop(painted(500, 300, (0, 0, 9, 9)), 384, 600, rng).image.size
+        assert 384 <= width <= 500
+        assert height == 300
+
+
+@pytest.mark.parametrize(
+    ("size", "want"),
+    [((640, 480), (1066, 800)), ((480, 640), (800, 1066)), ((2000, 500), (1332, 333)), ((800, 800), (800, 800))],
+)
+def test_evaluation_size(size: tuple[int, int], want: tuple[int, int]) -> None:
+    assert resized(size, 800, 1333) == want
+
+
+def test_network_input() -> None:
+    pixels = to_network_input(Image.new("RGB", (64, 48), (255, 0, 128)), 48, 100, stride=32)
+    assert pixels.shape == (3, 48, 64)
+    want = [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225]
+    np.testing.assert_allclose(pixels[:, 5, 5], want, rtol=1e-5)
+    with pytest.raises(InputError, match="image is 64x31 pixels, smaller than the network's stride of 32"):
+        to_network_input(Image.new("RGB", (64, 31)), 48, 100, stride=32)
+
+
+@pytest.mark.parametrize("array", [np.zeros((5, 5)), np.zeros((5, 5, 3)), np.zeros((5, 5, 4), np.uint8)], ids=str)
+def test_wrong_arrays(array: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"an image array must be \(H, W, 3\) uint8"):
+        open_image(array)

@@ -1,0 +1,162 @@
+"""Numerical parity with the Conditional DETR of the transformers package, through the tables in checkpoints.py."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from cond_detr import ConditionalDETR, preset
+from cond_detr.checkpoints import load_weights, translate
+from cond_detr.classes import Classes
+from torch import Tensor, nn
+from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ResNetConfig
+
+DEPTHS = {"r50": [3, 4, 6, 3], "dc5-r50": [3, 4, 6, 3], "r101": [3, 4, 23, 3], "dc5-r101": [3, 4, 23, 3]}
+NUM_CLASSES = 91
+
+
+def transformers_model(name: str) -> nn.Module:
+    """Their model with random weights and batch statistics, dilated by hand where the preset is a DC5 one."""
+    backbone = ResNetConfig(depths=DEPTHS[name], out_features=["stage4"])
+    model = ConditionalDetrForObjectDetection(ConditionalDetrConfig(backbone_config=backbone, num_labels=NUM_CLASSES))
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and "backbone" not in parameter_name:
+                nn.init.xavier_uniform_(parameter)
+            elif "normalization" in parameter_name or "norm" in parameter_name:
+                parameter.uniform_(0.8, 1.2)
+        for buffer_name, buffer in model.named_buffers():
+            if "running" in buffer_name:
+                buffer.uniform_(0.5, 1.5) if "var" in buffer_name else buffer.normal_(0, 0.1)
+    if name.startswith("dc5"):
+        dilate(model.model.backbone.model.encoder.stages[3])
+    return model.eval()
+
+
+def dilate(stage: nn.Module) -> None:
+    """Stride to dilation as torchvision's ResNet does it: the first block keeps the dilation of the stage before."""
+    for i, block in enumerate(stage.layers):
+        for module in block.modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+                if i > 0 and module.kernel_size == (3, 3):
+                    module.dilation = module.padding = (2, 2)
+
+
+def padded_batch() -> tuple[Tensor, Tensor]:
+    """Two images of different size, and the padding."""
+    images, padding = torch.randn(2, 3, 160, 224), torch.zeros(2, 160, 224, dtype=torch.bool)
+    padding[0, 131:] = True
+    padding[0, :, 190:] = True
+    return images * ~padding[:, None], padding
+
+
+def ours(name: str, fused: bool) -> ConditionalDETR:
+    config = preset(name)
+    config = replace(config, model=replace(config.model, fused_attn=fused))
+    return ConditionalDETR(config, Classes.numbered(NUM_CLASSES)).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fused", [False, True], ids=["reference", "fused"])
+@pytest.mark.parametrize("name", ["r50", "dc5-r50", "r101", "dc5-r101"])
+def test_same_weights_same_predictions(name: str, fused: bool) -> None:
+    theirs = transformers_model(name)
+    model = ours(name, fused)
+    model.load_state_dict(translate(theirs.state_dict()))
+    images, padding = padded_batch()
+    want = theirs(pixel_values=images, pixel_mask=(~padding).long())
+    got = model(images, padding)
+    assert want.logits.std() > 0.1
+    torch.testing.assert_close(got.logits[-1], want.logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(got.boxes[-1], want.pred_boxes, rtol=0, atol=1e-5)
+
+
+def test_reads_the_files_that_transformers_writes(tmp_path: Path) -> None:
+    """Their files carry the names of version 4, their modules those of version 5."""
+    theirs = transformers_model("r50")
+    theirs.save_pretrained(tmp_path)
+    model = ours("r50", fused=False)
+    report = load_weights(model, str(tmp_path / "model.safetensors"))
+    assert not report.missing
+    assert not report.unknown
+    assert not report.reshaped
+    for name, tensor in translate(theirs.state_dict()).items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def authors_name(name: str) -> str:
+    """The name that the authors' repository gives to a parameter of ours, its packed projections aside."""
+    for pattern, replacement in (
+        (r"^backbone\.", "backbone.0.body."),
+        (r"^(encoder|decoder)\.", r"transformer.\1."),
+        (r"^class_head\.", "class_embed."),
+        (r"^box_head\.", "bbox_embed."),
+        (r"decoder(.*)\.self_attn\.([qk])_content_proj", r"decoder\1.sa_\2content_proj"),
+        (r"decoder(.*)\.self_attn\.([qk])_pos_proj", r"decoder\1.sa_\2pos_proj"),
+        (r"decoder(.*)\.self_attn\.v_proj", r"decoder\1.sa_v_proj"),
+        (r"\.cross_attn\.([qk])_content_proj", r".ca_\1content_proj"),
+        (r"\.cross_attn\.q_pos_proj", ".ca_qpos_proj"),
+        (r"\.cross_attn\.q_spatial_proj", ".ca_qpos_sine_proj"),
+        (r"\.cross_attn\.k_spatial_proj", ".ca_kpos_proj"),
+        (r"\.cross_attn\.v_proj", ".ca_v_proj"),
+    ):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def test_reads_the_authors_names(tmp_path: Path) -> None:
+    model = ConditionalDETR(preset("small"), Classes.numbered(7))
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        packed = re.fullmatch(r"encoder\.(layers\.\d+\.self_attn)\.([qkv])_proj\.(weight|bias)", name)
+        if packed:
+            key = f"transformer.encoder.{packed[1]}.in_proj_{packed[3]}"
+            theirs[key] = torch.cat([theirs[key], tensor]) if key in theirs else tensor
+        else:
+            theirs[authors_name(name)] = tensor
+    assert "transformer.decoder.layers.0.ca_qpos_sine_proj.weight" in theirs
+    assert "transformer.encoder.layers.0.self_attn.in_proj_weight" in theirs
+    torch.save({"model": theirs, "epoch": 49}, tmp_path / "theirs.pth")
+    other = ConditionalDETR(preset("small"), Classes.numbered(7))
+    report = load_weights(other, str(tmp_path / "theirs.pth"))
+    assert not (report.missing or report.unknown or report.reshaped)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor), name
+
+
+def test_torchvision_resnet_becomes_the_backbone(tmp_path: Path) -> None:
+    model = ours("r50", fused=False)
+    torchvision = {name.removeprefix("backbone."): torch.randn_like(t) for name, t in model.state_dict().items() if "backbone" in name}
+    torch.save(torchvision | {"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "resnet50.pth")
+    report = load_weights(model, str(tmp_path / "resnet50.pth"))
+    assert len(report.loaded) == len(torchvision)
+    assert report.unknown == ["fc.weight"]
+    assert torch.equal(model.state_dict()["backbone.layer4.2.conv3.weight"], torchvision["layer4.2.conv3.weight"])
+
+
+@pytest.mark.parametrize(("name", "millions"), [("r50", 43.4), ("dc5-r50", 43.4), ("r101", 62.3), ("dc5-r101", 62.3)])
+def test_parameter_count(name: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = ConditionalDETR.from_preset(name, NUM_CLASSES)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_only_the_later_backbone_stages_train() -> None:
+    with torch.device("meta"):
+        model = ConditionalDETR.from_preset("r50", NUM_CLASSES)
+    frozen = {n.split(".")[1] for n, p in model.backbone.named_parameters(prefix="backbone") if not p.requires_grad}
+    assert frozen == {"conv1", "layer1"}
+
+
+def test_initial_values() -> None:
+    """Initialisation as in section 1 of the paper's code: see ConditionalDETR._initialise."""
+    model = ConditionalDETR.from_preset("small", 3)
+    torch.testing.assert_close(model.class_head.bias, torch.full((3,), -4.59512))
+    assert (model.box_head.layers[-1].weight == 0).all()
+    assert (model.encoder.layers[0].self_attn.q_proj.bias == 0).all()
+    assert (model.decoder.layers[0].cross_attn.out_proj.bias == 0).all()
+    bound = (6 / (128 + 512)) ** 0.5
+    assert 0.9 * bound < model.encoder.layers[0].linear1.weight.abs().max() <= bound
+    assert model.query_embed.weight.std().item() == pytest.approx(1, abs=0.05)

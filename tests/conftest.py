@@ -1,0 +1,40 @@
+"""Fixtures shared by all tests."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from cond_detr.data import shapes
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """A folder of real data sets in COCO layout, named by COND_DETR_DATA."""
+    folder = os.environ.get("COND_DETR_DATA")
+    if not folder:
+        pytest.skip("COND_DETR_DATA names no folder of data sets")
+    return Path(folder)
+
+
+def write_dataset(folder: Path, train: int = 24, val: int = 6) -> Path:
+    """A data set folder with a few of the built-in shapes images."""
+    (folder / "annotations").mkdir(parents=True)
+    for split, count in (("train", train), ("val", val)):
+        (folder / split).mkdir()
+        annotations, load = shapes.make_split(split, count)
+        for record in annotations.records:
+            load(record.file_name).save(folder / split / record.file_name)
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(annotations.raw))
+    return folder
+
+
+@pytest.fixture
+def dataset_dir(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "data")

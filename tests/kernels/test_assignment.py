@@ -1,0 +1,221 @@
+"""linear_sum_assignment and match against SciPy."""
+
+import numpy as np
+import pytest
+import torch
+from cond_detr_kernels import MatchStatus, MatchWeights, linear_sum_assignment, match
+from cond_detr_kernels.assignment import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import linear_sum_assignment as scipy_lsa
+
+SHAPES = [(0, 0), (0, 5), (5, 0), (1, 1), (1, 7), (7, 1), (20, 20), (20, 300), (300, 20), (299, 300), (130, 131)]
+
+
+def assert_optimal(cost: np.ndarray, rows: np.ndarray, cols: np.ndarray, maximize: bool = False) -> None:
+    """Indices are unique, in range, rows ascending, and the total is SciPy's."""
+    k = min(cost.shape)
+    assert rows.shape == cols.shape == (k,)
+    assert (np.diff(rows) > 0).all()
+    assert len(set(cols.tolist())) == k
+    assert k == 0 or (rows.min() >= 0 and rows.max() < cost.shape[0] and cols.min() >= 0 and cols.max() < cost.shape[1])
+    want = cost[scipy_lsa(cost, maximize)].sum()
+    np.testing.assert_allclose(cost[rows, cols].sum(), want, rtol=1e-9, atol=1e-12 * np.abs(cost).max(initial=0))
+
+
+@pytest.mark.parametrize("maximize", [False, True], ids=["min", "max"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("kind", ["float", "ties", "negative", "huge"])
+def test_numpy_matches_scipy(shape: tuple[int, int], kind: str, maximize: bool) -> None:
+    rng = np.random.default_rng(0)
+    cost = {
+        "float": lambda: rng.random(shape),
+        "ties": lambda: rng.integers(0, 4, shape),
+        "negative": lambda: rng.normal(size=shape),
+        "huge": lambda: rng.normal(size=shape) * 1e12,
+    }[kind]()
+    assert_optimal(cost, *linear_sum_assignment(cost, maximize), maximize)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool], ids=str)
+def test_tensor_of_any_dtype(dtype: torch.dtype) -> None:
+    cost = (torch.rand(9, 13) * 50).to(dtype)
+    rows, cols = linear_sum_assignment(cost)
+    assert rows.dtype == cols.dtype == torch.int64
+    assert_optimal(cost.double().numpy(), rows.numpy(), cols.numpy())
+
+
+def test_leading_batch_dimensions() -> None:
+    cost = torch.rand(3, 4, 6, 5, dtype=torch.float64).transpose(-1, -2)  # not contiguous
+    for batch, index in ((cost, linear_sum_assignment(cost)), (cost.numpy(), linear_sum_assignment(cost.numpy()))):
+        rows, cols = index
+        assert rows.shape == cols.shape == (3, 4, 5)
+        for i, j in np.ndindex(3, 4):
+            assert_optimal(np.asarray(batch[i, j]), np.asarray(rows[i, j]), np.asarray(cols[i, j]))
+    rows, cols = linear_sum_assignment(torch.rand(0, 4, 6))
+    assert rows.shape == cols.shape == (0, 4)
+
+
+finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+        lambda shape: arrays(np.float64, shape, elements=st.one_of(finite, st.integers(-3, 3), st.just(np.inf)))
+    ),
+    st.booleans(),
+)
+def test_property_forbidden_pairs(cost: np.ndarray, maximize: bool) -> None:
+    """+inf forbids a pair (-inf when maximising), and infeasible problems raise as SciPy's do."""
+    if maximize:
+        cost = -cost
+    try:
+        scipy_lsa(cost, maximize)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=str(error)):
+            linear_sum_assignment(cost, maximize)
+        return
+    rows, cols = linear_sum_assignment(cost, maximize)
+    want = cost[scipy_lsa(cost, maximize)].sum()
+    np.testing.assert_allclose(cost[rows, cols].sum(), want, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf], ids=str)
+@pytest.mark.parametrize("make", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_invalid_entries_raise_scipys_sentence(bad: float, make: object) -> None:
+    cost = np.zeros((2, 3, 3))
+    cost[1, 2, 0] = bad
+    with pytest.raises(ValueError, match=r"matrix contains invalid numeric entries \(problem 1\)"):
+        linear_sum_assignment(make(cost))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("cost", "sentence"),
+    [
+        (np.zeros(3), "expected a matrix"),
+        (np.array([["a", "b"]]), "numerical entries"),
+        (torch.zeros(2, 2, dtype=torch.complex64), "numerical entries"),
+    ],
+    ids=["vector", "strings", "complex"],
+)
+def test_wrong_operands(cost: object, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        linear_sum_assignment(cost)  # type: ignore[call-overload]
+
+
+def problem(layers: int, batch: int, queries: int, classes: int, counts: list[int]) -> tuple[torch.Tensor, ...]:
+    targets = max([*counts, 1])
+    return (
+        torch.randn(layers, batch, queries, classes) * 2,
+        torch.rand(layers, batch, queries, 4) * 0.5 + 0.1,
+        torch.randint(0, classes, (batch, targets)),
+        torch.rand(batch, targets, 4) * 0.5 + 0.1,
+        torch.tensor(counts, dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize(
+    ("queries", "counts"),
+    [(30, [3, 0, 7]), (300, [0, 0]), (1, [1, 4]), (25, [60, 25, 24]), (300, [100])],
+    ids=["ragged", "no targets", "one query", "more targets than queries", "many"],
+)
+@pytest.mark.parametrize("weights", [MatchWeights(), MatchWeights(1.0, 0.0, 3.0, 0.5, 1.5)], ids=["paper", "other"])
+def test_match_equals_reference(queries: int, counts: list[int], weights: MatchWeights) -> None:
+    operands = problem(3, len(counts), queries, 5, counts)
+    pred_index, status = match(*operands, weights=weights)
+    want_index, want_status = reference.match(*operands, weights=weights)
+    assert pred_index.dtype == torch.int64
+    assert status.dtype == torch.int32
+    torch.testing.assert_close(pred_index, want_index)
+    torch.testing.assert_close(status, want_status)
+    for (_, image), row in zip(np.ndindex(3, len(counts)), pred_index.flatten(0, 1), strict=True):
+        given_away = row[row >= 0]
+        assert len(given_away) == min(counts[image], queries) == len(given_away.unique())
+        assert (row[counts[image] :] == -1).all()
+
+
+def test_match_without_images() -> None:
+    pred_index, status = match(
+        torch.zeros(2, 0, 5, 3),
+        torch.zeros(2, 0, 5, 4),
+        torch.zeros(0, 4, dtype=torch.int64),
+        torch.zeros(0, 4, 4),
+        torch.zeros(0, dtype=torch.int64),
+    )
+    assert pred_index.shape == (2, 0, 4)
+    assert status.shape == (2, 0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")], ids=str)
+@pytest.mark.parametrize("operand", [0, 1], ids=["logits", "boxes"])
+def test_match_sanitises_only_the_problem_that_needs_it(bad: float, operand: int) -> None:
+    operands = problem(2, 2, 10, 3, [4, 4])
+    clean, _ = match(*operands)
+    operands[operand][1, 0, 5] = bad
+    pred_index, status = match(*operands)
+    assert status.tolist() == [[MatchStatus.OK, MatchStatus.OK], [MatchStatus.SANITISED, MatchStatus.OK]]
+    assert (pred_index[1, 0] != 5).all()
+    assert len(pred_index[1, 0].unique()) == 4
+    torch.testing.assert_close(pred_index[0], clean[0])
+    torch.testing.assert_close(pred_index[1, 1], clean[1, 1])
+
+
+def test_match_survives_an_unknown_label_and_count() -> None:
+    operands = problem(1, 1, 6, 3, [4])
+    operands[2][0, 1] = 99
+    operands[4][0] = 10**6
+    pred_index, status = match(*operands)
+    assert status.item() == MatchStatus.SANITISED
+    assert len(pred_index.unique()) == 4
+
+
+def test_match_extreme_logits_are_exact() -> None:
+    operands = problem(1, 1, 8, 2, [3])
+    operands[0].mul_(1000)
+    _, status = match(*operands)
+    assert status.item() == MatchStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("position", "tensor", "sentence"),
+    [
+        (0, torch.zeros(2, 10, 3), r"logits must be \(L, B, Q, C\)"),
+        (1, torch.zeros(2, 2, 10, 5), r"boxes must be \(L, B, Q, 4\)"),
+        (2, torch.zeros(2, 4), "target_labels must be an integer"),
+        (3, torch.zeros(2, 7, 5), r"target_boxes must be \(B, T, 4\), here \(2, 4, 4\), got \(2, 7, 5\)"),
+        (4, torch.zeros(3, dtype=torch.int64), r"target_count must be \(B,\)"),
+        (1, torch.zeros(2, 2, 10, 4, dtype=torch.int64), "boxes must be a floating point"),
+        (4, torch.zeros(2, dtype=torch.int64, device="meta"), "target_count must have the device of logits"),
+    ],
+    ids=["logits", "boxes", "labels dtype", "target boxes", "count", "boxes dtype", "device"],
+)
+def test_match_names_the_wrong_operand(position: int, tensor: torch.Tensor, sentence: str) -> None:
+    operands = list(problem(2, 2, 10, 3, [4, 4]))
+    operands[position] = tensor
+    with pytest.raises(ValueError, match=sentence):
+        match(*operands)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 6), (3, 6, 4), (0, 4, 4), (2, 0, 3)], ids=str)
+def test_opcheck_linear_sum_assignment(shape: tuple[int, ...]) -> None:
+    cost = torch.rand(shape, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.cond_detr.linear_sum_assignment.default, (cost, False))
+
+
+def test_opcheck_match() -> None:
+    operands = problem(2, 3, 10, 4, [2, 0, 5])
+    torch.library.opcheck(torch.ops.cond_detr.match.default, (*operands, *MatchWeights()))
+
+
+def test_match_compiles_without_graph_breaks() -> None:
+    operands = problem(2, 2, 10, 4, [2, 5])
+    compiled = torch.compile(match, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*operands), match(*operands))
+
+
+def test_the_build_says_whether_it_has_cuda() -> None:
+    from cond_detr_kernels import _C
+
+    assert _C.WITH_CUDA in (0, 1)
