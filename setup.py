@@ -1,6 +1,6 @@
 """Builds the two native modules of ``cond_detr_kernels``; everything else about the package is in pyproject.toml.
 
-``_C``      the torch operators, against the LibTorch stable ABI: one binary for torch >= 2.10, CPU and CUDA builds alike.
+``_C``      the torch operators, against the LibTorch stable ABI: one binary for torch >= 2.10, CPU and CUDA builds.
 ``_numpy``  the assignment solver for NumPy arrays; needs no torch.
 
 The CUDA sources are compiled whenever an nvcc is found, also beside a CPU build of torch, so that the wheel serves a
@@ -86,7 +86,11 @@ def torch_extension(cuda_home: str | None) -> cpp_extension.CppExtension:
         link += [f"-L{Path(cuda_home, 'lib64')}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
     print(f"cond_detr: CUDA sources {'compiled with ' + cuda_home if cuda_home else 'left out'}")
     return cpp_extension.CppExtension(
-        "cond_detr_kernels._C", sources, extra_compile_args=flags, extra_link_args=link, include_dirs=[str(ROOT / "csrc")]
+        "cond_detr_kernels._C",
+        sources,
+        extra_compile_args=flags,
+        extra_link_args=link,
+        include_dirs=[str(ROOT / "csrc")],
     )
 
 

@@ -132,7 +132,7 @@ class Checkpoint:
 
     def save(self) -> None:
         """Writes ``path``, or leaves what was there: a reader never sees half a file."""
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "config": to_dict(self.config),
             "classes": {"names": list(self.classes.names), "category_ids": list(self.classes.category_ids)},

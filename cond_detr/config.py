@@ -143,9 +143,7 @@ PRESETS: dict[str, Config] = {
             num_queries=100,
         ),
         data=DataConfig(image_size=240, max_size=400),
-        train=TrainConfig(
-            epochs=60, batch_size=8, eval_batch_size=1, lr=5e-4, backbone_lr=5e-4, schedule="one-cycle"
-        ),
+        train=TrainConfig(epochs=60, batch_size=8, eval_batch_size=1, lr=5e-4, backbone_lr=5e-4, schedule="one-cycle"),
     ),
     "r50": _PAPER,
     "r101": replace(_PAPER, model=ModelConfig(backbone="resnet101")),
@@ -181,5 +179,7 @@ def from_dict(values: dict[str, Any], kind: type[T] = Config) -> T:  # type: ign
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:
-        raise InputError(f"unknown settings for {kind.__name__}: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise InputError(
+            f"unknown settings for {kind.__name__}: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
     return kind(**{k: from_dict(v, types[k]) if is_dataclass(types[k]) else v for k, v in values.items()})

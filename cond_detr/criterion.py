@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from cond_detr_kernels import MatchWeights
 from torch import Tensor
 
 from cond_detr.boxes import cxcywh_to_xyxy, generalized_iou
@@ -12,6 +11,7 @@ from cond_detr.config import LossConfig
 from cond_detr.data.batching import Targets
 from cond_detr.matcher import HungarianMatcher
 from cond_detr.predictions import Predictions
+from cond_detr_kernels import MatchWeights
 
 
 class Losses(NamedTuple):
@@ -56,7 +56,9 @@ class Criterion:
         )
         l1, giou = box_losses(predictions.boxes, targets.boxes, pred_index)
         classification, l1, giou = classification / num_boxes, l1 / num_boxes, giou / num_boxes
-        total = self.weights.class_weight * classification + self.weights.l1_weight * l1 + self.weights.giou_weight * giou
+        total = (
+            self.weights.class_weight * classification + self.weights.l1_weight * l1 + self.weights.giou_weight * giou
+        )
         return Losses(total.sum(), classification[-1].detach(), l1[-1].detach(), giou[-1].detach())
 
 

@@ -54,9 +54,7 @@ def evaluate(
         batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
             predictions = model(batch.images, batch.padding)
-        for image_id, found in zip(
-            batch.image_ids, detections(predictions, batch.sizes, classes.names), strict=True
-        ):
+        for image_id, found in zip(batch.image_ids, detections(predictions, batch.sizes, classes.names), strict=True):
             results += coco_results(image_id, found, classes.category_ids)
     return evaluate_results(dataset.annotations, distributed.gather_lists(results))
 
@@ -102,8 +100,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--output-dir", type=Path, metavar="DIR", help="for results.json (default: evaluation/ beside FILE)")
     p.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the preset's)")
-    p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that load images (default: %(default)s)")
-    p.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    p.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes that load images (default: %(default)s)"
+    )
+    p.add_argument(
+        "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
+    )
     return p
 
 

@@ -1,10 +1,10 @@
 """Hungarian matching between predictions and targets (section 3.4)."""
 
-from cond_detr_kernels import MatchWeights, match
 from torch import Tensor
 
 from cond_detr.data.batching import Targets
 from cond_detr.predictions import Predictions
+from cond_detr_kernels import MatchWeights, match
 
 
 class HungarianMatcher:
@@ -20,7 +20,7 @@ class HungarianMatcher:
             predictions.boxes,
             targets.labels,
             targets.boxes,
-            targets.count,
+            targets.counts,
             weights=self.weights,
         )
         return pred_index

@@ -69,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--threshold", type=float, default=0.3, metavar="S", help="least score to show (default: %(default)s)"
     )
-    p.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    p.add_argument(
+        "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
+    )
     return p
 
 

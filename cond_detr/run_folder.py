@@ -1,7 +1,6 @@
 """The files of a training run."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,4 +90,4 @@ def write_text(path: Path, text: str) -> None:
     """Writes the whole file or leaves what was there."""
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    unfinished.replace(path)

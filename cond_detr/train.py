@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cond_detr_kernels import attention_path
 
 from cond_detr import distributed
 from cond_detr.checkpoints import Checkpoint, load_weights
@@ -21,6 +20,7 @@ from cond_detr.models.conditional_detr import ConditionalDETR
 from cond_detr.models.resnet import LAYOUTS
 from cond_detr.run_folder import RunFolder
 from cond_detr.trainer import Interrupted, Trainer
+from cond_detr_kernels import attention_path
 
 # Options that set a field of the configuration: (section, field). Options left out keep the preset's value.
 SETTINGS = {
@@ -95,7 +95,9 @@ def parser() -> argparse.ArgumentParser:
         help="continue an interrupted run: of FILE, of --output-dir, or the latest under runs/",
     )
     running.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if any)")
-    running.add_argument("--workers", type=natural, metavar="N", help="processes that load images (default: 2; shapes: 0)")
+    running.add_argument(
+        "--workers", type=natural, metavar="N", help="processes that load images (default: 2; shapes: 0)"
+    )
     return p
 
 
@@ -188,7 +190,9 @@ def train(options: dict[str, Any], device: torch.device) -> None:
     model = ConditionalDETR(config, train_set.annotations.classes).to(device)
     if "weights" in options:
         print(f"weights     {options['weights']}: {load_weights(model, options['weights'])}")
-    folder = RunFolder(checkpoint.path.parent) if checkpoint else RunFolder.create(options.get("output_dir"), config.preset)
+    folder = (
+        RunFolder(checkpoint.path.parent) if checkpoint else RunFolder.create(options.get("output_dir"), config.preset)
+    )
     workers = options.get("workers", 0 if config.data.dataset_dir is None else 2)
     trainer = Trainer(model, config, train_set, val_set, folder=folder, device=device, workers=workers)
     if checkpoint:

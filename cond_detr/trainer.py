@@ -64,7 +64,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - not an error
     """SIGINT or SIGTERM came; the state is saved."""
 
     def __init__(self, signal_number: int, where: str) -> None:
@@ -206,7 +206,7 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence((train.seed, step, distributed.rank())).generate_state(1)[0]))
         set_lr(self.optimizer, lr_factor(train, step, train.epochs * self.batches.steps))
         # Processes average their gradients, so each divides by its share of all boxes of the step
-        counts = torch.stack([batch.targets.count.sum() for batch in micro_batches]).sum().to(self.device)
+        counts = torch.stack([batch.targets.counts.sum() for batch in micro_batches]).sum().to(self.device)
         num_boxes = distributed.sum_over_ranks(counts).clamp(min=1) / distributed.world_size()
         losses = torch.zeros(len(LOSS_NAMES), dtype=torch.float64, device=self.device)
         for i, batch in enumerate(micro_batches):
@@ -221,7 +221,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"):
             predictions = self.network(batch.images, batch.padding)
         losses = self.criterion(predictions, batch.targets, num_boxes)
-        losses.total.backward()
+        losses.total.backward()  # type: ignore[no-untyped-call]
         return torch.stack([loss.detach() for loss in losses]).double()
 
     def _gradient_sync(self, last: bool) -> contextlib.AbstractContextManager[None]:

@@ -22,7 +22,8 @@ inline void check_dense(const Tensor& tensor, const char* name, int64_t dim, Sca
 }
 
 inline MatchProblems match_problems(const Tensor& logits, const Tensor& boxes, const Tensor& target_labels,
-                                    const Tensor& target_boxes, const Tensor& target_count, const CostWeights& weights) {
+                                    const Tensor& target_boxes, const Tensor& target_count,
+                                    const CostWeights& weights) {
   check_dense(logits, "logits", 4, ScalarType::Float);
   check_dense(boxes, "boxes", 4, ScalarType::Float);
   check_dense(target_labels, "target_labels", 2, ScalarType::Long);
@@ -33,9 +34,8 @@ inline MatchProblems match_problems(const Tensor& logits, const Tensor& boxes, c
   STD_TORCH_CHECK(boxes.size(0) == layers && boxes.size(1) == batch && boxes.size(2) == queries && boxes.size(3) == 4,
                   "boxes must be (L, B, Q, 4) like logits (L, B, Q, C)");
   STD_TORCH_CHECK(target_labels.size(0) == batch, "target_labels must be (B, T)");
-  STD_TORCH_CHECK(
-      target_boxes.size(0) == batch && target_boxes.size(1) == targets && target_boxes.size(2) == 4,
-      "target_boxes must be (B, T, 4)");
+  STD_TORCH_CHECK(target_boxes.size(0) == batch && target_boxes.size(1) == targets && target_boxes.size(2) == 4,
+                  "target_boxes must be (B, T, 4)");
   STD_TORCH_CHECK(target_count.size(0) == batch, "target_count must be (B,)");
   return MatchProblems{
       .logits = static_cast<const float*>(logits.const_data_ptr()),

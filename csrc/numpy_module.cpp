@@ -40,9 +40,8 @@ py::tuple linear_sum_assignment(const py::array_t<double, py::array::c_style>& c
     parallel_for(count, [&](int64_t begin, int64_t end) {
       std::vector<double> buffer(cond_detr::Workspace::bytes(pairs, std::max(rows, cols)) / sizeof(double));
       for (int64_t p = begin; p < end; ++p) {
-        status_out[p] = static_cast<int32_t>(cond_detr::solve_dense(data + p * rows * cols, rows, cols, maximize,
-                                                                    buffer.data(), row_out + p * pairs,
-                                                                    col_out + p * pairs));
+        status_out[p] = static_cast<int32_t>(cond_detr::solve_dense(
+            data + p * rows * cols, rows, cols, maximize, buffer.data(), row_out + p * pairs, col_out + p * pairs));
       }
     });
   }

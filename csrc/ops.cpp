@@ -17,7 +17,8 @@ constexpr bool kWithCuda = false;
 
 // Importing the module runs the registrations above; its one attribute says what was built.
 PyMODINIT_FUNC PyInit__C() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (module && PyModule_AddIntConstant(module, "WITH_CUDA", kWithCuda) < 0) {
     Py_DECREF(module);

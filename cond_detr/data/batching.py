@@ -15,12 +15,12 @@ class Targets(NamedTuple):
     Attributes:
         labels: (B, T) int64 classes.
         boxes: (B, T, 4) fp32 cxcywh in fractions of the image size without padding.
-        count: (B,) int64 targets of each image.
+        counts: (B,) int64 targets of each image.
     """
 
     labels: Tensor
     boxes: Tensor
-    count: Tensor
+    counts: Tensor
 
     def to(self, device: torch.device) -> "Targets":
         return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
@@ -92,11 +92,9 @@ def pad_images(images: list[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 def pad_targets(labels: list[Tensor], boxes: list[Tensor]) -> Targets:
     """Pads (n,) labels and (n, 4) boxes of each image to the largest n, which is at least 1."""
-    count = torch.tensor([len(label) for label in labels])
-    longest = max(1, int(count.max()))
-    padded = Targets(
-        torch.zeros(len(labels), longest, dtype=torch.int64), torch.zeros(len(labels), longest, 4), count
-    )
+    counts = torch.tensor([len(label) for label in labels])
+    longest = max(1, int(counts.max()))
+    padded = Targets(torch.zeros(len(labels), longest, dtype=torch.int64), torch.zeros(len(labels), longest, 4), counts)
     for i, (label, box) in enumerate(zip(labels, boxes, strict=True)):
         padded.labels[i, : len(label)] = label
         padded.boxes[i, : len(label)] = box

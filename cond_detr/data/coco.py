@@ -113,7 +113,8 @@ def _collect(raw: dict[str, Any], classes: Classes, name: str) -> tuple[tuple[Im
             raise InputError(f"{where} is for image {annotation['image_id']}, which is not among the images")
         if annotation["category_id"] not in label_of:
             raise InputError(
-                f"{where} ({image['file_name']}) has category {annotation['category_id']}, which is not among the categories"
+                f"{where} ({image['file_name']}) has category {annotation['category_id']}, "
+                "which is not among the categories"
             )
         if annotation.get("iscrowd", 0):
             continue
@@ -144,7 +145,7 @@ def _clipped_box(bbox: Any, image: dict[str, Any], where: str) -> NDArray[np.flo
         )
     left, top, width, height = bbox
     box = np.array([left, top, left + width, top + height], np.float32)
-    return np.clip(box, 0, np.float32([image["width"], image["height"]] * 2))
+    return np.clip(box, 0, np.array([image["width"], image["height"]] * 2, np.float32))
 
 
 class CocoDataset(Dataset[Sample | InputError]):
@@ -169,7 +170,8 @@ class CocoDataset(Dataset[Sample | InputError]):
         self.train = train
         self.seed = seed
         # shared memory: worker processes that outlive an epoch see the next one's number
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)

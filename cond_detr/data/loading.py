@@ -14,7 +14,7 @@ from cond_detr.errors import InputError
 class ShuffledBatches(Sampler[list[int]]):
     """Batches of a shuffled epoch, the incomplete rest left out.
 
-    The order depends on (seed, epoch) only. A step takes ``batch_size * accumulate * world_size`` consecutive images, so
+    The order depends on (seed, epoch) only. A step takes ``batch_size * accumulate * world_size`` consecutive images:
     the same images make a step whether they are spread over processes or accumulated by one.
 
     Args:
@@ -25,7 +25,9 @@ class ShuffledBatches(Sampler[list[int]]):
         rank, world_size: this process among how many.
     """
 
-    def __init__(self, num_images: int, batch_size: int, accumulate: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, num_images: int, batch_size: int, accumulate: int, seed: int, rank: int, world_size: int
+    ) -> None:
         self.num_images = num_images
         self.batch_size = batch_size
         self.accumulate = accumulate

@@ -94,7 +94,8 @@ def check_size(image: Image.Image, stride: int, name: str) -> None:
 
 def flip(sample: Annotated) -> Annotated:
     width = sample.image.width
-    boxes = sample.boxes[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1]) + np.float32([width, 0, width, 0])
+    boxes = sample.boxes.copy()
+    boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
     return replace(sample, image=sample.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), boxes=boxes)
 
 
@@ -102,16 +103,15 @@ def resize(sample: Annotated, short: int, longest: int) -> Annotated:
     size = resized(sample.image.size, short, longest)
     if size == sample.image.size:
         return sample
-    ratio = np.float32([size[0] / sample.image.width, size[1] / sample.image.height])
+    ratio = [size[0] / sample.image.width, size[1] / sample.image.height]
     image = sample.image.resize(size, Image.Resampling.BILINEAR)
-    return replace(sample, image=image, boxes=sample.boxes * np.tile(ratio, 2))
+    return replace(sample, image=image, boxes=sample.boxes * np.array([*ratio, *ratio], np.float32))
 
 
 def crop(sample: Annotated, left: int, top: int, width: int, height: int) -> Annotated:
     """Cuts out a region; boxes are clipped to it and dropped where nothing of them remains."""
-    low = np.float32([left, top])
-    boxes = sample.boxes - np.tile(low, 2)
-    boxes = np.clip(boxes, 0, np.float32([width, height, width, height]))
+    boxes = sample.boxes - np.array([left, top, left, top], np.float32)
+    boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
     keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     image = sample.image.crop((left, top, left + width, top + height))
     return Annotated(image, boxes[keep], sample.labels[keep])

@@ -1,14 +1,15 @@
 """The attention modules. Each owns its projections; sequences are (B, N, d_model)."""
 
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from cond_detr_kernels import conditional_attention
 from cond_detr_kernels.conditional_attention import conditional_attention_reference
-from torch import Tensor, nn
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, N, d_model) -> (B, num_heads, N, d_model / num_heads), a view."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], num_heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -27,6 +28,8 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(d_model, d_model)
         self.v_proj = nn.Linear(d_model, d_model)
         self.out_proj = nn.Linear(d_model, d_model)
+        for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         """Args: x and position (B, S, d_model); padding (B, S) bool, True where padded, or None."""
@@ -57,6 +60,7 @@ class QuerySelfAttention(nn.Module):
         self.k_pos_proj = nn.Linear(d_model, d_model)
         self.v_proj = nn.Linear(d_model, d_model)
         self.out_proj = nn.Linear(d_model, d_model)
+        nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
         """Args: x and query_pos (B, N, d_model)."""
@@ -101,9 +105,16 @@ class ConditionalCrossAttention(nn.Module):
         self.k_spatial_proj = nn.Linear(d_model, d_model)
         self.v_proj = nn.Linear(d_model, d_model)
         self.out_proj = nn.Linear(d_model, d_model)
+        nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, x: Tensor, query_pos: Tensor, query_spatial: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None
+        self,
+        x: Tensor,
+        query_pos: Tensor,
+        query_spatial: Tensor,
+        memory: Tensor,
+        position: Tensor,
+        padding: Tensor | None,
     ) -> Tensor:
         """Cross-attention from N queries to S image positions.
 

@@ -39,7 +39,8 @@ class ConditionalDETR(nn.Module):
         self.classes = classes
         m = config.model
         _check(m)
-        self.backbone = ResNet(LAYOUTS[m.backbone], m.dilation)
+        # convolutions are faster on channels-last tensors, on the CPU as on CUDA
+        self.backbone = ResNet(LAYOUTS[m.backbone], m.dilation).to(memory_format=torch.channels_last)
         self.input_proj = nn.Conv2d(self.backbone.channels, m.d_model, 1)
         self.encoder = Encoder(m.encoder_layers, m.d_model, m.num_heads, m.ffn_dim, m.dropout)
         self.query_embed = nn.Embedding(m.num_queries, m.d_model)
@@ -122,25 +123,21 @@ class ConditionalDETR(nn.Module):
         return detections(predictions, [image.size], self.classes.names)[0].above(threshold)
 
     def _initialise(self) -> None:
-        """Xavier for the transformer, zero biases for attention outputs, a low prior score, boxes at the references."""
+        """Xavier for the transformer, a low prior score for the classes, boxes that start at the reference points."""
         for module in (self.encoder, self.decoder):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
-        for layer in self.encoder.layers:
-            for linear in layer.self_attn.children():
-                nn.init.zeros_(linear.bias)
-        for layer in self.decoder.layers:
-            nn.init.zeros_(layer.self_attn.out_proj.bias)
-            nn.init.zeros_(layer.cross_attn.out_proj.bias)
         nn.init.normal_(self.query_embed.weight)
         nn.init.constant_(self.class_head.bias, -math.log((1 - PRIOR_SCORE) / PRIOR_SCORE))
-        nn.init.zeros_(self.box_head.layers[-1].weight)
-        nn.init.zeros_(self.box_head.layers[-1].bias)
+        for parameter in self.box_head.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
 
 def _check(model: ModelConfig) -> None:
     if model.backbone not in LAYOUTS:
         raise InputError(f"unknown backbone {model.backbone!r}; there are {', '.join(LAYOUTS)}")
     if model.d_model % (4 * model.num_heads):
-        raise InputError(f"d_model must be a multiple of 4 * num_heads, got {model.d_model} and {model.num_heads} heads")
+        raise InputError(
+            f"d_model must be a multiple of 4 * num_heads, got {model.d_model} and {model.num_heads} heads"
+        )

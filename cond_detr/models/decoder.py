@@ -24,7 +24,13 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, query_pos: Tensor, query_spatial: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None
+        self,
+        x: Tensor,
+        query_pos: Tensor,
+        query_spatial: Tensor,
+        memory: Tensor,
+        position: Tensor,
+        padding: Tensor | None,
     ) -> Tensor:
         """Takes and gives what :class:`ConditionalCrossAttention` does."""
         x = self.norm1(x + self.dropout(self.self_attn(x, query_pos)))

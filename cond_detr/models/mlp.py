@@ -1,5 +1,7 @@
 """The small perceptrons of the heads."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, hidden: int, outputs: int, num_layers: int) -> None:
         super().__init__()
         sizes = [inputs, *[hidden] * (num_layers - 1), outputs]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

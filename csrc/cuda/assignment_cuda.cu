@@ -25,17 +25,15 @@ cudaStream_t current_stream(const Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
-Tensor scratch(const Tensor& like, int64_t bytes) {
-  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
-}
+Tensor scratch(const Tensor& like, int64_t bytes) { return torch::stable::new_empty(like, {bytes}, ScalarType::Byte); }
 
 __global__ void linear_sum_assignment_kernel(const double* cost, int64_t rows, int64_t cols, int64_t pairs,
                                              bool maximize, char* workspaces, size_t workspace_bytes,
                                              int64_t* row_index, int64_t* col_index, int32_t* status) {
   const int64_t p = blockIdx.x;
-  status[p] = static_cast<int32_t>(solve_dense(cost + p * rows * cols, rows, cols, maximize,
-                                               workspaces + p * workspace_bytes, row_index + p * pairs,
-                                               col_index + p * pairs));
+  status[p] =
+      static_cast<int32_t>(solve_dense(cost + p * rows * cols, rows, cols, maximize, workspaces + p * workspace_bytes,
+                                       row_index + p * pairs, col_index + p * pairs));
 }
 
 __global__ void match_kernel(MatchProblems problems, float* all_costs, char* workspaces, size_t workspace_bytes,

@@ -12,14 +12,14 @@ from torch import Tensor
 # Loading _C registers the operators
 from cond_detr_kernels import _C as _C
 from cond_detr_kernels import _numpy
-from cond_detr_kernels.assignment.reference import MatchStatus, MatchWeights
+from cond_detr_kernels.assignment.reference import PAPER_WEIGHTS, MatchStatus, MatchWeights
 from cond_detr_kernels.checks import check_same, check_shape
 
 
 @torch.library.register_fake("cond_detr::linear_sum_assignment")
 def _(cost: Tensor, maximize: bool) -> tuple[Tensor, Tensor, Tensor]:
     problems, rows, cols = cost.shape
-    pairs = torch.sym_min(rows, cols)
+    pairs = torch.sym_min(rows, cols)  # type: ignore[no-untyped-call]
     return (
         cost.new_empty((problems, pairs), dtype=torch.int64),
         cost.new_empty((problems, pairs), dtype=torch.int64),
@@ -52,9 +52,7 @@ def linear_sum_assignment(cost: Tensor, maximize: bool = False) -> tuple[Tensor,
 
 
 @overload
-def linear_sum_assignment(
-    cost: ArrayLike, maximize: bool = False
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+def linear_sum_assignment(cost: ArrayLike, maximize: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 
 
 def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
@@ -75,14 +73,14 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     """
     if isinstance(cost, Tensor):
         _check_matrix(cost.shape, not cost.is_complex(), str(cost.dtype))
-        problems = cost.detach().double().reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:]).contiguous()
-        rows, cols, status = torch.ops.cond_detr.linear_sum_assignment(problems, maximize)
+        tensor = cost.detach().double().reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:]).contiguous()
+        rows, cols, status = torch.ops.cond_detr.linear_sum_assignment(tensor, maximize)
         _raise_for_status(status.cpu().numpy(), cost.shape[:-2])
     else:
         cost = np.asarray(cost)
         _check_matrix(cost.shape, cost.dtype.kind in "biuf", str(cost.dtype))
-        problems = np.ascontiguousarray(cost, np.float64).reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:])
-        rows, cols, status = _numpy.linear_sum_assignment(problems, maximize)
+        array = np.ascontiguousarray(cost, np.float64).reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:])
+        rows, cols, status = _numpy.linear_sum_assignment(array, maximize)
         _raise_for_status(status, cost.shape[:-2])
     shape = (*cost.shape[:-2], min(cost.shape[-2:]))
     return rows.reshape(shape), cols.reshape(shape)
@@ -95,7 +93,7 @@ def match(
     target_boxes: Tensor,
     target_count: Tensor,
     *,
-    weights: MatchWeights = MatchWeights(),
+    weights: MatchWeights = PAPER_WEIGHTS,
 ) -> tuple[Tensor, Tensor]:
     """Hungarian matching of all decoder layers and images at once, costs included, on the device of the predictions.
 
@@ -130,7 +128,8 @@ def match(
     for name, tensor in zip(names, tensors, strict=True):
         integral = name in ("target_labels", "target_count")
         if tensor.is_floating_point() == integral or tensor.is_complex():
-            raise ValueError(f"{name} must be {'an integer' if integral else 'a floating point'} tensor, got {tensor.dtype}")
+            kind = "an integer" if integral else "a floating point"
+            raise ValueError(f"{name} must be {kind} tensor, got {tensor.dtype}")
     pred_index, status = torch.ops.cond_detr.match(
         logits.detach().float().contiguous(),
         boxes.detach().float().contiguous(),

@@ -30,6 +30,9 @@ class MatchWeights(NamedTuple):
     gamma: float = 2.0
 
 
+PAPER_WEIGHTS = MatchWeights()
+
+
 def focal_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:
     """Focal loss for a class minus the one against it, elementwise: what choosing the class would cost."""
     positive = alpha * torch.sigmoid(-logits) ** gamma * -F.logsigmoid(logits)
@@ -61,7 +64,7 @@ def match(
     target_boxes: Tensor,
     target_count: Tensor,
     *,
-    weights: MatchWeights = MatchWeights(),
+    weights: MatchWeights = PAPER_WEIGHTS,
 ) -> tuple[Tensor, Tensor]:
     """The reference of :func:`cond_detr_kernels.match`: same arguments, same results, on the host."""
     layers, batch, _, _ = logits.shape

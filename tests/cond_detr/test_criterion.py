@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
 from cond_detr.boxes import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
 from cond_detr.config import LossConfig
 from cond_detr.criterion import Criterion
 from cond_detr.data.batching import Targets, pad_targets
 from cond_detr.predictions import Predictions, detections
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 
 CASES = {"ragged": [3, 0, 5], "no objects": [0, 0], "one": [1], "more than queries": [25, 2], "over 300": [320]}
 
@@ -54,7 +55,9 @@ def textbook(predictions: Predictions, labels: list[Tensor], boxes: list[Tensor]
     return {"total": total, **parts}
 
 
-def make(counts: list[int], queries: int = 20, classes: int = 4, layers: int = 2) -> tuple[Predictions, list[Tensor], list[Tensor]]:
+def make(
+    counts: list[int], queries: int = 20, classes: int = 4, layers: int = 2
+) -> tuple[Predictions, list[Tensor], list[Tensor]]:
     predictions = Predictions(
         torch.randn(layers, len(counts), queries, classes), torch.rand(layers, len(counts), queries, 4) * 0.4 + 0.2
     )
@@ -80,7 +83,7 @@ def test_padding_changes_nothing(counts: list[int]) -> None:
     wider = Targets(
         torch.cat([targets.labels, torch.full((len(counts), 9), 3)], 1),
         torch.cat([targets.boxes, torch.rand(len(counts), 9, 4)], 1),
-        targets.count,
+        targets.counts,
     )
     criterion = Criterion(LossConfig())
     one = torch.tensor(1.0)
@@ -119,7 +122,9 @@ def test_box_conversions_are_inverse() -> None:
 def test_generalized_iou() -> None:
     a, b = torch.rand(50, 4) * 0.5 + 0.1, torch.rand(50, 4) * 0.5 + 0.1
     got = generalized_iou(cxcywh_to_xyxy(a.double()), cxcywh_to_xyxy(b.double()))
-    assert got.tolist() == pytest.approx([giou(x, y) for x, y in zip(a.double().tolist(), b.double().tolist(), strict=True)])
+    assert got.tolist() == pytest.approx(
+        [giou(x, y) for x, y in zip(a.double().tolist(), b.double().tolist(), strict=True)]
+    )
 
 
 def test_detections_are_the_best_scores_in_pixels() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
 from cond_detr.config import DataConfig
 from cond_detr.data import open_split, shapes
 from cond_detr.data.coco import Annotations, check_annotations
 from cond_detr.evaluation import coco_results, evaluate_results
 from cond_detr.predictions import Detections
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 
 def truth_as_results(annotations: Annotations) -> list[dict[str, Any]]:

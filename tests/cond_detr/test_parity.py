@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ResNetConfig
+
 from cond_detr import ConditionalDETR, preset
 from cond_detr.checkpoints import load_weights, translate
 from cond_detr.classes import Classes
-from torch import Tensor, nn
-from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ResNetConfig
 
 DEPTHS = {"r50": [3, 4, 6, 3], "dc5-r50": [3, 4, 6, 3], "r101": [3, 4, 23, 3], "dc5-r101": [3, 4, 23, 3]}
 NUM_CLASSES = 91
@@ -121,14 +122,18 @@ def test_reads_the_authors_names(tmp_path: Path) -> None:
     torch.save({"model": theirs, "epoch": 49}, tmp_path / "theirs.pth")
     other = ConditionalDETR(preset("small"), Classes.numbered(7))
     report = load_weights(other, str(tmp_path / "theirs.pth"))
-    assert not (report.missing or report.unknown or report.reshaped)
+    assert report.missing == report.unknown == report.reshaped == []
     for name, tensor in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor), name
 
 
 def test_torchvision_resnet_becomes_the_backbone(tmp_path: Path) -> None:
     model = ours("r50", fused=False)
-    torchvision = {name.removeprefix("backbone."): torch.randn_like(t) for name, t in model.state_dict().items() if "backbone" in name}
+    torchvision = {
+        name.removeprefix("backbone."): torch.randn_like(t)
+        for name, t in model.state_dict().items()
+        if "backbone" in name
+    }
     torch.save(torchvision | {"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "resnet50.pth")
     report = load_weights(model, str(tmp_path / "resnet50.pth"))
     assert len(report.loaded) == len(torchvision)

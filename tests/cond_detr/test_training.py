@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from cond_detr import cli, evaluate, train
 
 TINY = ["--preset", "shapes", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--fused-attn"]
@@ -222,7 +223,10 @@ def edit(dataset: Path, **changes: Any) -> None:
 
 BAD_DATA = {
     "no folder": (lambda d: d.rename(d.with_name("gone")), "dataset folder .* does not exist"),
-    "no annotations": (lambda d: (d / "annotations/instances_train.json").unlink(), "annotation file .* does not exist"),
+    "no annotations": (
+        lambda d: (d / "annotations/instances_train.json").unlink(),
+        "annotation file .* does not exist",
+    ),
     "broken JSON": (lambda d: (d / "annotations/instances_val.json").write_text("{"), "is not valid JSON"),
     "unknown image": (lambda d: edit(d, image_id=999), "is for image 999, which is not among the images"),
     "unknown category": (lambda d: edit(d, category_id=99), "has category 99, which is not among the categories"),
@@ -277,7 +281,11 @@ BAD_OPTIONS = {
 
 @pytest.mark.parametrize(("arguments", "sentence"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 def test_bad_options_get_one_sentence(
-    arguments: list[str], sentence: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    sentence: str,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if "no CUDA" in sentence and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
@@ -303,7 +311,10 @@ def test_resume_refuses_what_it_cannot_continue(
         (["--resume", last, "--weights", best], "exclude each other"),
         (["--resume", text], "checkpoint .*text.pt cannot be read"),
         (["--resume", half], "checkpoint .*half.pt cannot be read"),
-        ([*TINY, "--dataset-dir", dataset_dir, "--output-dir", finished], "already holds a run; continue it with --resume"),
+        (
+            [*TINY, "--dataset-dir", dataset_dir, "--output-dir", finished],
+            "already holds a run; continue it with --resume",
+        ),
     ):
         capfd.readouterr()
         assert run_train(*arguments) == 2, arguments

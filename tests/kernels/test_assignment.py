@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from cond_detr_kernels import MatchStatus, MatchWeights, linear_sum_assignment, match
-from cond_detr_kernels.assignment import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linear_sum_assignment as scipy_lsa
+
+from cond_detr_kernels import MatchStatus, MatchWeights, linear_sum_assignment, match
+from cond_detr_kernels.assignment import reference
 
 SHAPES = [(0, 0), (0, 5), (5, 0), (1, 1), (1, 7), (7, 1), (20, 20), (20, 300), (300, 20), (299, 300), (130, 131)]
 

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from cond_detr_kernels import attention_path, conditional_attention
 from cond_detr_kernels.conditional_attention import conditional_attention_reference
-from torch import Tensor
 
 SHAPES = {
     # batch, heads, queries, keys, content dim, spatial dim, value dim

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from cond_detr import InputError
 from cond_detr.config import DataConfig
 from cond_detr.data import open_split
 from cond_detr.data.batching import Batch, Sample, collate, pad_images
 from cond_detr.data.coco import check_annotations, find_split, folder_loader
-from PIL import Image
 
 DATA = DataConfig(image_size=64, max_size=64, augment="flip")
 
@@ -93,10 +94,10 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
 def test_missing_parts_are_named(tmp_path: Path, dataset_dir: Path) -> None:
     with pytest.raises(InputError, match=f"dataset folder {tmp_path}/none does not exist"):
         find_split(tmp_path / "none", "train")
-    with pytest.raises(InputError, match="annotation file .*/annotations/instances_test.json does not exist"):
+    with pytest.raises(InputError, match=r"annotation file .*/annotations/instances_test.json does not exist"):
         find_split(dataset_dir, "test")
     (dataset_dir / "val").rename(dataset_dir / "gone")
-    with pytest.raises(InputError, match="image folder .*/val does not exist"):
+    with pytest.raises(InputError, match=r"image folder .*/val does not exist"):
         find_split(dataset_dir, "val")
 
 
@@ -124,7 +125,9 @@ def test_samples_of_a_folder(dataset_dir: Path) -> None:
     train.set_epoch(0)
     same = [train[i] for i in range(8)]
     assert any(
-        isinstance(a, Sample) and isinstance(b, Sample) and (a.image.shape != b.image.shape or not torch.equal(a.image, b.image))
+        isinstance(a, Sample)
+        and isinstance(b, Sample)
+        and (a.image.shape != b.image.shape or not torch.equal(a.image, b.image))
         for a, b in zip(other, same, strict=True)
     )
 
@@ -135,7 +138,10 @@ def test_samples_of_a_folder(dataset_dir: Path) -> None:
         (lambda path: path.unlink(), "train-00003.png does not exist"),
         (lambda path: path.write_bytes(b"not an image"), "train-00003.png cannot be read"),
         (lambda path: path.write_bytes(path.read_bytes()[:200]), "train-00003.png cannot be read"),
-        (lambda path: Image.new("RGB", (5, 90)).save(path), "train-00003.png is 5x90 pixels, smaller than .* stride of 8"),
+        (
+            lambda path: Image.new("RGB", (5, 90)).save(path),
+            "train-00003.png is 5x90 pixels, smaller than .* stride of 8",
+        ),
     ],
     ids=["missing", "text", "truncated", "tiny"],
 )
@@ -175,7 +181,7 @@ def test_batches_are_padded_at_the_right_and_bottom() -> None:
     ]
     batch = collate(samples)  # type: ignore[arg-type]
     assert isinstance(batch, Batch)
-    assert batch.targets.count.tolist() == [2, 0]
+    assert batch.targets.counts.tolist() == [2, 0]
     assert batch.targets.labels.tolist() == [[1, 2], [0, 0]]
     assert batch.image_ids == (5, 9)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from cond_detr.data import shapes
 
 

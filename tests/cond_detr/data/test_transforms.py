@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from cond_detr import InputError
 from cond_detr.config import DataConfig
 from cond_detr.data.transforms import (
@@ -15,7 +17,6 @@ from cond_detr.data.transforms import (
     resized,
     to_network_input,
 )
-from PIL import Image
 
 
 def painted(width: int, height: int, box: tuple[int, int, int, int]) -> Annotated:
