@@ -95,7 +95,7 @@ def translate(state: StateDict) -> StateDict:
         for pattern, replacement in renaming:
             name = re.sub(pattern, replacement, name)
         translated[name] = tensor
-    return _unpack({name: t for name, t in translated.items() if not name.endswith("num_batches_tracked")})
+    return _unpack(translated)
 
 
 def _unpack(state: StateDict) -> StateDict:
@@ -221,6 +221,8 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
     state = content.get("model", content) if isinstance(content, dict) else {}
     state = translate({name: t for name, t in state.items() if isinstance(t, Tensor)})
     own = model.state_dict()
+    # a counter that batch norm keeps and frozen batch norm has no use for
+    state = {name: t for name, t in state.items() if name in own or not name.endswith(".num_batches_tracked")}
     loaded = [name for name in state if _shape(own, name) == state[name].shape]
     if not loaded:
         raise InputError(f"weights {source} are of another architecture: no tensor fits this model")

@@ -55,12 +55,14 @@ class DataConfig:
         dataset_dir: folder of the data set, None for the built-in shapes.
         image_size: short side in pixels for evaluation, and the largest in training.
         max_size: longest side in pixels.
+        min_scale: least short side in training as a fraction of ``image_size``.
         augment: "paper" (flip, random scale, random crop), "flip" or "none".
     """
 
     dataset_dir: str | None = None
     image_size: int = 800
     max_size: int = 1333
+    min_scale: float = 0.6
     augment: Literal["paper", "flip", "none"] = "paper"
 
 
@@ -118,8 +120,8 @@ PRESETS: dict[str, Config] = {
     # small enough to learn in minutes on two CPU cores; 64 image tokens
     "shapes": Config(
         model=ModelConfig(
-            backbone="resnet6-gn",
-            d_model=64,
+            backbone="resnet6",
+            d_model=96,
             encoder_layers=1,
             decoder_layers=3,
             ffn_dim=256,
@@ -128,13 +130,13 @@ PRESETS: dict[str, Config] = {
         ),
         data=DataConfig(image_size=64, max_size=64, augment="flip"),
         train=TrainConfig(
-            epochs=12, batch_size=32, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
+            epochs=9, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
         ),
     ),
     # a few hundred real images, from scratch
     "small": Config(
         model=ModelConfig(
-            backbone="resnet8-gn",
+            backbone="resnet8",
             d_model=128,
             encoder_layers=2,
             decoder_layers=3,

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cond_detr.cli import device_argument, run
-from cond_detr.data.transforms import open_image
+from cond_detr.data.transforms import check_size, open_image
 from cond_detr.drawing import draw_detections
 from cond_detr.errors import InputError
 from cond_detr.models.conditional_detr import ConditionalDETR
@@ -85,10 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in tqdm(paths, "predict", unit="image", disable=None):
         try:
             image = open_image(path)
+            check_size(image, model.backbone.stride, f"image {path}")
             found = model.predict([image], options.threshold)[0]
         except InputError as error:
             # one bad file does not cost the others
-            print(f"error: {path}: {error}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
         draw_detections(image, found).save(picture_path(options.output_dir, path, taken))

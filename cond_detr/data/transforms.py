@@ -22,11 +22,11 @@ ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# The paper's scales for a short side of 800, and those before a random crop; other image sizes scale them all
-SCALES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-SCALES_BEFORE_CROP = (400, 500, 600)
-CROP_SIZES = (384, 600)
-PAPER_SIZE = 800
+# Fractions of the image size. For the paper's 800 and its smallest scale of 0.6 they come to short sides of 480, 512 ...
+# 800, and before a random crop to 400, 500 or 600 with crops of 384 to 600.
+NUM_SCALES = 11
+SCALES_BEFORE_CROP = (0.5, 0.625, 0.75)
+CROP_SIZES = (0.48, 0.75)
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,14 @@ def random_crop(sample: Annotated, smallest: int, largest: int, rng: np.random.G
 
 
 def augment(sample: Annotated, data: DataConfig, rng: np.random.Generator) -> Annotated:
-    """Training augmentation as ``data.augment`` says, with the paper's scales relative to ``data.image_size``."""
+    """Training augmentation as ``data.augment`` says."""
     if data.augment != "none" and rng.random() < 0.5:
         sample = flip(sample)
     if data.augment != "paper":
         return resize(sample, data.image_size, data.max_size)
-    unit = data.image_size / PAPER_SIZE
+    size = data.image_size
     if rng.random() < 0.5:
-        sample = resize(sample, round(rng.choice(SCALES_BEFORE_CROP) * unit), 10**6)
-        sample = random_crop(sample, round(CROP_SIZES[0] * unit), round(CROP_SIZES[1] * unit), rng)
-    return resize(sample, round(rng.choice(SCALES) * unit), data.max_size)
+        sample = resize(sample, round(rng.choice(SCALES_BEFORE_CROP) * size), 10**6)
+        sample = random_crop(sample, round(CROP_SIZES[0] * size), round(CROP_SIZES[1] * size), rng)
+    scale = rng.choice(np.linspace(data.min_scale, 1, NUM_SCALES))
+    return resize(sample, round(scale * size), data.max_size)

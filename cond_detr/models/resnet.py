@@ -1,46 +1,18 @@
 """ResNet feature extractors (He et al., 2016) whose parameters are named as torchvision names them.
 
-The stride of a bottleneck sits on its 3x3 convolution, as in torchvision. Two kinds of normalisation: frozen batch norm
-for networks that start from ImageNet weights, group norm for small ones trained from scratch, which needs neither large
-batches nor statistics shared between processes.
+The stride of a bottleneck sits on its 3x3 convolution, as in torchvision.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cond_detr.models.normalization import FrozenBatchNorm2d, SyncedBatchNorm2d
+
 Norm = Callable[[int], nn.Module]
-
-
-class FrozenBatchNorm2d(nn.Module):
-    """Batch norm with fixed statistics and affine parameters, none of them trained."""
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Groups of 16 channels: Wu & He, 2018, found the size of little matter."""
-    return nn.GroupNorm(max(1, channels // 16), channels)
 
 
 class BasicBlock(nn.Module):
@@ -121,8 +93,8 @@ LAYOUTS = {
     "resnet50": ResNetLayout(Bottleneck, (3, 4, 6, 3)),
     "resnet101": ResNetLayout(Bottleneck, (3, 4, 23, 3)),
     # from scratch, on a CPU: strides 8 and 16
-    "resnet6-gn": ResNetLayout(BasicBlock, (1, 1), 32, 3, group_norm, pretrained=False),
-    "resnet8-gn": ResNetLayout(BasicBlock, (1, 1, 1), 32, 3, group_norm, pretrained=False),
+    "resnet6": ResNetLayout(BasicBlock, (1, 1), 48, 3, SyncedBatchNorm2d, pretrained=False),
+    "resnet8": ResNetLayout(BasicBlock, (1, 1, 1), 32, 3, SyncedBatchNorm2d, pretrained=False),
 }
 
 

@@ -1,0 +1,57 @@
+"""Two kinds of batch norm: frozen, for backbones that start from ImageNet, and trained, for small ones from scratch."""
+
+import torch
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor, nn
+
+from cond_detr import distributed
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm with fixed statistics and affine parameters, none of them trained."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that trains on the statistics of all processes' images together.
+
+    ``torch.nn.SyncBatchNorm`` does the same for GPUs only. With one process this is plain batch norm.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or distributed.world_size() == 1:
+            return super().forward(x)
+        features = x.float()
+        count = features.new_tensor(float(x.numel() // x.shape[1]))
+        total = distributed.sum_over_ranks(count)
+        mean = dist_nn.all_reduce(features.sum((0, 2, 3))) / total
+        centred = features - mean[:, None, None]
+        variance = dist_nn.all_reduce(centred.square().sum((0, 2, 3))) / total
+        self._update(mean.detach(), (variance * total / (total - 1)).detach())
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        momentum = self.momentum or 0.0
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)

@@ -1,0 +1,181 @@
+"""Prediction: the same boxes from the class and from the command, names in every output, and bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cond_detr import ConditionalDETR, InputError, cli, predict, preset
+from cond_detr.checkpoints import Checkpoint
+from cond_detr.classes import Classes
+from cond_detr.drawing import SMALLEST_SIDE, draw_detections, sheet
+from cond_detr.predictions import Detections
+
+NAMES = ("Äpfel", "bear", "cat")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """An untrained model whose scores are above the threshold."""
+    model = ConditionalDETR(preset("shapes"), Classes(NAMES, (3, 7, 90)))
+    with torch.no_grad():
+        model.class_head.bias.zero_()
+    Checkpoint(tmp_path / "model.pt", model.config, model.classes, model.state_dict()).save()
+    return tmp_path / "model.pt"
+
+
+def run_predict(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.run(predict.main, ["--device", "cpu", *map(str, arguments)])
+    return int(stop.value.code or 0)
+
+
+def picture(path: Path, size: tuple[int, int] = (80, 60)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_command_and_class_agree(checkpoint: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "images" / "a.png")
+    out = tmp_path / "out"
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", out, "--threshold", 0.4, image) == 0
+    (entry,) = json.loads((out / "predictions.json").read_text())
+    (found,) = ConditionalDETR.from_checkpoint(checkpoint).predict([image], threshold=0.4)
+    assert (entry["file"], entry["width"], entry["height"]) == (str(image), 80, 60)
+    assert [d["class"] for d in entry["detections"]] == found.names
+    assert set(found.names) <= set(NAMES)
+    assert len(found.names) > 0
+    scores = [d["score"] for d in entry["detections"]]
+    assert scores == pytest.approx(found.scores.tolist(), abs=1e-4)
+    assert scores == sorted(scores, reverse=True)
+    np.testing.assert_allclose([d["box"] for d in entry["detections"]], found.boxes.numpy(), atol=0.01)
+    with Image.open(out / "a.png") as drawn:
+        assert min(drawn.size) == SMALLEST_SIDE
+
+
+def test_every_kind_of_image_gives_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    model = ConditionalDETR.from_checkpoint(checkpoint)
+    opened = Image.open(path)
+    kinds = [path, str(path), opened, np.asarray(opened)]
+    first, *others = model.predict(kinds, threshold=0.1)
+    for other in others:
+        assert torch.equal(first.boxes, other.boxes)
+        assert first.names == other.names
+
+
+def test_a_prediction_does_not_depend_on_its_company(checkpoint: Path, tmp_path: Path) -> None:
+    images = [picture(tmp_path / "wide.png", (200, 50)), picture(tmp_path / "tall.png", (40, 90))]
+    model = ConditionalDETR.from_checkpoint(checkpoint)
+    alone = [model.predict([image])[0] for image in images]
+    for together, one in zip(model.predict(images), alone, strict=True):
+        assert torch.equal(together.boxes, one.boxes)
+
+
+def test_folders_bad_images_and_equal_names(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one/a.png", "one/c.png", "two/a.png"):
+        picture(tmp_path / name)
+    (tmp_path / "one" / "b.png").write_text("not an image")
+    (tmp_path / "one" / "notes.txt").write_text("ignored")
+    out = tmp_path / "out"
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", out, tmp_path / "one", tmp_path / "two") == 2
+    entries = json.loads((out / "predictions.json").read_text())
+    assert [Path(e["file"]).relative_to(tmp_path).as_posix() for e in entries] == [
+        "one/a.png",
+        "one/c.png",
+        "two/a.png",
+    ]
+    assert {p.name for p in out.iterdir()} == {"a.png", "c.png", "a-2.png", "predictions.json"}
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "b.png cannot be read" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["missing.png"], "image missing.png does not exist"),
+        (["--checkpoint", "none.pt", "a.png"], "checkpoint none.pt does not exist"),
+        (["empty"], "folder empty holds no image"),
+        (["tiny.png"], "tiny.png is 4x4 pixels, smaller than the network's stride of 8"),
+    ],
+)
+def test_bad_input(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "tiny.png", (4, 4))
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", "out", *arguments) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert sentence in errors[0]
+
+
+def test_drawings() -> None:
+    found = Detections(
+        torch.tensor([[-50.0, -50.0, 5.0, 5.0], [10.0, 10.0, 500.0, 40.0], [9.0, 9.0, 9.0, 9.0]]),
+        torch.tensor([0.9, 0.8, 0.7]),
+        torch.tensor([0, 1, 2]),
+        list(NAMES),
+    )
+    drawn = draw_detections(Image.new("RGB", (90, 60)), found, truth=found.boxes)
+    assert drawn.size == (480, 320)
+    assert sheet([drawn] * 5).size == (4 * 368 + 8, 2 * 368 + 8)
+    empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [])
+    assert draw_detections(Image.new("RGB", (900, 600)), empty).size == (900, 600)
+
+
+def test_checkpoints_cannot_run_code(tmp_path: Path) -> None:
+    """A pickle that calls a function is refused."""
+
+    class Malicious:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"format": "cond_detr/1", "model": Malicious()}, tmp_path / "bad.pt")
+    with pytest.raises(InputError, match=r"bad\.pt cannot be read"):
+        ConditionalDETR.from_checkpoint(tmp_path / "bad.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_checkpoint_writes_are_atomic(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails half-way leaves the file that was there."""
+    before = checkpoint.read_bytes()
+
+    def fail(content: object, file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError("disk full")
+
+    saved = Checkpoint.load(checkpoint)
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        saved.save()
+    assert checkpoint.read_bytes() == before
+
+
+def test_cond_detr_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code, text in ((["--help"], 0, "train"), ([], 2, "usage"), (["fly"], 2, "usage")):
+        monkeypatch.setattr("sys.argv", ["cond-detr", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == code
+        out = capsys.readouterr()
+        assert text in out.out + out.err
+    monkeypatch.setattr("sys.argv", ["cond-detr", "predict", "--checkpoint", "none.pt", "--output-dir", "x", "y.png"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "checkpoint none.pt does not exist" in capsys.readouterr().err
