@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ResNetConfig
+from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ResNetBackbone, ResNetConfig
 
 from cond_detr import ConditionalDETR, preset
 from cond_detr.checkpoints import load_weights, translate
 from cond_detr.classes import Classes
+from cond_detr.models.resnet import LAYOUTS, ResNet
 
 DEPTHS = {"r50": [3, 4, 6, 3], "dc5-r50": [3, 4, 6, 3], "r101": [3, 4, 23, 3], "dc5-r101": [3, 4, 23, 3]}
 NUM_CLASSES = 91
@@ -72,6 +73,26 @@ def test_same_weights_same_predictions(name: str, fused: bool) -> None:
     assert want.logits.std() > 0.1
     torch.testing.assert_close(got.logits[-1], want.logits, rtol=0, atol=1e-4)
     torch.testing.assert_close(got.boxes[-1], want.pred_boxes, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "depths"), [("resnet18", [2, 2, 2, 2]), ("resnet34", [3, 4, 6, 3])])
+def test_small_resnets_compute_the_same_features(name: str, depths: list[int]) -> None:
+    config = ResNetConfig(layer_type="basic", depths=depths, hidden_sizes=[64, 128, 256, 512], out_features=["stage4"])
+    theirs = ResNetBackbone(config).eval()
+    state = {f"model.backbone.model.{k}": v for k, v in theirs.state_dict().items()} | {
+        "model.decoder.x": torch.zeros(1)
+    }
+    model = ResNet(LAYOUTS[name])
+    model.load_state_dict(
+        {
+            k.removeprefix("backbone."): v
+            for k, v in translate(state).items()
+            if k.startswith("backbone.") and "tracked" not in k
+        }
+    )
+    images = torch.randn(2, 3, 97, 130)
+    torch.testing.assert_close(model(images), theirs(images).feature_maps[0], rtol=0, atol=1e-4)
 
 
 def test_reads_the_files_that_transformers_writes(tmp_path: Path) -> None:

@@ -40,11 +40,13 @@ def test_numpy_matches_scipy(shape: tuple[int, int], kind: str, maximize: bool) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool], ids=str)
-def test_tensor_of_any_dtype(dtype: torch.dtype) -> None:
-    cost = (torch.rand(9, 13) * 50).to(dtype)
-    rows, cols = linear_sum_assignment(cost)
+@pytest.mark.parametrize("shape", [(9, 13), (13, 9)], ids=str)
+def test_tensor_of_any_dtype(device: torch.device, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    cost = (torch.rand(shape) * 50).to(dtype)
+    rows, cols = linear_sum_assignment(cost.to(device))
     assert rows.dtype == cols.dtype == torch.int64
-    assert_optimal(cost.double().numpy(), rows.numpy(), cols.numpy())
+    assert rows.device.type == cols.device.type == device.type
+    assert_optimal(cost.double().numpy(), rows.cpu().numpy(), cols.cpu().numpy())
 
 
 def test_leading_batch_dimensions() -> None:
@@ -123,9 +125,9 @@ def problem(layers: int, batch: int, queries: int, classes: int, counts: list[in
     ids=["ragged", "no targets", "one query", "more targets than queries", "many"],
 )
 @pytest.mark.parametrize("weights", [MatchWeights(), MatchWeights(1.0, 0.0, 3.0, 0.5, 1.5)], ids=["paper", "other"])
-def test_match_equals_reference(queries: int, counts: list[int], weights: MatchWeights) -> None:
+def test_match_equals_reference(device: torch.device, queries: int, counts: list[int], weights: MatchWeights) -> None:
     operands = problem(3, len(counts), queries, 5, counts)
-    pred_index, status = match(*operands, weights=weights)
+    pred_index, status = (t.cpu() for t in match(*(t.to(device) for t in operands), weights=weights))
     want_index, want_status = reference.match(*operands, weights=weights)
     assert pred_index.dtype == torch.int64
     assert status.dtype == torch.int32
@@ -151,8 +153,8 @@ def test_match_without_images() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")], ids=str)
 @pytest.mark.parametrize("operand", [0, 1], ids=["logits", "boxes"])
-def test_match_sanitises_only_the_problem_that_needs_it(bad: float, operand: int) -> None:
-    operands = problem(2, 2, 10, 3, [4, 4])
+def test_match_sanitises_only_the_problem_that_needs_it(device: torch.device, bad: float, operand: int) -> None:
+    operands = [t.to(device) for t in problem(2, 2, 10, 3, [4, 4])]
     clean, _ = match(*operands)
     operands[operand][1, 0, 5] = bad
     pred_index, status = match(*operands)

@@ -54,9 +54,10 @@ def textbook(tensors: list[Tensor], mask: Tensor | None, scale: float | None = N
 @pytest.mark.parametrize("kind", ["none", "padded", "all keys of one image"])
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_output_and_gradients(implementation: str, name: str, kind: str) -> None:
-    tensors = operands(name)
+def test_output_and_gradients(device: torch.device, implementation: str, name: str, kind: str) -> None:
+    tensors = [t.to(device) for t in operands(name)]
     mask = padding_mask(name, kind)
+    mask = None if mask is None else mask.to(device)
     exact = [t.double().requires_grad_() for t in tensors]
     want = textbook(exact, mask)
     direction = torch.randn_like(want)
