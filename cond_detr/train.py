@@ -131,14 +131,16 @@ def checkpoint_to_resume(options: dict[str, Any]) -> Path:
 
 
 def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
-    """The checkpoint's settings; options that would change them are refused."""
+    """The checkpoint's settings; options that would change them are refused, but for where the data is."""
     config = checkpoint.config
     if options.get("preset", config.preset) != config.preset:
         raise InputError(
             f"--resume: checkpoint {checkpoint.path} is of preset {config.preset!r}, not {options['preset']!r}; "
             "to start a new run from its weights use --weights"
         )
-    if configure(options, config) != config:
+    wanted = configure(options, config)
+    # the data may have moved since
+    if replace(wanted, data=replace(wanted.data, dataset_dir=config.data.dataset_dir)) != config:
         raise InputError(
             f"--resume: the options differ from those that {checkpoint.path} was started with; "
             "leave them out, or start a new run from its weights with --weights"
@@ -147,7 +149,7 @@ def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
         raise InputError(
             f"--resume: nothing to resume, {checkpoint.path} has finished its {config.train.epochs} epochs"
         )
-    return config
+    return wanted
 
 
 def describe(config: Config, model: ConditionalDETR, train_set: CocoDataset, device: torch.device) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -161,8 +162,6 @@ class Trainer:
             while self.progress.epoch < self.config.train.epochs:
                 self._train_epoch(stop)
                 self._finish_epoch()
-        if distributed.rank() == 0:
-            self._draw_predictions()
 
     def _train_epoch(self, stop: StopSignals) -> None:
         progress, train = self.progress, self.config.train
@@ -276,6 +275,7 @@ class Trainer:
         if improved:
             self._checkpoint(self.folder.best).save()
             self.folder.write_results(result, epoch=record["epoch"], images=len(self.val_set))
+            self._preview().save(self.folder.predictions)
         self._save_last()
         self._write_log()
         print(_line(record, train.epochs, improved), flush=True)
@@ -295,12 +295,7 @@ class Trainer:
         if distributed.rank() == 0:
             self.folder.write_log(self.progress.history)
 
-    def _draw_predictions(self) -> None:
-        """predictions.png of the best epoch."""
-        Checkpoint.load(self.folder.best).load_into(self.model)
-        self._preview().save(self.folder.predictions)
-
-    def _preview(self) -> Any:
+    def _preview(self) -> Image.Image:
         """Detections on held-out images, the ground truth in white."""
         pictures = []
         for record in self.val_set.annotations.records[:PREVIEW_IMAGES]:

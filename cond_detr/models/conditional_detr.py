@@ -40,7 +40,8 @@ class ConditionalDETR(nn.Module):
         m = config.model
         _check(m)
         # convolutions are faster on channels-last tensors, on the CPU as on CUDA
-        self.backbone = ResNet(LAYOUTS[m.backbone], m.dilation).to(memory_format=torch.channels_last)
+        self.backbone = ResNet(LAYOUTS[m.backbone], m.dilation)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.input_proj = nn.Conv2d(self.backbone.channels, m.d_model, 1)
         self.encoder = Encoder(m.encoder_layers, m.d_model, m.num_heads, m.ffn_dim, m.dropout)
         self.query_embed = nn.Embedding(m.num_queries, m.d_model)

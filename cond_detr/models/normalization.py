@@ -41,9 +41,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         features = x.float()
         count = features.new_tensor(float(x.numel() // x.shape[1]))
         total = distributed.sum_over_ranks(count)
-        mean = dist_nn.all_reduce(features.sum((0, 2, 3))) / total
+        mean = _sum_over_ranks(features.sum((0, 2, 3))) / total
         centred = features - mean[:, None, None]
-        variance = dist_nn.all_reduce(centred.square().sum((0, 2, 3))) / total
+        variance = _sum_over_ranks(centred.square().sum((0, 2, 3))) / total
         self._update(mean.detach(), (variance * total / (total - 1)).detach())
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
@@ -55,3 +55,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         momentum = self.momentum or 0.0
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance, momentum)
+
+
+def _sum_over_ranks(tensor: Tensor) -> Tensor:
+    """An all-reduce that gradients flow through, summed over the processes likewise."""
+    summed: Tensor = dist_nn.all_reduce(tensor)  # type: ignore[no-untyped-call]
+    return summed
