@@ -55,14 +55,12 @@ class DataConfig:
         dataset_dir: folder of the data set, None for the built-in shapes.
         image_size: short side in pixels for evaluation, and the largest in training.
         max_size: longest side in pixels.
-        min_scale: least short side in training as a fraction of ``image_size``.
         augment: "paper" (flip, random scale, random crop), "flip" or "none".
     """
 
     dataset_dir: str | None = None
     image_size: int = 800
     max_size: int = 1333
-    min_scale: float = 0.6
     augment: Literal["paper", "flip", "none"] = "paper"
 
 
@@ -137,15 +135,16 @@ PRESETS: dict[str, Config] = {
     "small": Config(
         model=ModelConfig(
             backbone="resnet8",
-            d_model=128,
-            encoder_layers=2,
+            d_model=96,
+            encoder_layers=1,
             decoder_layers=3,
-            ffn_dim=512,
+            ffn_dim=256,
             dropout=0.0,
-            num_queries=100,
+            num_queries=60,
         ),
-        data=DataConfig(image_size=240, max_size=400),
-        train=TrainConfig(epochs=60, batch_size=8, eval_batch_size=1, lr=5e-4, backbone_lr=5e-4, schedule="one-cycle"),
+        data=DataConfig(image_size=192, max_size=320, augment="flip"),
+        # small batches: from scratch, the number of steps is what counts
+        train=TrainConfig(epochs=60, batch_size=2, eval_batch_size=1, lr=5e-4, backbone_lr=5e-4, schedule="one-cycle"),
     ),
     "r50": _PAPER,
     "r101": replace(_PAPER, model=ModelConfig(backbone="resnet101")),

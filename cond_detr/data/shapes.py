@@ -5,6 +5,7 @@ tilts, overlaps, colours that tell nothing, stripes and clouds behind. An image 
 """
 
 import colorsys
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +81,7 @@ def draw_image(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[int], 
     return pixels, labels, [extent(mask) for mask in masks]
 
 
+@functools.cache
 def pixel_grid() -> tuple[Grid, Grid]:
     """Coordinates of the pixel centres in [0, 1]."""
     axis = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE
