@@ -22,8 +22,8 @@ ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Fractions of the image size. For the paper's 800 they come to short sides of 480, 512 ... 800, and before a random crop
-# to 400, 500 or 600 with crops of 384 to 600.
+# Fractions of the image size. For the paper's 800 they come to short sides of 480, 512 ... 800, and before a random
+# crop to 400, 500 or 600 with crops of 384 to 600.
 SCALES = tuple(i / 100 for i in range(60, 101, 4))
 SCALES_BEFORE_CROP = (0.5, 0.625, 0.75)
 CROP_SIZES = (0.48, 0.75)
