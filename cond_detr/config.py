@@ -128,7 +128,7 @@ PRESETS: dict[str, Config] = {
         ),
         data=DataConfig(image_size=64, max_size=64, augment="flip"),
         train=TrainConfig(
-            epochs=9, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
+            epochs=8, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
         ),
     ),
     # a few hundred real images, from scratch
