@@ -51,9 +51,15 @@ def toolkit_of(nvcc: str) -> str:
     return str(Path(top[1]).resolve())
 
 
-def cuda_arch_flags() -> list[str]:
+def cuda_arch_flags(cuda_home: str) -> list[str]:
     """Code for each architecture, and PTX of the last one for GPUs to come."""
-    archs = os.environ.get("COND_DETR_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).split(",")
+    archs = os.environ.get("COND_DETR_CUDA_ARCHS", "").split(",")
+    if archs == [""]:
+        # of ours, those that this nvcc knows
+        known = subprocess.run([Path(cuda_home, "bin", "nvcc"), "--list-gpu-arch"], capture_output=True, text=True)
+        archs = [arch for arch in DEFAULT_CUDA_ARCHS.split(",") if f"compute_{arch}" in known.stdout.split()]
+        if not archs:
+            sys.exit(f"{cuda_home}/bin/nvcc compiles for none of {DEFAULT_CUDA_ARCHS}; set COND_DETR_CUDA_ARCHS")
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
 
@@ -81,9 +87,16 @@ def torch_extension(cuda_home: str | None) -> cpp_extension.CppExtension:
             "-DUSE_CUDA",
             "-Xcompiler=" + ",".join(host),
             "-Xptxas=--warn-on-spills,-Werror",
-            *cuda_arch_flags(),
+            *cuda_arch_flags(cuda_home),
         ]
-        link += [f"-L{Path(cuda_home, 'lib64')}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        folders = [Path(cuda_home, name) for name in ("lib64", "lib", "targets/x86_64-linux/lib")]
+        link += [
+            *(f"-L{folder}" for folder in folders if folder.is_dir()),
+            "-lcudart_static",
+            "-ldl",
+            "-lrt",
+            "-lpthread",
+        ]
     print(f"cond_detr: CUDA sources {'compiled with ' + cuda_home if cuda_home else 'left out'}")
     return cpp_extension.CppExtension(
         "cond_detr_kernels._C",

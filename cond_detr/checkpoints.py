@@ -4,12 +4,14 @@ Our files hold plain tensors, lists, dictionaries and numbers, read with ``weigh
 """
 
 import argparse
+import hashlib
 import os
-import pickle
 import re
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import safetensors.torch
 import torch
@@ -157,15 +159,13 @@ class Checkpoint:
         content = _read(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(f"{path} is not a checkpoint of this program (expected format {FORMAT!r})")
-        classes = Classes(tuple(content["classes"]["names"]), tuple(content["classes"]["category_ids"]))
-        return cls(
-            path,
-            from_dict(content["config"]),
-            classes,
-            content["model"],
-            content.get("progress"),
-            content.get("optimizer"),
-        )
+        try:
+            classes = Classes(tuple(content["classes"]["names"]), tuple(content["classes"]["category_ids"]))
+            config: Config = from_dict(content["config"])
+            model = content["model"]
+        except (KeyError, TypeError, InputError) as error:
+            raise InputError(f"checkpoint {path} is incomplete or of another version: {error}") from None
+        return cls(path, config, classes, model, content.get("progress"), content.get("optimizer"))
 
     def load_into(self, model: nn.Module) -> None:
         """Sets every parameter of a model.
@@ -219,6 +219,7 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
     """
     content = _read(_fetch(source))
     state = content.get("model", content) if isinstance(content, dict) else {}
+    state = state if isinstance(state, dict) else {}
     state = translate({name: t for name, t in state.items() if isinstance(t, Tensor)})
     own = model.state_dict()
     # a counter that batch norm keeps and frozen batch norm has no use for
@@ -243,12 +244,14 @@ def _fetch(source: str) -> Path:
     """The file itself, or a downloaded copy in torch's cache."""
     if not source.startswith(("https://", "http://")):
         return Path(source)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / source.rsplit("/", 1)[-1]
+    # many files have the same name, such as model.safetensors
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / f"{digest}-{Path(urlparse(source).path).name}"
     if not cached.exists():
         cached.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(source, str(cached))
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise InputError(f"weights {source} cannot be downloaded: {error}") from None
     return cached
 
@@ -262,6 +265,6 @@ def _read(path: Path) -> Any:
         # The authors' files carry their command line beside the tensors
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged file can raise anything
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"checkpoint {path} cannot be read: {reason}") from None

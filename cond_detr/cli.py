@@ -1,8 +1,10 @@
 """What the commands share, and the ``cond-detr`` script that gathers them."""
 
+import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -34,14 +36,58 @@ def device_argument(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device: torch.device | None = torch.device(name)
     except RuntimeError:
-        raise InputError(f"--device must be cpu, cuda or cuda:N, got {name!r}") from None
+        device = None
+    if device is None or device.type not in {"cpu", "cuda"}:
+        raise InputError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {name}: this torch ({torch.__version__}) sees no CUDA device")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder of an ``--output-dir`` option if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output-dir {path} cannot be made: {error.strerror}") from None
+
+
+def positive(text: str) -> int:
+    """An option that counts something there must be one of."""
+    return int(_bounded(text, int, lambda v: v >= 1, "a whole number of at least 1"))
+
+
+def natural(text: str) -> int:
+    """An option that counts something there may be none of."""
+    return int(_bounded(text, int, lambda v: v >= 0, "a whole number of at least 0"))
+
+
+def rate(text: str) -> float:
+    """An option such as a learning rate."""
+    return _bounded(text, float, lambda v: 0 <= v < float("inf"), "a number of at least 0")
+
+
+def probability(text: str) -> float:
+    """An option in [0, 1)."""
+    return _bounded(text, float, lambda v: 0 <= v < 1, "a number of at least 0 and less than 1")
+
+
+def _bounded(text: str, kind: Callable[[str], float], fits: Callable[[float], bool], wanted: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = float("nan")
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+    return value
 
 
 def main() -> None:

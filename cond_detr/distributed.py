@@ -1,11 +1,16 @@
 """The few things that many processes have to agree on. All of them work, and cost nothing, with one process."""
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from cond_detr.errors import InputError
+
+T = TypeVar("T")
 
 
 def start(device: torch.device) -> None:
@@ -55,3 +60,20 @@ def gather_lists(items: list[Any]) -> list[Any]:
     lists: list[Any] = [None] * world_size()
     dist.all_gather_object(lists, items)
     return [item for each in lists for item in each]
+
+
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """What ``make`` gives on the first process, on every process; what it raises there is raised everywhere."""
+    if not dist.is_initialized():
+        return make()
+    box: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            box[0] = make()
+        except InputError as error:
+            box[1] = error
+    dist.broadcast_object_list(box)
+    if box[1] is not None:
+        raise box[1]
+    result: T = box[0]
+    return result

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from cond_detr import distributed
 from cond_detr.classes import Classes
-from cond_detr.cli import device_argument, run
+from cond_detr.cli import device_argument, make_folder, natural, positive, run
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
 from cond_detr.data.loading import checked, eval_loader
@@ -63,14 +63,15 @@ def classes_in(dataset: CocoDataset, model_classes: Classes) -> Classes:
     """The model's classes with the category ids of another data set, matched by name.
 
     Raises:
-        InputError: the data set has a class that the model does not know.
+        InputError: the names differ.
     """
     theirs = dataset.annotations.classes
-    unknown = [name for name in theirs.names if name not in model_classes.names]
-    if unknown or len(theirs) != len(model_classes):
+    different = sorted(set(theirs.names) ^ set(model_classes.names))
+    if different:
+        where = "the file" if different[0] in theirs.names else "the model"
         raise InputError(
-            f"{dataset.annotations.name} has {len(theirs)} classes ({', '.join(theirs.names[:5])}, ...), "
-            f"the checkpoint {len(model_classes)} ({', '.join(model_classes.names[:5])}, ...)"
+            f"{dataset.annotations.name} has {len(theirs)} classes and the model {len(model_classes)}, "
+            f"and they differ: {different[0]!r} is only in {where}"
         )
     ids = dict(zip(theirs.names, theirs.category_ids, strict=True))
     return Classes(model_classes.names, tuple(ids[name] for name in model_classes.names))
@@ -99,9 +100,9 @@ def parser() -> argparse.ArgumentParser:
         "--dataset-dir", "--coco-path", metavar="DIR", help="data set folder (default: the one it was trained on)"
     )
     p.add_argument("--output-dir", type=Path, metavar="DIR", help="for results.json (default: evaluation/ beside FILE)")
-    p.add_argument("--batch-size", type=int, metavar="N", help="images at once (default: the preset's)")
+    p.add_argument("--batch-size", type=positive, metavar="N", help="images at once (default: the preset's)")
     p.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="processes that load images (default: %(default)s)"
+        "--workers", type=natural, default=2, metavar="N", help="processes that load images (default: %(default)s)"
     )
     p.add_argument(
         "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         workers=0 if data.dataset_dir is None else options.workers,
     )
     folder = options.output_dir or options.checkpoint.parent / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(
         folder / "results.json",
         results_dict(evaluation, checkpoint=str(options.checkpoint), images=len(dataset)),

@@ -43,7 +43,7 @@ def evaluate_results(annotations: Annotations, results: list[dict[str, Any]]) ->
     """COCO's evaluation of results in COCO's format over all images of a data set."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = _complete(annotations.raw)
+        truth.dataset = annotations.ground_truth
         truth.createIndex()
         coco_eval = COCOeval(truth, truth.loadRes(results) if results else COCO(), "bbox")
         coco_eval.params.imgIds = [record.image_id for record in annotations.records]
@@ -58,15 +58,6 @@ def evaluate_results(annotations: Annotations, results: list[dict[str, Any]]) ->
         for i, name in enumerate(annotations.classes.names)
     }
     return Evaluation({name: _known(coco_eval.stats[i]) for i, name in enumerate(METRICS)}, per_class)
-
-
-def _complete(raw: dict[str, Any]) -> dict[str, Any]:
-    """What pycocotools needs and annotation files may leave out: ids from 1, areas, crowd flags."""
-    annotations = [
-        {**a, "id": i, "area": a.get("area", a["bbox"][2] * a["bbox"][3]), "iscrowd": a.get("iscrowd", 0)}
-        for i, a in enumerate(raw["annotations"], 1)
-    ]
-    return {**raw, "annotations": annotations}
 
 
 def _mean(precision: Any) -> float | None:

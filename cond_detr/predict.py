@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cond_detr.cli import device_argument, run
+from cond_detr.cli import device_argument, make_folder, probability, run
 from cond_detr.data.transforms import check_size, open_image
 from cond_detr.drawing import draw_detections
 from cond_detr.errors import InputError
@@ -40,9 +40,9 @@ def find_images(arguments: Sequence[Path]) -> list[Path]:
 def picture_path(folder: Path, image: Path, taken: set[Path]) -> Path:
     """``folder/stem.png``, numbered where another image has that name."""
     path, i = folder / f"{image.stem}.png", 2
-    while path in taken:
+    while path.resolve() in taken:
         path, i = folder / f"{image.stem}-{i}.png", i + 1
-    taken.add(path)
+    taken.add(path.resolve())
     return path
 
 
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         "--output-dir", type=Path, required=True, metavar="DIR", help="for the pictures and predictions.json"
     )
     p.add_argument(
-        "--threshold", type=float, default=0.3, metavar="S", help="least score to show (default: %(default)s)"
+        "--threshold", type=probability, default=0.3, metavar="S", help="least score to show (default: %(default)s)"
     )
     p.add_argument(
         "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
@@ -80,8 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = device_argument(options.device)
     model = ConditionalDETR.from_checkpoint(options.checkpoint).to(device)
     paths = find_images(options.images)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    results, taken, failed = [], set[Path](), 0
+    make_folder(options.output_dir)
+    # pictures never replace what they were made from
+    results, taken, failed = [], {path.resolve() for path in paths}, 0
     for path in tqdm(paths, "predict", unit="image", disable=None):
         try:
             image = open_image(path)

@@ -33,11 +33,11 @@ class RunFolder:
         return self.path / "predictions.png"
 
     @classmethod
-    def create(cls, wanted: Path | None, preset: str) -> "RunFolder":
-        """A new folder: the wanted one, or the next free one under ``runs``.
+    def plan(cls, wanted: Path | None, preset: str) -> "RunFolder":
+        """The folder of a new run, not made yet: the wanted one, or the next free one under ``runs``.
 
         Raises:
-            InputError: the wanted one already holds a run, or cannot be made.
+            InputError: the wanted one already holds a run.
         """
         if wanted is None:
             candidates = (RUNS / (preset if i == 1 else f"{preset}-{i}") for i in range(1, 10**6))
@@ -47,23 +47,27 @@ class RunFolder:
             raise InputError(
                 f"--output-dir {wanted} already holds a run; continue it with --resume, or choose another folder"
             )
-        try:
-            wanted.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--output-dir {wanted} cannot be made: {error.strerror}") from None
         return folder
 
     @staticmethod
     def latest() -> Path:
-        """The most recent checkpoint under ``runs``.
+        """The most recent checkpoint of an unfinished run under ``runs``.
 
         Raises:
             InputError: there is none.
         """
-        found = sorted(RUNS.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
+        found = [path for path in RUNS.glob("*/last.pt") if not RunFolder(path.parent).finished()]
         if not found:
-            raise InputError(f"--resume: nothing to resume, no last.pt in any folder of {RUNS}/")
-        return found[-1]
+            raise InputError(f"--resume: nothing to resume, no unfinished run in any folder of {RUNS}/")
+        return max(found, key=lambda path: path.stat().st_mtime)
+
+    def finished(self) -> bool:
+        """Whether the log holds as many epochs as the settings ask for."""
+        try:
+            epochs: int = json.loads((self.path / "config.json").read_text())["train"]["epochs"]
+            return len((self.path / "log.jsonl").read_text().splitlines()) >= epochs
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def write_config(self, config: Config) -> None:
         write_json(self.path / "config.json", to_dict(config))

@@ -1,6 +1,7 @@
 """``python -m cond_detr.train``: trains a Conditional DETR on the built-in shapes or on a COCO-format folder."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 
 from cond_detr import distributed
-from cond_detr.checkpoints import Checkpoint, load_weights
-from cond_detr.cli import device_argument, run
+from cond_detr.checkpoints import Checkpoint, LoadedWeights, load_weights
+from cond_detr.cli import device_argument, make_folder, natural, positive, probability, rate, run
 from cond_detr.config import PRESETS, Config, preset
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
@@ -40,20 +41,6 @@ SETTINGS = {
 }
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return value
-
-
-def natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text}")
-    return value
-
-
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m cond_detr.train",
@@ -74,14 +61,20 @@ def parser() -> argparse.ArgumentParser:
     model = p.add_argument_group("model")
     model.add_argument("--fused-attn", action="store_true", help="fused conditional cross-attention")
     model.add_argument("--num-queries", type=positive, metavar="N", help="object queries")
-    model.add_argument("--dropout", type=float, metavar="P", help="dropout in the transformer")
+    model.add_argument("--dropout", type=probability, metavar="P", help="dropout in the transformer")
     training = p.add_argument_group("training")
     training.add_argument("--epochs", type=positive, metavar="N")
     training.add_argument("--batch-size", type=positive, metavar="N", help="images per process and backward pass")
     training.add_argument("--accumulate", type=positive, metavar="N", help="backward passes per optimiser step")
     training.add_argument("--eval-batch-size", type=positive, metavar="N", help="images at once in evaluation")
-    training.add_argument("--lr", type=float, metavar="X", help="learning rate of the transformer")
-    training.add_argument("--backbone-lr", type=float, metavar="X", help="learning rate of the backbone")
+    training.add_argument("--lr", type=rate, metavar="X", help="learning rate of the transformer")
+    training.add_argument("--backbone-lr", type=rate, metavar="X", help="learning rate of the backbone")
+    training.add_argument(
+        "--lr-drop",
+        type=positive,
+        metavar="EPOCH",
+        help="epochs before the rates are divided by ten (default: 4/5 of all)",
+    )
     training.add_argument("--amp", choices=("bf16", "off"), help="bf16 autocast")
     training.add_argument("--seed", type=natural, metavar="N")
     training.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
@@ -110,6 +103,8 @@ def configure(options: dict[str, Any], base: Config) -> Config:
     if "image_size" in options:
         size = options["image_size"]
         sections["data"] |= {"image_size": size, "max_size": round(size * base.data.max_size / base.data.image_size)}
+    if "lr_drop" in options:
+        sections["train"]["lr_drop"] = options["lr_drop"] / options.get("epochs", base.train.epochs)
     return replace(
         base,
         model=replace(base.model, **sections["model"]),
@@ -141,9 +136,12 @@ def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
     wanted = configure(options, config)
     # the data may have moved since
     if replace(wanted, data=replace(wanted.data, dataset_dir=config.data.dataset_dir)) != config:
+        changed = [
+            name for name in options if name != "dataset_dir" and configure({name: options[name]}, config) != config
+        ]
         raise InputError(
-            f"--resume: the options differ from those that {checkpoint.path} was started with; "
-            "leave them out, or start a new run from its weights with --weights"
+            f"--resume: {', '.join('--' + name.replace('_', '-') for name in changed)} differs from what "
+            f"{checkpoint.path} was started with; leave it out, or start a new run from its weights with --weights"
         )
     if checkpoint.progress is not None and checkpoint.progress["epoch"] >= config.train.epochs:
         raise InputError(
@@ -152,24 +150,43 @@ def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
     return wanted
 
 
-def describe(config: Config, model: ConditionalDETR, train_set: CocoDataset, device: torch.device) -> str:
+def describe_data(dataset: CocoDataset) -> str:
+    annotations = dataset.annotations
+    boxes = sum(len(record.labels) for record in annotations.records)
+    dropped = "".join(f"; {count} boxes dropped ({why})" for why, count in annotations.dropped.items())
+    return f"{annotations.name}: {len(dataset)} images, {boxes} boxes, {len(annotations.classes)} classes{dropped}"
+
+
+def describe(
+    config: Config, model: ConditionalDETR, train_set: CocoDataset, val_set: CocoDataset, device: torch.device
+) -> str:
     """What the run is about to do."""
     train = config.train
-    dropped = ", ".join(f"{n} boxes dropped ({why})" for why, n in train_set.annotations.dropped.items())
-    boxes = sum(len(record.labels) for record in train_set.annotations.records)
     attention = attention_path(device) if config.model.fused_attn else "reference (concatenate, softmax)"
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     per_step = train.batch_size * train.accumulate * distributed.world_size()
     return "\n".join(
         [
-            f"data        {train_set.annotations.name}: {len(train_set)} images, {boxes} boxes, "
-            f"{len(model.classes)} classes{'; ' + dropped if dropped else ''}",
+            f"data        {describe_data(train_set)}",
+            f"            {describe_data(val_set)}",
             f"model       Conditional DETR, preset {config.preset}, {parameters:.1f} M parameters, on {device}",
             f"attention   {'fused: ' if config.model.fused_attn else ''}{attention}",
             f"batch       {per_step} images a step = {train.batch_size} x {train.accumulate} accumulated "
             f"x {distributed.world_size()} processes",
         ]
     )
+
+
+def describe_start(options: dict[str, Any], config: Config, weights: LoadedWeights | None) -> str:
+    """Where the initial weights come from."""
+    if weights:
+        return f"weights of {options['weights']}: {weights}"
+    if LAYOUTS[config.model.backbone].pretrained:
+        return (
+            "random weights. WARNING: this backbone's first stage and batch norm are not trained and are meant to come "
+            "from ImageNet; pass --weights with a torchvision ResNet or a trained detector"
+        )
+    return "random weights"
 
 
 def train(options: dict[str, Any], device: torch.device) -> None:
@@ -184,24 +201,29 @@ def train(options: dict[str, Any], device: torch.device) -> None:
         name = options.get("preset", "r50" if "dataset_dir" in options else "shapes")
         config = configure(options, preset(name))
     torch.use_deterministic_algorithms(config.train.deterministic)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     # identical on every process, and the same whatever was drawn before
     torch.manual_seed(config.train.seed)
     stride = LAYOUTS[config.model.backbone].stride(config.model.dilation)
     train_set = open_split(config.data, "train", stride, seed=config.train.seed)
     val_set = open_split(config.data, "val", stride)
     model = ConditionalDETR(config, train_set.annotations.classes).to(device)
-    if "weights" in options:
-        print(f"weights     {options['weights']}: {load_weights(model, options['weights'])}")
-    folder = (
-        RunFolder(checkpoint.path.parent) if checkpoint else RunFolder.create(options.get("output_dir"), config.preset)
-    )
+    weights = load_weights(model, options["weights"]) if "weights" in options else None
+    if checkpoint:
+        folder = RunFolder(checkpoint.path.parent)
+    else:
+        folder = distributed.from_rank_zero(lambda: RunFolder.plan(options.get("output_dir"), config.preset))
     workers = options.get("workers", 0 if config.data.dataset_dir is None else 2)
     trainer = Trainer(model, config, train_set, val_set, folder=folder, device=device, workers=workers)
     if checkpoint:
         trainer.restore(checkpoint)
     if distributed.rank() == 0:
+        make_folder(folder.path)
         folder.write_config(config)
-        print(describe(config, model, train_set, device))
+        print(describe(config, model, train_set, val_set, device))
+        start = f"resumed from {checkpoint.path}" if checkpoint else describe_start(options, config, weights)
+        print(f"start       {start}")
         print(f"run folder  {folder.path}", flush=True)
     trainer.run()
     if distributed.rank() == 0:

@@ -33,6 +33,7 @@ from cond_detr.data.loading import ShuffledBatches, checked, train_loader
 from cond_detr.drawing import draw_detections, sheet
 from cond_detr.errors import InputError
 from cond_detr.evaluate import classes_in, evaluate
+from cond_detr.evaluation import Evaluation
 from cond_detr.models.conditional_detr import ConditionalDETR
 from cond_detr.optim import lr_factor, make_optimizer, set_lr
 from cond_detr.run_folder import RunFolder
@@ -55,7 +56,11 @@ class Progress:
         loss_sums: (4,) sums over those steps of :data:`LOSS_NAMES`.
         best_ap: of all epochs.
         history: the records of log.jsonl.
+        num_images, images_per_step: what the steps were counted with.
     """
+
+    num_images: int
+    images_per_step: int
 
     epoch: int = 0
     step: int = 0
@@ -101,7 +106,7 @@ class Trainer:
         model: on ``device``.
         config: the run's settings.
         train_set, val_set: opened data sets.
-        folder: where the run's files go.
+        folder: where the run's files go; the same on every process.
         device: where to run.
         workers: processes that load images.
     """
@@ -125,7 +130,6 @@ class Trainer:
         self.device = device
         self.workers = workers
         self.eval_classes = classes_in(val_set, model.classes)
-        self.progress = Progress()
         self.criterion = Criterion(config.loss)
         self.optimizer = make_optimizer(model, config.train)
         self.batches = ShuffledBatches(
@@ -136,6 +140,7 @@ class Trainer:
             distributed.rank(),
             distributed.world_size(),
         )
+        self.progress = Progress(len(train_set), self.batches.images_per_step)
         self.loader = train_loader(train_set, self.batches, workers, pin=device.type == "cuda")
         self.network: nn.Module = model
         if distributed.world_size() > 1:
@@ -146,9 +151,17 @@ class Trainer:
         """Continues where a checkpoint was written."""
         if checkpoint.progress is None or checkpoint.optimizer is None:
             raise InputError(f"--resume: {checkpoint.path} holds a model but no training state; use it with --weights")
+        progress = Progress(**checkpoint.progress)
+        for what, before, now in (
+            ("classes", checkpoint.classes, self.model.classes),
+            ("training images", progress.num_images, self.progress.num_images),
+            ("images a step", progress.images_per_step, self.progress.images_per_step),
+        ):
+            if before != now:
+                raise InputError(f"--resume: {checkpoint.path} was trained with other {what}: {before}, not {now}")
         checkpoint.load_into(self.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.progress = Progress(**checkpoint.progress)
+        self.progress = progress
 
     def run(self) -> None:
         """Trains to the last epoch.
@@ -158,10 +171,11 @@ class Trainer:
             InputError: an image cannot be read, or the loss is not a number.
         """
         self._write_log()
+        self._save_last()
         with StopSignals() as stop:
             while self.progress.epoch < self.config.train.epochs:
                 self._train_epoch(stop)
-                self._finish_epoch()
+                self._finish_epoch(stop)
 
     def _train_epoch(self, stop: StopSignals) -> None:
         progress, train = self.progress, self.config.train
@@ -187,16 +201,20 @@ class Trainer:
             if looking:
                 progress.loss_sums = self._look(sums, bar)
             if (looking or distributed.world_size() == 1) and distributed.any_rank(bool(stop.received), self.device):
-                # the processes' mean, so that each of them can go on from it
-                progress.loss_sums = (distributed.sum_over_ranks(sums) / distributed.world_size()).tolist()
-                bar.close()
-                self._save_last()
-                raise Interrupted(
-                    stop.received or signal.SIGTERM,
-                    f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {self.batches.steps}; "
-                    f"continue with --resume {self.folder.last}",
-                )
+                break
         bar.close()
+        # the processes' mean, so that each of them can go on from it; the state is safe before the evaluation begins
+        progress.loss_sums = self._finite((distributed.sum_over_ranks(sums) / distributed.world_size()).tolist())
+        self._save_last()
+        self._raise_if_stopped(stop)
+
+    def _raise_if_stopped(self, stop: StopSignals) -> None:
+        if distributed.any_rank(bool(stop.received), self.device):
+            raise Interrupted(
+                stop.received or signal.SIGTERM,
+                f"stopped in epoch {self.progress.epoch + 1} after step {self.progress.step} of {self.batches.steps}; "
+                f"continue with --resume {self.folder.last}",
+            )
 
     def _step(self, micro_batches: list[Batch]) -> Tensor:
         """One optimiser step; returns this process's (4,) losses."""
@@ -230,19 +248,22 @@ class Trainer:
         return self.network.no_sync()
 
     def _look(self, sums: Tensor, bar: Any) -> list[float]:
-        """Reads the loss sums, shows them, and stops if they are no numbers."""
-        values: list[float] = sums.tolist()
-        if not all(map(math.isfinite, values)):
-            raise InputError(
-                f"the loss is {values[0]} in epoch {self.progress.epoch + 1}, by step {self.progress.step}; "
-                f"lower --lr or use --amp off. The last good state is {self.folder.last}"
-            )
+        """Reads the loss sums and shows them."""
+        values = self._finite(sums.tolist())
         mean = [value / self.progress.step for value in values]
         shown = zip(("loss", "class", "l1", "giou"), mean, strict=True)
         bar.set_postfix({k: f"{v:.3f}" for k, v in shown} | {"lr": f"{self.optimizer.param_groups[0]['lr']:.1e}"})
         return values
 
-    def _finish_epoch(self) -> None:
+    def _finite(self, losses: list[float]) -> list[float]:
+        if not all(map(math.isfinite, losses)):
+            raise InputError(
+                f"the loss is {losses[0]} in epoch {self.progress.epoch + 1}, by step {self.progress.step}; "
+                f"lower --lr or use --amp off. The last good state is {self.folder.last}"
+            )
+        return losses
+
+    def _finish_epoch(self, stop: StopSignals) -> None:
         """Evaluates, records and saves."""
         progress, train = self.progress, self.config.train
         self.model.eval()
@@ -255,8 +276,7 @@ class Trainer:
             workers=self.workers,
             amp=train.amp,
         )
-        sums = distributed.sum_over_ranks(torch.tensor(progress.loss_sums, dtype=torch.float64, device=self.device))
-        mean = (sums / distributed.world_size() / progress.step).tolist()
+        mean = [total / progress.step for total in progress.loss_sums]
         record = {
             "epoch": progress.epoch + 1,
             "seconds": round(progress.seconds, 2),
@@ -268,17 +288,25 @@ class Trainer:
         ap = result.metrics["AP"] or 0.0
         improved = ap > progress.best_ap
         self.progress = Progress(
-            epoch=progress.epoch + 1, best_ap=max(ap, progress.best_ap), history=[*progress.history, record]
+            progress.num_images,
+            progress.images_per_step,
+            epoch=progress.epoch + 1,
+            best_ap=max(ap, progress.best_ap),
+            history=[*progress.history, record],
         )
-        if distributed.rank() != 0:
-            return
+        if distributed.rank() == 0:
+            self._write_epoch(result, record, improved)
+        if self.progress.epoch < train.epochs:
+            self._raise_if_stopped(stop)
+
+    def _write_epoch(self, result: Evaluation, record: dict[str, Any], improved: bool) -> None:
         if improved:
             self._checkpoint(self.folder.best).save()
             self.folder.write_results(result, epoch=record["epoch"], images=len(self.val_set))
             self._preview().save(self.folder.predictions)
         self._save_last()
         self._write_log()
-        print(_line(record, train.epochs, improved), flush=True)
+        print(_line(record, self.config.train.epochs, improved), flush=True)
 
     def _checkpoint(self, path: Path) -> Checkpoint:
         return Checkpoint(path, self.config, self.model.classes, self.model.state_dict())
@@ -299,7 +327,7 @@ class Trainer:
         """Detections on held-out images, the ground truth in white."""
         pictures = []
         for record in self.val_set.annotations.records[:PREVIEW_IMAGES]:
-            image = self.val_set.load(record.file_name)
+            image = self.val_set.load(record.file_name, record.size)
             found = self.model.predict([image], PREVIEW_THRESHOLD)[0]
             pictures.append(draw_detections(image, found, torch.from_numpy(record.boxes)))
         return sheet(pictures)

@@ -21,6 +21,11 @@ inline void check_dense(const Tensor& tensor, const char* name, int64_t dim, Sca
   STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
 }
 
+inline void check_device(const Tensor& tensor, const char* name, const Tensor& like) {
+  STD_TORCH_CHECK(tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(), name,
+                  " must be on the device of logits");
+}
+
 inline MatchProblems match_problems(const Tensor& logits, const Tensor& boxes, const Tensor& target_labels,
                                     const Tensor& target_boxes, const Tensor& target_count,
                                     const CostWeights& weights) {
@@ -29,6 +34,10 @@ inline MatchProblems match_problems(const Tensor& logits, const Tensor& boxes, c
   check_dense(target_labels, "target_labels", 2, ScalarType::Long);
   check_dense(target_boxes, "target_boxes", 3, ScalarType::Float);
   check_dense(target_count, "target_count", 1, ScalarType::Long);
+  check_device(boxes, "boxes", logits);
+  check_device(target_labels, "target_labels", logits);
+  check_device(target_boxes, "target_boxes", logits);
+  check_device(target_count, "target_count", logits);
   const int64_t layers = logits.size(0), batch = logits.size(1), queries = logits.size(2);
   const int64_t targets = target_labels.size(1);
   STD_TORCH_CHECK(boxes.size(0) == layers && boxes.size(1) == batch && boxes.size(2) == queries && boxes.size(3) == 4,

@@ -12,11 +12,14 @@ namespace py = pybind11;
 
 namespace {
 
-// Calls work(begin, end) over [0, count) from as many threads as there are cores; small counts stay on this one.
+// Starting a thread costs tens of microseconds: as much as a problem of about this many entries.
+constexpr int64_t kEntriesPerThread = 10000;
+
+// Calls work(begin, end) over [0, count) from as many threads as there are cores, fewer where there is little to do.
 template <class Work>
-void parallel_for(int64_t count, const Work& work) {
+void parallel_for(int64_t count, int64_t entries, const Work& work) {
   const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const int64_t threads = std::min(count, cores);
+  const int64_t threads = std::min({count, cores, count * entries / kEntriesPerThread});
   if (threads <= 1) return work(0, count);
   std::vector<std::thread> pool;
   for (int64_t t = 0; t < threads; ++t) {
@@ -37,7 +40,7 @@ py::tuple linear_sum_assignment(const py::array_t<double, py::array::c_style>& c
   int32_t* status_out = status.mutable_data();
   {
     py::gil_scoped_release release;
-    parallel_for(count, [&](int64_t begin, int64_t end) {
+    parallel_for(count, rows * cols, [&](int64_t begin, int64_t end) {
       std::vector<double> buffer(cond_detr::Workspace::bytes(pairs, std::max(rows, cols)) / sizeof(double));
       for (int64_t p = begin; p < end; ++p) {
         status_out[p] = static_cast<int32_t>(cond_detr::solve_dense(

@@ -49,8 +49,8 @@ def write_dataset(folder: Path, train: int = 24, val: int = 6) -> Path:
         (folder / split).mkdir()
         annotations, load = shapes.make_split(split, count)
         for record in annotations.records:
-            load(record.file_name).save(folder / split / record.file_name)
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(annotations.raw))
+            load(record.file_name, record.size).save(folder / split / record.file_name)
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(annotations.ground_truth))
     return folder
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cond_detr.config import DataConfig
 from cond_detr.data import shapes
-from cond_detr.data.coco import CocoDataset, find_split, folder_loader, read_annotations
+from cond_detr.data.coco import CocoDataset, FolderLoader, ImageLoader, find_split, read_annotations
 
 
 def open_split(data: DataConfig, split: str, stride: int, *, seed: int = 0) -> CocoDataset:
@@ -19,9 +19,10 @@ def open_split(data: DataConfig, split: str, stride: int, *, seed: int = 0) -> C
     Raises:
         InputError: something is missing or wrong in the folder.
     """
+    load: ImageLoader
     if data.dataset_dir is None:
         annotations, load = shapes.make_split(split)
     else:
         folder, annotation_file = find_split(Path(data.dataset_dir), split)
-        annotations, load = read_annotations(annotation_file), folder_loader(folder)
+        annotations, load = read_annotations(annotation_file), FolderLoader(folder)
     return CocoDataset(annotations, load, data, stride, train=split == "train", seed=seed)

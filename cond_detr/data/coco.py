@@ -1,7 +1,6 @@
 """Data sets in COCO's format: reading, checking, and serving samples for training and evaluation."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from cond_detr.data.batching import Sample
 from cond_detr.data.transforms import Annotated, augment, check_size, normalise, open_image, resize
 from cond_detr.errors import InputError
 
-ImageLoader = Callable[[str], Image.Image]
+# Gives the image of a file name, which has the size (width, height) that the annotations say
+ImageLoader = Callable[[str, tuple[int, int]], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,14 @@ class ImageRecord:
     """An image of a data set and what may be learnt from it.
 
     Attributes:
-        image_id, file_name: as in the annotation file.
+        image_id, file_name, size: as in the annotation file; size is (width, height).
         boxes: (n, 4) float32 xyxy in pixels, clipped to the image; crowds left out.
         labels: (n,) int64 index into the classes.
     """
 
     image_id: int
     file_name: str
+    size: tuple[int, int]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
 
@@ -47,14 +48,14 @@ class Annotations:
 
     Attributes:
         name: where it came from, for messages.
-        raw: the file's content, which COCO's evaluation reads.
+        ground_truth: what COCO's evaluation reads: images, categories, and the boxes that were kept, with crowds.
         classes: its categories in the order of their ids.
         records: its images in the order of their ids.
         dropped: how many boxes were left out, by reason.
     """
 
     name: str
-    raw: dict[str, Any]
+    ground_truth: dict[str, list[dict[str, Any]]]
     classes: Classes
     records: tuple[ImageRecord, ...]
     dropped: dict[str, int]
@@ -77,75 +78,108 @@ def read_annotations(path: Path) -> Annotations:
 
 def check_annotations(raw: Any, name: str) -> Annotations:
     """Checks annotations that are already parsed; ``name`` is for messages."""
-    for key, needed in (
-        ("images", {"id", "file_name", "width", "height"}),
-        ("annotations", {"image_id", "category_id", "bbox"}),
-        ("categories", {"id", "name"}),
+    _check_fields(raw, name)
+    categories = sorted(raw["categories"], key=lambda c: c["id"])
+    classes = Classes(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
+    for what, values in (
+        ("image id", [image["id"] for image in raw["images"]]),
+        ("category id", classes.category_ids),
+        ("category name", classes.names),
     ):
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if twice:
+            raise InputError(f"{name}: {what} {twice[0]!r} is used more than once")
+    kept, dropped = _keep_boxes(raw, classes, name)
+    ground_truth = {
+        "images": [{key: image[key] for key in ("id", "file_name", "width", "height")} for image in raw["images"]],
+        "categories": [{"id": c["id"], "name": c["name"]} for c in categories],
+        "annotations": kept,
+    }
+    return Annotations(name, ground_truth, classes, _records(ground_truth, classes), dropped)
+
+
+FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "images": {"id": int, "file_name": str, "width": int, "height": int},
+    "annotations": {"image_id": int, "category_id": int, "bbox": list},
+    "categories": {"id": int, "name": str},
+}
+
+
+def _check_fields(raw: Any, name: str) -> None:
+    for key, needed in FIELDS.items():
         if not isinstance(raw, dict) or not isinstance(raw.get(key), list):
             raise InputError(f"{name}: expected an object with a list {key!r}, as in COCO's annotation files")
         for i, entry in enumerate(raw[key]):
-            missing = sorted(needed - set(entry)) if isinstance(entry, dict) else sorted(needed)
-            if missing:
-                raise InputError(f"{name}: {key}[{i}] has no {', '.join(map(repr, missing))}")
+            for field, kind in needed.items():
+                value = entry.get(field) if isinstance(entry, dict) else None
+                if not isinstance(value, kind):
+                    raise InputError(f"{name}: {key}[{i}] must have a {field!r}, got {value!r}")
     if not raw["categories"] or not raw["images"]:
         raise InputError(f"{name}: expected at least one image and one category, got none")
-    categories = sorted(raw["categories"], key=lambda c: c["id"])
-    classes = Classes(tuple(str(c["name"]) for c in categories), tuple(c["id"] for c in categories))
-    for key, entries in (("image", raw["images"]), ("category", categories)):
-        twice = [i for i, n in Counter(e["id"] for e in entries).items() if n > 1]
-        if twice:
-            raise InputError(f"{name}: {key} id {twice[0]} is used more than once")
-    records, dropped = _collect(raw, classes, name)
-    return Annotations(name, raw, classes, records, dropped)
 
 
-def _collect(raw: dict[str, Any], classes: Classes, name: str) -> tuple[tuple[ImageRecord, ...], dict[str, int]]:
+def _keep_boxes(raw: dict[str, Any], classes: Classes, name: str) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The annotations to use, as COCO's evaluation wants them, and how many were dropped for which reason."""
     images = {image["id"]: image for image in raw["images"]}
-    label_of = {category_id: label for label, category_id in enumerate(classes.category_ids)}
-    boxes: dict[int, list[NDArray[np.float32]]] = {image_id: [] for image_id in images}
-    labels: dict[int, list[int]] = {image_id: [] for image_id in images}
+    known = set(classes.category_ids)
+    kept: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     for i, annotation in enumerate(raw["annotations"]):
         where = f"{name}: annotation {annotation.get('id', f'number {i}')}"
         image = images.get(annotation["image_id"])
         if image is None:
             raise InputError(f"{where} is for image {annotation['image_id']}, which is not among the images")
-        if annotation["category_id"] not in label_of:
+        if annotation["category_id"] not in known:
             raise InputError(
                 f"{where} ({image['file_name']}) has category {annotation['category_id']}, "
                 "which is not among the categories"
             )
-        if annotation.get("iscrowd", 0):
-            continue
-        box = _clipped_box(annotation["bbox"], image, where)
-        if box[2] <= box[0] or box[3] <= box[1]:
+        left, top, width, height = bbox = _checked_bbox(annotation["bbox"], f"{where} ({image['file_name']})")
+        crowd = bool(annotation.get("iscrowd", 0))
+        inside = left < image["width"] and top < image["height"] and left + width > 0 and top + height > 0
+        if not crowd and not (inside and width > 0 and height > 0):
             dropped["empty or outside the image"] += 1
             continue
-        boxes[image["id"]].append(box)
-        labels[image["id"]].append(label_of[annotation["category_id"]])
-    return tuple(
-        ImageRecord(
-            image_id,
-            str(images[image_id]["file_name"]),
-            np.array(boxes[image_id], np.float32).reshape(-1, 4),
-            np.array(labels[image_id], np.int64),
+        area = annotation.get("area")
+        kept.append(
+            {
+                "id": len(kept) + 1,  # pycocotools takes id 0 for "not matched"
+                "image_id": annotation["image_id"],
+                "category_id": annotation["category_id"],
+                "bbox": bbox,
+                "area": area if isinstance(area, (int, float)) else width * height,
+                "iscrowd": int(crowd),
+            }
         )
-        for image_id in sorted(images)
-    ), dict(dropped)
+    return kept, dict(dropped)
 
 
-def _clipped_box(bbox: Any, image: dict[str, Any], where: str) -> NDArray[np.float32]:
-    """COCO's (left, top, width, height) -> xyxy inside the image."""
-    numbers = isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(v, (int, float)) for v in bbox)
-    if not numbers or not all(map(math.isfinite, bbox)) or bbox[2] < 0 or bbox[3] < 0:
+def _checked_bbox(bbox: list[Any], where: str) -> list[float]:
+    """COCO's [left, top, width, height], all of them numbers that a box can have."""
+    numbers = len(bbox) == 4 and all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in bbox)
+    if not numbers or bbox[2] < 0 or bbox[3] < 0:
         raise InputError(
-            f"{where} ({image['file_name']}) has bbox {bbox}; expected [left, top, width, height], "
-            "finite, with width and height not negative"
+            f"{where} has bbox {bbox}; expected [left, top, width, height], finite, with width and height not negative"
         )
-    left, top, width, height = bbox
-    box = np.array([left, top, left + width, top + height], np.float32)
-    return np.clip(box, 0, np.array([image["width"], image["height"]] * 2, np.float32))
+    return bbox
+
+
+def _records(ground_truth: dict[str, list[dict[str, Any]]], classes: Classes) -> tuple[ImageRecord, ...]:
+    """The images in the order of their ids, with the boxes to learn from."""
+    label_of = {category_id: label for label, category_id in enumerate(classes.category_ids)}
+    found: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in ground_truth["images"]}
+    for annotation in ground_truth["annotations"]:
+        if not annotation["iscrowd"]:
+            found[annotation["image_id"]].append(annotation)
+    records = []
+    for image in sorted(ground_truth["images"], key=lambda image: image["id"]):
+        size = (image["width"], image["height"])
+        boxes = np.array([a["bbox"] for a in found[image["id"]]], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = np.clip(boxes, 0, np.array([*size, *size], np.float32))
+        labels = np.array([label_of[a["category_id"]] for a in found[image["id"]]], np.int64)
+        records.append(ImageRecord(image["id"], image["file_name"], size, boxes, labels))
+    return tuple(records)
 
 
 class CocoDataset(Dataset[Sample | InputError]):
@@ -182,7 +216,7 @@ class CocoDataset(Dataset[Sample | InputError]):
     def __getitem__(self, index: int) -> Sample | InputError:
         record = self.annotations.records[index]
         try:
-            image = self.load(record.file_name)
+            image = self.load(record.file_name, record.size)
             check_size(image, self.stride, f"image {record.file_name}")
         except InputError as error:
             return error
@@ -205,17 +239,27 @@ def _relative(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return xyxy_to_cxcywh(boxes) / torch.tensor([*size, *size], dtype=torch.float32)
 
 
-def folder_loader(folder: Path) -> ImageLoader:
-    """Loads images by file name from a folder, and from nowhere else."""
-    root = folder.resolve()
+@dataclass(frozen=True)
+class FolderLoader:
+    """Loads images by file name from a folder, and from nowhere else.
 
-    def load(file_name: str) -> Image.Image:
+    An image that its EXIF tag turns is turned, unless the annotations were made without looking at the tag.
+    """
+
+    folder: Path
+
+    def __call__(self, file_name: str, size: tuple[int, int]) -> Image.Image:
+        root = self.folder.resolve()
         path = (root / file_name).resolve()
         if not path.is_relative_to(root):
-            raise InputError(f"image {file_name} is outside its folder {folder}")
-        return open_image(path)
-
-    return load
+            raise InputError(f"image {file_name} is outside its folder {self.folder}")
+        image = open_image(path)
+        if image.size != size and image.size[::-1] == size:
+            image = open_image(path, turn=False)
+        if image.size != size:
+            width, height = image.size
+            raise InputError(f"image {path} is {width}x{height} pixels, but its annotations say {size[0]}x{size[1]}")
+        return image
 
 
 def find_split(dataset_dir: Path, split: str) -> tuple[Path, Path]:

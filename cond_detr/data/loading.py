@@ -1,5 +1,6 @@
 """Which images go into which batch, on which process, and the loaders that fetch them."""
 
+import os
 from collections.abc import Iterator
 from typing import cast
 
@@ -61,7 +62,8 @@ class ShuffledBatches(Sampler[list[int]]):
 
 
 def train_loader(dataset: CocoDataset, batches: ShuffledBatches, workers: int, pin: bool) -> DataLoader[Batch]:
-    return _loader(dataset, batches, workers, pin)
+    """Batches of augmented images; the worker processes live as long as the loader."""
+    return _loader(dataset, batches, workers, pin, persistent=True)
 
 
 def eval_loader(
@@ -70,11 +72,11 @@ def eval_loader(
     """Every image once, spread over the processes."""
     mine = range(rank, len(dataset), world_size)
     batches = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
-    return _loader(dataset, batches, workers, pin)
+    return _loader(dataset, batches, workers, pin, persistent=False)
 
 
 def _loader(
-    dataset: CocoDataset, batches: ShuffledBatches | list[list[int]], workers: int, pin: bool
+    dataset: CocoDataset, batches: ShuffledBatches | list[list[int]], workers: int, pin: bool, persistent: bool
 ) -> DataLoader[Batch]:
     loader = DataLoader(
         dataset,
@@ -82,9 +84,15 @@ def _loader(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        persistent_workers=workers > 0,
+        worker_init_fn=_leave_process_group,
+        persistent_workers=persistent and workers > 0,
     )
     return cast("DataLoader[Batch]", loader)
+
+
+def _leave_process_group(_: int) -> None:
+    """Signals that launchers send to a whole process group are for the training loop, which then stops its workers."""
+    os.setpgid(0, 0)
 
 
 def checked(loader: DataLoader[Batch]) -> Iterator[Batch]:

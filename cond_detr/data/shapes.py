@@ -6,13 +6,14 @@ tilts, overlaps, colours that tell nothing, stripes and clouds behind. An image 
 
 import colorsys
 import functools
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cond_detr.data.coco import Annotations, ImageLoader, check_annotations
+from cond_detr.data.coco import Annotations, check_annotations
 
 Grid = NDArray[np.floating[Any]]
 
@@ -26,9 +27,19 @@ MAX_HIDDEN = 0.25
 MAX_TILT = 0.4
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """The generated images (SIZE, SIZE, 3) by file name; loads as a folder does."""
+
+    images: dict[str, NDArray[np.uint8]]
+
+    def __call__(self, file_name: str, size: tuple[int, int]) -> Image.Image:
+        return Image.fromarray(self.images[file_name])
+
+
 class Split(NamedTuple):
     annotations: Annotations
-    load: ImageLoader
+    load: Gallery
 
 
 def make_split(split: str, count: int | None = None) -> Split:
@@ -50,7 +61,7 @@ def make_split(split: str, count: int | None = None) -> Split:
             bbox = [x0, y0, x1 - x0, y1 - y0]
             annotations.append(
                 {
-                    "id": len(annotations) + 1,  # pycocotools takes id 0 for "not matched"
+                    "id": len(annotations) + 1,
                     "image_id": i,
                     "category_id": label + 1,
                     "bbox": bbox,
@@ -60,7 +71,7 @@ def make_split(split: str, count: int | None = None) -> Split:
             )
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
     raw: dict[str, Any] = {"images": entries, "annotations": annotations, "categories": categories}
-    return Split(check_annotations(raw, f"shapes/{split}"), lambda file_name: Image.fromarray(images[file_name]))
+    return Split(check_annotations(raw, f"shapes/{split}"), Gallery(images))
 
 
 def draw_image(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[int], list[list[int]]]:

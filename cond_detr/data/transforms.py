@@ -38,8 +38,8 @@ class Annotated:
     labels: NDArray[np.int64]
 
 
-def open_image(source: ImageLike) -> Image.Image:
-    """Decodes an image to RGB, turned as its EXIF tag says.
+def open_image(source: ImageLike, *, turn: bool = True) -> Image.Image:
+    """Decodes an image to RGB, turned as its EXIF tag says unless ``turn`` is False.
 
     Raises:
         InputError: the file is missing or not a readable image, or the array is not (H, W, 3) uint8.
@@ -52,7 +52,7 @@ def open_image(source: ImageLike) -> Image.Image:
         return source.convert("RGB")
     try:
         with Image.open(source) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return (ImageOps.exif_transpose(image) if turn else image).convert("RGB")
     except FileNotFoundError:
         raise InputError(f"image {source} does not exist") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -72,7 +72,9 @@ class ConditionalDecoder(nn.Module):
         Returns:
             The normed output of every layer (L, B, N, d_model), and reference points (B, N, 2) in [0, 1].
         """
-        reference = self.ref_point_head(query_pos).float().sigmoid()
+        # in fp32 also under autocast: bf16 would move the points of a large image by pixels
+        with torch.autocast(query_pos.device.type, enabled=False):
+            reference = self.ref_point_head(query_pos.float()).sigmoid()
         embedding = point_embedding(reference, query_pos.shape[-1]).to(query_pos.dtype)
         x = torch.zeros_like(query_pos)
         outputs = []

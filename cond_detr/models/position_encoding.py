@@ -26,8 +26,9 @@ def image_embedding(padding: Tensor, dim: int) -> Tensor:
 
     Positions count valid pixels from 1 and are divided by the size of the image without padding.
     """
-    valid = (~padding).float()
-    y, x = valid.cumsum(1), valid.cumsum(2)
+    # counted in integers, which CUDA sums deterministically
+    valid = (~padding).int()
+    y, x = valid.cumsum(1).float(), valid.cumsum(2).float()
     y = y / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
     x = x / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
     return torch.cat([sine_embedding(y, dim // 2), sine_embedding(x, dim // 2)], dim=-1)

@@ -86,6 +86,19 @@ def test_annotations_without_ids_areas_or_crowd_flags() -> None:
     assert evaluate_results(annotations, truth_as_results(annotations)).metrics["AP"] == pytest.approx(1)
 
 
+def test_dropped_boxes_are_not_asked_for() -> None:
+    raw = {
+        "images": [{"id": 0, "file_name": "a.png", "width": 100, "height": 100}],
+        "categories": [{"id": 0, "name": "thing"}],
+        "annotations": [
+            {"image_id": 0, "category_id": 0, "bbox": box} for box in ([10, 10, 50, 50], [20, 20, 0, 9], [200, 5, 9, 9])
+        ],
+    }
+    annotations = check_annotations(raw, "raw")
+    assert sum(annotations.dropped.values()) == 2
+    assert evaluate_results(annotations, truth_as_results(annotations)).metrics["AP"] == pytest.approx(1)
+
+
 def test_no_detections_score_zero() -> None:
     annotations = shapes.make_split("val", 3).annotations
     assert evaluate_results(annotations, []).metrics["AP"] == 0.0

@@ -98,12 +98,21 @@ def test_folders_bad_images_and_equal_names(
     assert "b.png cannot be read" in errors[0]
 
 
+def test_pictures_never_replace_photos(checkpoint: Path, tmp_path: Path) -> None:
+    photo = picture(tmp_path / "photos" / "a.png")
+    before = photo.read_bytes()
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", photo.parent, photo.parent) == 0
+    assert photo.read_bytes() == before
+    assert (tmp_path / "photos" / "a-2.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["missing.png"], "image missing.png does not exist"),
         (["--checkpoint", "none.pt", "a.png"], "checkpoint none.pt does not exist"),
         (["empty"], "folder empty holds no image"),
+        (["--output-dir", "tiny.png", "tiny.png"], "--output-dir tiny.png cannot be made: File exists"),
         (["tiny.png"], "tiny.png is 4x4 pixels, smaller than the network's stride of 8"),
     ],
 )
@@ -149,6 +158,17 @@ def test_checkpoints_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"bad\.pt cannot be read"):
         ConditionalDETR.from_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"format": "cond_detr/1"}, {"format": "cond_detr/1", "classes": 3}, {"format": "other"}, [1], torch.zeros(2)],
+    ids=["empty", "wrong type", "other format", "list", "tensor"],
+)
+def test_incomplete_checkpoints(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "bad.pt")
+    with pytest.raises(InputError, match=r"bad\.pt is"):
+        ConditionalDETR.from_checkpoint(tmp_path / "bad.pt")
 
 
 def test_checkpoint_writes_are_atomic(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

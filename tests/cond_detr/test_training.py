@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cond_detr import PRESETS, cli, evaluate, train
+from cond_detr.optim import lr_factor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,7 +30,7 @@ def run_train(*arguments: object) -> int:
     return int(stop.value.code or 0)
 
 
-def start_train(*arguments: object, processes: int = 0) -> "subprocess.Popen[str]":
+def start_train(*arguments: object, processes: int = 0, start_new_session: bool = False) -> "subprocess.Popen[str]":
     """The command in a process of its own, or several under torchrun."""
     launcher = ["-m"]
     if processes:
@@ -40,6 +41,7 @@ def start_train(*arguments: object, processes: int = 0) -> "subprocess.Popen[str
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=start_new_session,
     )
 
 
@@ -126,6 +128,19 @@ def test_killed_run_continues_bit_for_bit(undisturbed: tuple[Path, Path, list[An
     assert_same_weights(folder / "last.pt", reference / "last.pt")
     for ours, theirs in zip(log(folder), log(reference), strict=True):
         assert {k: ours[k] for k in (*LOSSES, "AP", "lr")} == {k: theirs[k] for k in (*LOSSES, "AP", "lr")}
+
+
+def test_a_signal_to_the_whole_process_group_saves_the_state(
+    undisturbed: tuple[Path, Path, list[Any]], tmp_path: Path
+) -> None:
+    """Launchers signal loader workers as well; those must not take the run down."""
+    folder = tmp_path / "stopped"
+    process = start_train(*undisturbed[2], "--workers", 2, "--output-dir", folder, start_new_session=True)
+    wait_for_epoch(process, folder, 1)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "continue with --resume" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -241,8 +256,12 @@ BAD_DATA = {
     "negative box": (lambda d: edit(d, bbox=[1, 1, -2, 3]), r"has bbox \[1, 1, -2, 3\]"),
     "NaN box": (lambda d: edit(d, bbox=[1, 1, float("nan"), 3]), "has bbox"),
     "unreadable image": (lambda d: (d / "train/train-00002.png").write_text("no"), "train-00002.png cannot be read"),
-    "tiny image": (lambda d: _tiny(d / "train/train-00002.png"), "train-00002.png is 4x4 pixels, smaller than"),
-    "other classes in val": (lambda d: _rename_class(d), "the checkpoint|classes"),
+    "image of another size": (
+        lambda d: _tiny(d / "train/train-00002.png"),
+        "is 4x4 pixels, but its annotations say 64x64",
+    ),
+    "tiny image": (lambda d: _tiny_and_true(d), "train-00002.png is 4x4 pixels, smaller than"),
+    "other classes in val": (lambda d: _rename_class(d), "and they differ: 'circle' is only in the model"),
 }
 
 
@@ -250,6 +269,14 @@ def _tiny(path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (4, 4)).save(path)
+
+
+def _tiny_and_true(dataset: Path) -> None:
+    _tiny(dataset / "train/train-00002.png")
+    path = dataset / "annotations" / "instances_train.json"
+    raw = json.loads(path.read_text())
+    raw["images"][2] |= {"width": 4, "height": 4}
+    path.write_text(json.dumps(raw))
 
 
 def _rename_class(dataset: Path) -> None:
@@ -280,7 +307,7 @@ BAD_OPTIONS = {
     "no CUDA": (["--device", "cuda"], "--device cuda: this torch .* sees no CUDA device"),
     "no such device": (["--device", "gpu"], "--device must be cpu, cuda or cuda:N, got 'gpu'"),
     "nothing to resume": (["--resume", "--output-dir", "nowhere"], "nothing to resume, nowhere/last.pt does not exist"),
-    "no runs": (["--resume"], "nothing to resume, no last.pt in any folder of runs"),
+    "no runs": (["--resume"], "nothing to resume, no unfinished run in any folder of runs"),
     "missing checkpoint": (["--resume", "none.pt"], "checkpoint none.pt does not exist"),
     "missing weights": (["--preset", "shapes", "--weights", "none.pt"], "checkpoint none.pt does not exist"),
     "batch too large": (["--preset", "shapes", "--batch-size", "5000"], "4 images, fewer than the 5000 of one step"),
@@ -314,7 +341,7 @@ def test_resume_refuses_what_it_cannot_continue(
     for arguments, sentence in (
         (["--resume", last], "nothing to resume, .* has finished its 1 epochs"),
         (["--resume", last, "--preset", "r50"], "is of preset 'shapes', not 'r50'"),
-        (["--resume", last, "--lr", "5"], "the options differ from those that"),
+        (["--resume", last, "--lr", "5"], "--lr differs from what"),
         (["--resume", best], "holds a model but no training state"),
         (["--resume", last, "--weights", best], "exclude each other"),
         (["--resume", text], "checkpoint .*text.pt cannot be read"),
@@ -327,6 +354,41 @@ def test_resume_refuses_what_it_cannot_continue(
         capfd.readouterr()
         assert run_train(*arguments) == 2, arguments
         assert_one_sentence(capfd.readouterr().err, sentence)
+
+
+def test_resume_refuses_other_data(dataset_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    process = start_train(*TINY, "--dataset-dir", dataset_dir, "--epochs", 1000, "--output-dir", folder)
+    wait_for_epoch(process, folder, 1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    for split in ("train", "val"):
+        path = dataset_dir / "annotations" / f"instances_{split}.json"
+        path.write_text(path.read_text().replace('"circle"', '"disc"'))
+    assert run_train("--resume", folder / "last.pt", "--device", "cpu") == 2
+    assert_one_sentence(capfd.readouterr().err, "was trained with other classes")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--dropout", "5"], ["--lr", "-1"], ["--lr", "nan"], ["--epochs", "0"], ["--seed", "-1"], ["--batch-size", "x"]],
+    ids=" ".join,
+)
+def test_options_out_of_range(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_train(*arguments) == 2
+    assert f"argument {arguments[0]}: expected a" in capfd.readouterr().err
+
+
+def test_learning_rate_schedules() -> None:
+    """The paper drops at 40 of 50, 60 of 75 and 80 of 108 epochs."""
+    for arguments, epochs, drop in (([], 50, 40), (["--epochs", "75"], 75, 60)):
+        options = vars(train.parser().parse_args(arguments))
+        settings = train.configure(options, PRESETS["r50"]).train
+        factors = [lr_factor(settings, epoch * 7, epochs * 7) for epoch in range(epochs)]
+        assert factors == [1.0] * drop + [0.1] * (epochs - drop)
+    options = vars(train.parser().parse_args(["--epochs", "108", "--lr-drop", "80"]))
+    settings = train.configure(options, PRESETS["r50"]).train
+    assert [lr_factor(settings, epoch * 7, 108 * 7) for epoch in range(108)] == [1.0] * 80 + [0.1] * 28
 
 
 def test_weights_of_another_architecture(dataset_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """Reading COCO annotations: what is kept, what is dropped, what is refused."""
 
 import json
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ from PIL import Image
 
 from cond_detr import InputError
 from cond_detr.config import DataConfig
-from cond_detr.data import open_split
+from cond_detr.data import open_split, shapes
 from cond_detr.data.batching import Batch, Sample, collate, pad_images
-from cond_detr.data.coco import check_annotations, find_split, folder_loader
+from cond_detr.data.coco import CocoDataset, FolderLoader, check_annotations, find_split
 
 DATA = DataConfig(image_size=64, max_size=64, augment="flip")
 
@@ -64,7 +66,7 @@ def test_degenerate_boxes_are_dropped_and_counted(bbox: list[float]) -> None:
         ([], "f.json: expected an object with a list 'images'"),
         ({"images": []}, "expected an object with a list 'annotations'"),
         (content(categories=[]), "at least one image and one category"),
-        (content(images=[{"id": 1}]), r"images\[0\] has no 'file_name', 'height', 'width'"),
+        (content(images=[{"id": 1}]), r"images\[0\] must have a 'file_name', got None"),
         (content(images=content()["images"] * 2), "image id 7 is used more than once"),
         (annotation(image_id=99), "annotation 5 is for image 99, which is not among the images"),
         (annotation(category_id=4), r"annotation 5 \(b.png\) has category 4, which is not among the categories"),
@@ -72,8 +74,17 @@ def test_degenerate_boxes_are_dropped_and_counted(bbox: list[float]) -> None:
         (annotation(bbox=[1, 1, float("nan"), 5]), "annotation 5 .* has bbox"),
         (annotation(bbox=[1, 1, float("inf"), 5]), "annotation 5 .* has bbox"),
         (annotation(bbox=[1, 1, 5]), "annotation 5 .* has bbox"),
-        (annotation(bbox="1 1 5 5"), "annotation 5 .* has bbox"),
-        (annotation(bbox=None), "annotation 5 .* has bbox"),
+        (annotation(bbox="1 1 5 5"), r"annotations\[0\] must have a 'bbox', got '1 1 5 5'"),
+        (annotation(bbox=None), r"annotations\[0\] must have a 'bbox', got None"),
+        (annotation(bbox=[1, 1, 10**400, 5]), "annotation 5 .* has bbox"),
+        (
+            content(images=[{"id": 7, "file_name": "b.png", "width": None, "height": 4}]),
+            "must have a 'width', got None",
+        ),
+        (
+            content(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]),
+            "category name 'a' is used more than once",
+        ),
     ],
 )
 def test_impossible_annotations_get_a_sentence(raw: Any, sentence: str) -> None:
@@ -106,7 +117,7 @@ def test_file_names_cannot_leave_the_image_folder(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
     for name in ("../secret.png", str(tmp_path / "secret.png")):
         with pytest.raises(InputError, match="outside its folder"):
-            folder_loader(tmp_path / "train")(name)
+            FolderLoader(tmp_path / "train")(name, (64, 64))
 
 
 def test_samples_of_a_folder(dataset_dir: Path) -> None:
@@ -140,7 +151,7 @@ def test_samples_of_a_folder(dataset_dir: Path) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:200]), "train-00003.png cannot be read"),
         (
             lambda path: Image.new("RGB", (5, 90)).save(path),
-            "train-00003.png is 5x90 pixels, smaller than .* stride of 8",
+            "train-00003.png is 5x90 pixels, but its annotations say 64x64",
         ),
     ],
     ids=["missing", "text", "truncated", "tiny"],
@@ -155,16 +166,31 @@ def test_bad_images_reach_the_loop_as_errors(dataset_dir: Path, spoil: Any, sent
 
 
 def test_greyscale_palette_and_rotated_images_become_rgb(tmp_path: Path) -> None:
-    load = folder_loader(tmp_path)
+    load = FolderLoader(tmp_path)
     Image.new("L", (20, 10), 100).save(tmp_path / "grey.png")
     Image.new("P", (20, 10), 3).save(tmp_path / "palette.png")
     Image.new("RGBA", (20, 10), (1, 2, 3, 4)).save(tmp_path / "alpha.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
-    sizes = [load(name).size for name in ("grey.png", "palette.png", "alpha.png", "turned.jpg")]
-    assert sizes == [(20, 10)] * 3 + [(10, 20)]
-    assert all(load(path.name).mode == "RGB" for path in tmp_path.iterdir())
+    for name, size in (("grey.png", (20, 10)), ("palette.png", (20, 10)), ("alpha.png", (20, 10))):
+        assert load(name, size).size == size
+    # annotations made with or without a look at the tag
+    for size in ((10, 20), (20, 10)):
+        assert load("turned.jpg", size).size == size
+    assert all(load(path.name, (20, 10)).mode == "RGB" for path in tmp_path.iterdir())
+    with pytest.raises(InputError, match=r"grey\.png is 20x10 pixels, but its annotations say 40x20"):
+        load("grey.png", (40, 20))
+
+
+@pytest.mark.parametrize("builtin", [True, False], ids=["shapes", "folder"])
+def test_data_sets_can_be_sent_to_worker_processes(dataset_dir: Path, builtin: bool) -> None:
+    if builtin:
+        annotations, load = shapes.make_split("val", 3)
+        dataset = CocoDataset(annotations, load, DATA, 8, train=False)
+    else:
+        dataset = open_split(DataConfig(dataset_dir=str(dataset_dir), image_size=64, max_size=64), "val", 8)
+    assert isinstance(pickle.loads(ForkingPickler.dumps(dataset))[0], Sample)
 
 
 def test_batches_are_padded_at_the_right_and_bottom() -> None:

@@ -11,9 +11,13 @@ def test_images_are_reproducible_and_splits_differ() -> None:
     held_out = shapes.make_split("val", 5)
     for i in range(5):
         name = f"train-{i:05d}.png"
-        assert np.array_equal(first.load(name), again.load(name))
-        assert not np.array_equal(first.load(name), held_out.load(f"val-{i:05d}.png"))
-    assert first.annotations.raw == again.annotations.raw
+        assert np.array_equal(
+            first.load(name, (shapes.SIZE, shapes.SIZE)), again.load(name, (shapes.SIZE, shapes.SIZE))
+        )
+        assert not np.array_equal(
+            first.load(name, (shapes.SIZE, shapes.SIZE)), held_out.load(f"val-{i:05d}.png", (shapes.SIZE, shapes.SIZE))
+        )
+    assert first.annotations.ground_truth == again.annotations.ground_truth
 
 
 def test_the_data_is_varied() -> None:
