@@ -146,7 +146,7 @@ PRESETS: dict[str, Config] = {
         ),
         data=DataConfig(image_size=192, max_size=320, min_scale=0.8),
         # small batches: from scratch, the number of steps is what counts
-        train=TrainConfig(epochs=90, batch_size=2, eval_batch_size=1, lr=5e-4, backbone_lr=5e-4, schedule="one-cycle"),
+        train=TrainConfig(epochs=75, batch_size=2, eval_batch_size=4, lr=5e-4, backbone_lr=5e-4, schedule="one-cycle"),
     ),
     "r50": _PAPER,
     "r101": replace(_PAPER, model=ModelConfig(backbone="resnet101")),
