@@ -1,5 +1,7 @@
 """Augmentation: boxes must follow the pixels, whatever is done to them."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,10 +54,11 @@ def test_crop_clips_and_drops() -> None:
     assert outside.labels.shape == (0,)
 
 
+@pytest.mark.parametrize("kind", ["paper", "crop", "flip", "none"])
 @pytest.mark.parametrize("seed", range(30))
-def test_augmented_boxes_follow_the_pixels(seed: int) -> None:
+def test_augmented_boxes_follow_the_pixels(seed: int, kind: Literal["paper", "crop", "flip", "none"]) -> None:
     sample = painted(160, 120, (30, 40, 110, 90))
-    data = DataConfig(image_size=100, max_size=140)
+    data = DataConfig(image_size=100, max_size=140, augment=kind)
     out = augment(sample, data, np.random.default_rng(seed))
     assert max(out.image.size) <= 140
     if len(out.boxes):
