@@ -55,14 +55,15 @@ class DataConfig:
         dataset_dir: folder of the data set, None for the built-in shapes.
         image_size: short side in pixels for evaluation, and the largest in training.
         max_size: longest side in pixels.
-        augment: "paper" (flip, random scale, random crop), "crop" (flip, random crop at the scale of evaluation: quicker to
-            learn from), "flip" or "none".
+        min_scale: least short side in training as a fraction of ``image_size``, for augment "paper".
+        augment: "paper" (flip, random scale, random crop), "flip" or "none".
     """
 
     dataset_dir: str | None = None
     image_size: int = 800
     max_size: int = 1333
-    augment: Literal["paper", "crop", "flip", "none"] = "paper"
+    min_scale: float = 0.6
+    augment: Literal["paper", "flip", "none"] = "paper"
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class TrainConfig:
         eval_batch_size: images at once in evaluation; 1 where padding changes results (DC5).
         lr: learning rate of the transformer.
         backbone_lr: learning rate of the backbone.
-        schedule: "step" divides the rates by ten after ``lr_drop`` of the epochs; "one-cycle" warms up over a tenth of
-            the steps and falls to zero along a cosine.
+        schedule: "step" divides the rates by ten after ``lr_drop`` of the epochs; "one-cycle" warms up over a twentieth
+            of the steps and falls to zero along a cosine.
         lr_drop: fraction of the epochs before the drop.
         weight_decay: AdamW's, on every parameter.
         clip_norm: largest norm of the gradient.
@@ -143,9 +144,8 @@ PRESETS: dict[str, Config] = {
             dropout=0.0,
             num_queries=60,
         ),
-        data=DataConfig(image_size=208, max_size=320, augment="crop"),
-        # small batches: from scratch, the number of steps is what counts
-        train=TrainConfig(epochs=75, batch_size=2, eval_batch_size=4, lr=5e-4, backbone_lr=5e-4, schedule="one-cycle"),
+        data=DataConfig(image_size=192, max_size=320, min_scale=0.8),
+        train=TrainConfig(epochs=110, batch_size=4, eval_batch_size=4, lr=7e-4, backbone_lr=7e-4, schedule="one-cycle"),
     ),
     "r50": _PAPER,
     "r101": replace(_PAPER, model=ModelConfig(backbone="resnet101")),

@@ -22,13 +22,11 @@ ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Fractions of the image size. For the paper's 800 they come to short sides of 480, 512 ... 800, and before a random
-# crop to 400, 500 or 600 with crops of 384 to 600.
-SCALES = tuple(i / 100 for i in range(60, 101, 4))
+# Fractions of the image size. For the paper's 800 and its least scale of 0.6 they come to short sides of 480, 512 ...
+# 800, and before a random crop to 400, 500 or 600 with crops of 384 to 600.
+NUM_SCALES = 11
 SCALES_BEFORE_CROP = (0.5, 0.625, 0.75)
 CROP_SIZES = (0.48, 0.75)
-# Least side of a crop at the scale of evaluation
-LEAST_CROP = 0.6
 
 
 @dataclass(frozen=True)
@@ -135,11 +133,9 @@ def augment(sample: Annotated, data: DataConfig, rng: np.random.Generator) -> An
         sample = flip(sample)
     size = data.image_size
     if data.augment != "paper":
-        sample = resize(sample, size, data.max_size)
-        if data.augment == "crop" and rng.random() < 0.5:
-            sample = random_crop(sample, round(LEAST_CROP * size), size, rng)
-        return sample
+        return resize(sample, size, data.max_size)
     if rng.random() < 0.5:
         sample = resize(sample, round(rng.choice(SCALES_BEFORE_CROP) * size), 10**6)
         sample = random_crop(sample, round(CROP_SIZES[0] * size), round(CROP_SIZES[1] * size), rng)
-    return resize(sample, round(rng.choice(SCALES) * size), data.max_size)
+    scale = rng.choice(np.linspace(data.min_scale, 1, NUM_SCALES))
+    return resize(sample, round(scale * size), data.max_size)

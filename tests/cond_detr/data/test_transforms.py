@@ -54,9 +54,9 @@ def test_crop_clips_and_drops() -> None:
     assert outside.labels.shape == (0,)
 
 
-@pytest.mark.parametrize("kind", ["paper", "crop", "flip", "none"])
+@pytest.mark.parametrize("kind", ["paper", "flip", "none"])
 @pytest.mark.parametrize("seed", range(30))
-def test_augmented_boxes_follow_the_pixels(seed: int, kind: Literal["paper", "crop", "flip", "none"]) -> None:
+def test_augmented_boxes_follow_the_pixels(seed: int, kind: Literal["paper", "flip", "none"]) -> None:
     sample = painted(160, 120, (30, 40, 110, 90))
     data = DataConfig(image_size=100, max_size=140, augment=kind)
     out = augment(sample, data, np.random.default_rng(seed))
