@@ -183,6 +183,6 @@ def test_initial_values() -> None:
     assert (model.box_head.layers[-1].weight == 0).all()
     assert (model.encoder.layers[0].self_attn.q_proj.bias == 0).all()
     assert (model.decoder.layers[0].cross_attn.out_proj.bias == 0).all()
-    bound = (6 / (128 + 512)) ** 0.5
+    bound = (6 / (model.config.model.d_model + model.config.model.ffn_dim)) ** 0.5  # Xavier's
     assert 0.9 * bound < model.encoder.layers[0].linear1.weight.abs().max() <= bound
     assert model.query_embed.weight.std().item() == pytest.approx(1, abs=0.05)
