@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,6 +59,11 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output-dir {path} cannot be made: {error.strerror}") from None
+
+
+def default_workers() -> int:
+    """Processes that load images: few cores are better left to the training itself, which they would slow down."""
+    return min(4, (os.cpu_count() or 1) // 4)
 
 
 def positive(text: str) -> int:

@@ -77,8 +77,8 @@ class TrainConfig:
         eval_batch_size: images at once in evaluation; 1 where padding changes results (DC5).
         lr: learning rate of the transformer.
         backbone_lr: learning rate of the backbone.
-        schedule: "step" divides the rates by ten after ``lr_drop`` of the epochs; "one-cycle" warms up over a twentieth
-            of the steps and falls to zero along a cosine.
+        schedule: "step" divides the rates by ten after ``lr_drop`` of the epochs; "one-cycle" warms up over a tenth of
+            the steps and falls to zero along a cosine.
         lr_drop: fraction of the epochs before the drop.
         weight_decay: AdamW's, on every parameter.
         clip_norm: largest norm of the gradient.
@@ -130,7 +130,7 @@ PRESETS: dict[str, Config] = {
         ),
         data=DataConfig(image_size=64, max_size=64, augment="flip"),
         train=TrainConfig(
-            epochs=8, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
+            epochs=10, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
         ),
     ),
     # a few hundred real images, from scratch
@@ -145,7 +145,7 @@ PRESETS: dict[str, Config] = {
             num_queries=60,
         ),
         data=DataConfig(image_size=192, max_size=320, min_scale=0.8),
-        train=TrainConfig(epochs=110, batch_size=4, eval_batch_size=4, lr=7e-4, backbone_lr=7e-4, schedule="one-cycle"),
+        train=TrainConfig(epochs=80, batch_size=4, eval_batch_size=4, lr=7e-4, backbone_lr=7e-4, schedule="one-cycle"),
     ),
     "r50": _PAPER,
     "r101": replace(_PAPER, model=ModelConfig(backbone="resnet101")),

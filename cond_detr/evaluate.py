@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from cond_detr import distributed
 from cond_detr.classes import Classes
-from cond_detr.cli import device_argument, make_folder, natural, positive, run
+from cond_detr.cli import default_workers, device_argument, make_folder, natural, positive, run
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
 from cond_detr.data.loading import checked, eval_loader
@@ -102,7 +102,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output-dir", type=Path, metavar="DIR", help="for results.json (default: evaluation/ beside FILE)")
     p.add_argument("--batch-size", type=positive, metavar="N", help="images at once (default: the preset's)")
     p.add_argument(
-        "--workers", type=natural, default=2, metavar="N", help="processes that load images (default: %(default)s)"
+        "--workers",
+        type=natural,
+        default=default_workers(),
+        metavar="N",
+        help="processes that load images (default: %(default)s)",
     )
     p.add_argument(
         "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"

@@ -29,7 +29,7 @@ def lr_factor(train: TrainConfig, step: int, total_steps: int) -> float:
     progress = step / total_steps
     if train.schedule == "step":
         return 1.0 if progress < train.lr_drop else 0.1
-    warm_up = 0.05
+    warm_up = 0.1
     if progress < warm_up:
         return 0.05 + 0.95 * progress / warm_up
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))

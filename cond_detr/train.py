@@ -12,7 +12,7 @@ import torch
 
 from cond_detr import distributed
 from cond_detr.checkpoints import Checkpoint, LoadedWeights, load_weights
-from cond_detr.cli import device_argument, make_folder, natural, positive, probability, rate, run
+from cond_detr.cli import default_workers, device_argument, make_folder, natural, positive, probability, rate, run
 from cond_detr.config import PRESETS, Config, preset
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
@@ -89,7 +89,10 @@ def parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if any)")
     running.add_argument(
-        "--workers", type=natural, metavar="N", help="processes that load images (default: 2; shapes: 0)"
+        "--workers",
+        type=natural,
+        metavar="N",
+        help="processes that load images (default: a quarter of the cores, at most 4)",
     )
     return p
 
@@ -214,7 +217,7 @@ def train(options: dict[str, Any], device: torch.device) -> None:
         folder = RunFolder(checkpoint.path.parent)
     else:
         folder = distributed.from_rank_zero(lambda: RunFolder.plan(options.get("output_dir"), config.preset))
-    workers = options.get("workers", 0 if config.data.dataset_dir is None else 2)
+    workers = options.get("workers", 0 if config.data.dataset_dir is None else default_workers())
     trainer = Trainer(model, config, train_set, val_set, folder=folder, device=device, workers=workers)
     if checkpoint:
         trainer.restore(checkpoint)
