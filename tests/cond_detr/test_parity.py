@@ -76,6 +76,37 @@ def test_same_weights_same_predictions(name: str, fused: bool) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("fused", [False, True], ids=["reference", "fused"])
+def test_decoder_attends_to_the_same_positions(fused: bool) -> None:
+    """Behind a random backbone all positions look alike; here they differ, so that where a query looks decides."""
+    theirs = transformers_model("r50").model.decoder
+    for name, parameter in theirs.named_parameters():
+        if "norm" in name:
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        elif "attn" in name and parameter.dim() > 1:
+            parameter.mul_(2)
+    model = ours("r50", fused).decoder
+    state = translate({f"model.decoder.{name}": tensor for name, tensor in theirs.state_dict().items()})
+    model.load_state_dict({name.removeprefix("decoder."): tensor for name, tensor in state.items()})
+    memory, position, query_pos = torch.randn(2, 35, 256), torch.randn(2, 35, 256), torch.randn(2, 300, 256)
+    padding = torch.zeros(2, 35, dtype=torch.bool)
+    padding[1, 20:] = True
+    want = theirs(
+        inputs_embeds=torch.zeros_like(query_pos),
+        encoder_hidden_states=memory,
+        encoder_attention_mask=~padding,
+        spatial_position_embeddings=position,
+        object_queries_position_embeddings=query_pos,
+    )
+    outputs, reference = model(query_pos, memory, position, padding)
+    assert outputs[-1].std(1).mean() > 0.3  # queries come to different answers
+    torch.testing.assert_close(outputs[-1], want.last_hidden_state, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        reference, want.reference_points.transpose(0, 1).reshape(reference.shape), rtol=0, atol=1e-6
+    )
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("name", "depths"), [("resnet18", [2, 2, 2, 2]), ("resnet34", [3, 4, 6, 3])])
 def test_small_resnets_compute_the_same_features(name: str, depths: list[int]) -> None:
     config = ResNetConfig(layer_type="basic", depths=depths, hidden_sizes=[64, 128, 256, 512], out_features=["stage4"])
