@@ -99,7 +99,7 @@ def test_decoder_attends_to_the_same_positions(fused: bool) -> None:
         object_queries_position_embeddings=query_pos,
     )
     outputs, reference = model(query_pos, memory, position, padding)
-    assert outputs[-1].std(1).mean() > 0.3  # queries come to different answers
+    assert outputs[-1].std(1).mean() > 0.2  # queries come to different answers
     torch.testing.assert_close(outputs[-1], want.last_hidden_state, rtol=0, atol=1e-4)
     torch.testing.assert_close(
         reference, want.reference_points.transpose(0, 1).reshape(reference.shape), rtol=0, atol=1e-6
