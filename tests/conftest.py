@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # before Triton is imported: kernels then run, slowly, on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from cond_detr.data import shapes
 
 

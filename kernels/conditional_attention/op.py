@@ -1,17 +1,61 @@
 """Conditional cross-attention by the fastest path there is for the tensors at hand."""
 
+import math
+from typing import Literal, TypeAlias, cast, overload
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cond_detr_kernels.checks import check_same, check_shape
+from cond_detr_kernels.conditional_attention.operator import HAS_TRITON, DifferentiableAttention
+from cond_detr_kernels.conditional_attention.pytorch import scaled_dot_product
+from cond_detr_kernels.conditional_attention.reference import attention_weights
 
+# What the kernels take; tiles of larger heads would not fit
+MAX_HEAD_DIM = 128
+KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+Operands: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _NAMES = ("q_content", "q_spatial", "k_content", "k_spatial", "value")
 
 
 def attention_path(device: torch.device) -> str:
     """Says, for people, which implementation :func:`conditional_attention` uses on a device."""
-    return f"PyTorch scaled_dot_product_attention on {device.type}"
+    if device.type == "cuda" and HAS_TRITON:
+        return "Triton kernels"
+    why = " (Triton is not installed)" if device.type == "cuda" else ""
+    return f"PyTorch scaled_dot_product_attention on {device.type}{why}"
+
+
+@overload
+def conditional_attention(
+    q_content: Tensor,
+    q_spatial: Tensor,
+    k_content: Tensor,
+    k_spatial: Tensor,
+    value: Tensor,
+    *,
+    key_padding_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+    deterministic: bool | None = None,
+    return_weights: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def conditional_attention(
+    q_content: Tensor,
+    q_spatial: Tensor,
+    k_content: Tensor,
+    k_spatial: Tensor,
+    value: Tensor,
+    *,
+    key_padding_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+    deterministic: bool | None = None,
+    return_weights: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 
 
 def conditional_attention(
@@ -24,8 +68,14 @@ def conditional_attention(
     key_padding_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     scale: float | None = None,
-) -> Tensor:
+    deterministic: bool | None = None,
+    return_weights: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """softmax((q_content . k_content + q_spatial . k_spatial) * scale) value, per head (Conditional DETR, section 3.3).
+
+    On a CUDA device this is one Triton kernel forward and one or two backward; on others, and for float64 or heads
+    wider than 128, PyTorch's scaled dot-product attention. Under autocast the operands are cast as PyTorch casts those
+    of its own attention.
 
     Args:
         q_content, q_spatial: (B, H, N, Dc) and (B, H, N, Ds) queries; views of any strides.
@@ -33,47 +83,55 @@ def conditional_attention(
         value: (B, H, S, Dv).
         key_padding_mask: (B, S) bool, True for keys that nobody may look at. Queries whose keys are all masked get 0,
             and zero gradients.
-        dropout_p: probability in [0, 1) with which attention weights are dropped (and the others scaled up). The
-            caller passes 0 in evaluation.
-        scale: factor of the scores; (Dc + Ds) ** -0.5 if None.
+        dropout_p: probability in [0, 1) with which attention weights are dropped (and the others scaled up); the
+            kernels round it to a multiple of 2**-16. The draws follow torch's generator of the device. The caller
+            passes 0 in evaluation.
+        scale: positive factor of the scores; (Dc + Ds) ** -0.5 if None.
+        deterministic: how the kernels compute gradients: True for the same bits every time, False for one pass with
+            atomic additions, None for the faster, but the former under ``torch.use_deterministic_algorithms``.
+        return_weights: also return the weights, before dropout. They are computed beside the output, which pays for it
+            in time and memory.
 
     Returns:
-        (B, H, N, Dv), in the dtype of the inputs.
+        (B, H, N, Dv), in the dtype of the operands; with ``return_weights`` also (B, H, N, S).
 
     Raises:
-        ValueError: an argument's shape, dtype or device does not fit, or dropout_p is not in [0, 1).
+        ValueError: an argument's shape, dtype or device does not fit, dropout_p is not in [0, 1), or scale is not
+            positive.
     """
-    _check(q_content, q_spatial, k_content, k_spatial, value, key_padding_mask, dropout_p)
-    query = torch.cat([q_content, q_spatial], dim=-1)
-    key = torch.cat([k_content, k_spatial], dim=-1)
+    tensors = _autocasted(q_content, q_spatial, k_content, k_spatial, value)
     if scale is None:
-        scale = query.shape[-1] ** -0.5
-    value_dim = value.shape[-1]
-    if value.device.type == "cpu" and dropout_p == 0.0 and value_dim < query.shape[-1]:
-        # The CPU's flash kernel wants equal head dims; padding the values for it is up to 3x faster than going without
-        value = F.pad(value, (0, query.shape[-1] - value_dim))
-    if key_padding_mask is None:
-        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p, scale=scale)
-        return out[..., :value_dim]
-    # An image whose keys are all masked attends to everything here and is set to 0 below: kernels disagree about it
-    empty = key_padding_mask.all(dim=1, keepdim=True)
-    attend = ~key_padding_mask | empty
-    out = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=attend[:, None, None, :], dropout_p=dropout_p, scale=scale
-    )
-    return out[..., :value_dim].masked_fill(empty[:, :, None, None], 0.0)
+        scale = (q_content.shape[-1] + q_spatial.shape[-1]) ** -0.5
+    _check(tensors, key_padding_mask, dropout_p, scale)
+    if _fits_kernels(tensors):
+        seed = None
+        if dropout_p > 0:
+            # drawn on the device: no synchronisation, and a CUDA graph draws anew at each replay
+            seed = torch.randint(2**31, (1,), device=q_content.device)
+        out = DifferentiableAttention.apply(*tensors, key_padding_mask, seed, dropout_p, scale, deterministic)[0]
+    else:
+        out = scaled_dot_product(*tensors, key_padding_mask, dropout_p, scale)
+    if not return_weights:
+        return cast(Tensor, out)
+    return out, attention_weights(*tensors[:4], key_padding_mask=key_padding_mask, scale=scale)
 
 
-def _check(
-    q_content: Tensor,
-    q_spatial: Tensor,
-    k_content: Tensor,
-    k_spatial: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None,
-    dropout_p: float,
-) -> None:
-    tensors = (q_content, q_spatial, k_content, k_spatial, value)
+def _autocasted(*tensors: Tensor) -> Operands:
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return cast(Operands, tensors)
+    dtype = torch.get_autocast_dtype(kind)
+    casted = (t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+    return cast(Operands, tuple(casted))
+
+
+def _fits_kernels(tensors: Operands) -> bool:
+    narrow = all(tensor.shape[3] <= MAX_HEAD_DIM for tensor in tensors)
+    return HAS_TRITON and tensors[0].is_cuda and narrow and tensors[0].dtype in KERNEL_DTYPES
+
+
+def _check(tensors: Operands, key_padding_mask: Tensor | None, dropout_p: float, scale: float) -> None:
+    q_content, q_spatial, k_content, k_spatial, value = tensors
     check_shape("q_content", q_content, "(B, H, N, Dc)", (None, None, None, None))
     batch, heads, queries, content_dim = q_content.shape
     check_shape("q_spatial", q_spatial, "(B, H, N, Ds)", (batch, heads, queries, None))
@@ -92,3 +150,5 @@ def _check(
             raise ValueError(f"key_padding_mask must be a bool tensor, got {key_padding_mask.dtype}")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
+    if not 0.0 < scale < math.inf:
+        raise ValueError(f"scale must be positive and finite, got {scale}")

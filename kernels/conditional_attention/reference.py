@@ -6,6 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Philox 2x32 (Salmon et al., 2011)
+PHILOX_MULTIPLIER = 0xD256D193
+PHILOX_KEY_STEP = 0x9E3779B9
+# The fewest that pass BigCrush
+PHILOX_ROUNDS = 7
+
 
 def conditional_attention_reference(
     q_content: Tensor,
@@ -19,16 +25,60 @@ def conditional_attention_reference(
     scale: float | None = None,
 ) -> Tensor:
     """The reference of :func:`cond_detr_kernels.conditional_attention`: same arguments, same result."""
+    weights = attention_weights(
+        q_content, q_spatial, k_content, k_spatial, key_padding_mask=key_padding_mask, scale=scale
+    )
+    return F.dropout(weights, dropout_p) @ value
+
+
+def attention_weights(
+    q_content: Tensor,
+    q_spatial: Tensor,
+    k_content: Tensor,
+    k_spatial: Tensor,
+    *,
+    key_padding_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """The weights before dropout: (B, H, N, S), rows that sum to 1, or to 0 where no key counts."""
     if scale is None:
         scale = (q_content.shape[-1] + q_spatial.shape[-1]) ** -0.5
     query = torch.cat([q_content, q_spatial], dim=-1)
     key = torch.cat([k_content, k_spatial], dim=-1)
     scores = (query * scale) @ key.transpose(-2, -1)
     if key_padding_mask is None:
-        weights = scores.softmax(dim=-1)
-    else:
-        masked = key_padding_mask[:, None, None, :]
-        weights = scores.masked_fill(masked, -math.inf).softmax(dim=-1)
-        # a row without a single key is NaN there; it has nothing to attend to
-        weights = weights.masked_fill(masked, 0.0)
-    return F.dropout(weights, dropout_p) @ value
+        return scores.softmax(dim=-1)
+    masked = key_padding_mask[:, None, None, :]
+    # a row without a single key is NaN there; it has nothing to attend to
+    return scores.masked_fill(masked, -math.inf).softmax(dim=-1).masked_fill(masked, 0.0)
+
+
+def drop_threshold(dropout_p: float) -> int:
+    """``dropout_p`` in units of 2**-16, the resolution of the kernels' draws."""
+    return round(dropout_p * 65536)
+
+
+def philox(low: Tensor, high: Tensor, key: int) -> tuple[Tensor, Tensor]:
+    """Random words for counters: int64 tensors that hold 32 bits each (Salmon et al., 2011)."""
+    for _ in range(PHILOX_ROUNDS):
+        # a product of 64 bits, in halves that do not overflow the signed integers there are
+        lower = low * (PHILOX_MULTIPLIER & 0xFFFF)
+        upper = low * (PHILOX_MULTIPLIER >> 16) + (lower >> 16)
+        low, high = (upper >> 16) ^ key ^ high, ((upper & 0xFFFF) << 16) | (lower & 0xFFFF)
+        key = (key + PHILOX_KEY_STEP) & 0xFFFFFFFF
+    return low, high
+
+
+def dropped_reference(seed: int, heads: int, queries: int, keys: int, dropout_p: float) -> Tensor:
+    """Which weights the kernels drop for a seed: (heads, queries, keys) bool, heads counted over the batch.
+
+    One evaluation of Philox yields four draws of 16 bits, for the weights whose query and key differ in bit 3 only.
+    """
+    head = torch.arange(heads)[:, None, None]
+    query = torch.arange(queries)[:, None]
+    key = torch.arange(keys)
+    high, low = torch.broadcast_tensors((query & ~8) + (head << 16), key & ~8)
+    low, high = philox(low, high, seed & 0xFFFFFFFF)
+    word = torch.where((query & 8) == 0, low, high)
+    draw = torch.where((key & 8) == 0, word & 0xFFFF, word >> 16)
+    return draw < drop_threshold(dropout_p)

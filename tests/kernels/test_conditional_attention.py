@@ -110,6 +110,54 @@ def test_half_precision(dtype: torch.dtype) -> None:
     torch.testing.assert_close(got.double(), textbook([t.double() for t in tensors], None), rtol=2e-2, atol=2e-2)
 
 
+def test_weights_on_demand() -> None:
+    tensors = operands("paper", torch.float64)
+    mask = padding_mask("paper", "all keys of one image")
+    out, weights = conditional_attention(*tensors, key_padding_mask=mask, return_weights=True)
+    torch.testing.assert_close(out, textbook(tensors, mask))
+    torch.testing.assert_close(weights @ tensors[4], out)
+    torch.testing.assert_close(weights.sum(-1)[0], torch.ones_like(weights[0, ..., 0]))
+    assert (weights[-1] == 0).all()
+
+
+def test_autocast(device: torch.device) -> None:
+    """Operands of several precisions, as under autocast after a layer norm."""
+    tensors = [t.to(device) for t in operands("paper")]
+    tensors[1] = tensors[1].bfloat16()
+    with torch.autocast(device.type, torch.bfloat16):
+        got = conditional_attention(*tensors)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.double(), textbook([t.double() for t in tensors], None), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dropout_p", [0.0, 0.1])
+def test_cuda_graph(dropout_p: float) -> None:
+    """Captured and replayed, with new draws at each replay; nothing waits for the device."""
+    device = torch.device("cuda")
+    tensors = [t.to(device).requires_grad_() for t in operands("paper")]
+    mask = padding_mask("paper", "padded").to(device)  # type: ignore[union-attr]
+
+    def step() -> list[Tensor]:
+        out = conditional_attention(*tensors, key_padding_mask=mask, dropout_p=dropout_p)
+        return [out, *torch.autograd.grad(out.sum(), tensors)]
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    graph.replay()
+    first = captured[0].clone()
+    graph.replay()
+    assert torch.equal(first, captured[0]) == (dropout_p == 0)
+    if dropout_p == 0:
+        torch.testing.assert_close(captured, step())
+
+
 def test_compiles_without_graph_breaks() -> None:
     tensors = operands("paper")
     mask = padding_mask("paper", "padded")
@@ -144,10 +192,11 @@ def test_names_the_wrong_operand(position: int, change: object, sentence: str) -
     [
         ({"dropout_p": 1.0}, r"dropout_p must be in \[0, 1\), got 1.0"),
         ({"dropout_p": -0.1}, "dropout_p"),
+        ({"scale": 0.0}, "scale must be positive and finite, got 0.0"),
         ({"key_padding_mask": torch.zeros(2, 105)}, "key_padding_mask must be a bool tensor, got torch.float32"),
         ({"key_padding_mask": torch.zeros(2, 104, dtype=torch.bool)}, r"key_padding_mask must be \(B, S\)"),
     ],
-    ids=["dropout 1", "dropout negative", "mask dtype", "mask shape"],
+    ids=["dropout 1", "dropout negative", "scale", "mask dtype", "mask shape"],
 )
 def test_names_the_wrong_keyword(keywords: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -1,0 +1,82 @@
+"""What all benchmarks share: the machine's description, tables, files."""
+
+import argparse
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+Row = dict[str, Any]
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE, and a picture beside it")
+    return parser
+
+
+def machine(device: torch.device | None = None) -> str:
+    """What the numbers were measured on."""
+    parts = [f"{torch.get_num_threads()} threads of {_cpu_name()}"]
+    if device is not None and device.type == "cuda":
+        parts = [torch.cuda.get_device_name(device)]
+    parts += [f"{name} {version(name)}" for name in ("torch", "triton") if _installed(name)]
+    return ", ".join(parts)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def commit() -> str:
+    """The commit that is checked out, with a plus sign if files differ from it."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return (head.stdout.strip() or "unknown") + ("+" if dirty.stdout.strip() else "")
+
+
+def write_json(path: Path, benchmark: str, machine: str, rows: Sequence[Row]) -> None:
+    script, *options = sys.argv
+    command = shlex.join(["python", f"benchmarks/{Path(script).name}", *options])
+    record = {"benchmark": benchmark, "commit": commit(), "machine": machine, "command": command, "rows": list(rows)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def print_table(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+    """Prints rows; ``columns`` maps their keys to formats, such as ``"8.1f"``."""
+    cells = [[_cell(row.get(name), fmt) for name, fmt in columns.items()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for line in [list(columns), *cells]:
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)), flush=True)
+
+
+def _cell(value: Any, fmt: str) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, (str, bool)) or not fmt else format(value, fmt)

@@ -1,0 +1,62 @@
+"""The arithmetic of the kernels as formulas: what the operator does on a device without them.
+
+Training on a CPU does not come here but goes through PyTorch's attention, which is faster.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cond_detr_kernels.conditional_attention.problem import LOG2_E, Problem
+from cond_detr_kernels.conditional_attention.reference import drop_threshold, dropped_reference
+
+
+def forward(problem: Problem) -> tuple[Tensor, Tensor]:
+    """The output (B, H, N, Dv), and the scores' log2-sum-exp (B, H, padded N), infinite where no key counts."""
+    scores = _scores(problem)
+    lse = scores.logsumexp(-1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], -math.inf)
+    lse = lse.masked_fill(lse == -math.inf, math.inf)
+    weights = (scores - lse[..., None]).exp() * _kept(problem)
+    padded = problem.new_rows().fill_(math.inf)
+    padded[..., : lse.shape[-1]] = lse * LOG2_E
+    out = problem.new_like_heads(problem.sizes[2], problem.dims[2], problem.value.dtype)
+    return out.copy_(weights @ problem.value.float()), padded
+
+
+def backward(problem: Problem, out: Tensor, lse: Tensor, grad_out: Tensor) -> list[Tensor]:
+    """Gradients of q_content, q_spatial, k_content, k_spatial and value."""
+    grad_out = grad_out.float()
+    scores = _scores(problem)
+    weights = (scores - lse[..., : scores.shape[2], None] / LOG2_E).exp()
+    kept = _kept(problem)
+    grad_weights = (grad_out @ problem.value.float().mT) * kept
+    delta = (grad_out * out.float()).sum(-1, keepdim=True)
+    grad_scores = weights * (grad_weights - delta) * problem.scale
+    gradients = [
+        grad_scores @ problem.k_content.float(),
+        grad_scores @ problem.k_spatial.float(),
+        grad_scores.mT @ problem.q_content.float(),
+        grad_scores.mT @ problem.q_spatial.float(),
+        (weights * kept).mT @ grad_out,
+    ]
+    dtype = problem.value.dtype
+    return [problem.new_like_heads(g.shape[2], g.shape[3], dtype).copy_(g) for g in gradients]
+
+
+def _scores(problem: Problem) -> Tensor:
+    content = problem.q_content.float() @ problem.k_content.float().mT
+    scores = problem.scale * (content + problem.q_spatial.float() @ problem.k_spatial.float().mT)
+    if problem.key_padding_mask is None:
+        return scores
+    return scores.masked_fill(problem.key_padding_mask[:, None, None, :], -math.inf)
+
+
+def _kept(problem: Problem) -> Tensor:
+    """What dropout multiplies weights with: 0, or one over the probability to be kept."""
+    batch, heads, queries, keys = problem.sizes
+    if problem.seed is None:
+        return torch.ones(())
+    dropped = dropped_reference(int(problem.seed), batch * heads, queries, keys, problem.dropout_p)
+    factor = 65536 / (65536 - drop_threshold(problem.dropout_p))
+    return (~dropped).view(batch, heads, queries, keys) * factor

@@ -1,0 +1,156 @@
+"""``torch.ops.cond_detr.conditional_attention`` and its gradient: schemas, fakes, autograd, vmap, implementations."""
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cond_detr_kernels.conditional_attention import closed_form
+from cond_detr_kernels.conditional_attention.problem import Problem
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+# tensors first, as Problem has them
+_PROBLEM = (
+    "Tensor q_content, Tensor q_spatial, Tensor k_content, Tensor k_spatial, Tensor value, "
+    "Tensor? key_padding_mask, Tensor? seed, float dropout_p, float scale"
+)
+_library = torch.library.Library("cond_detr", "FRAGMENT")
+_library.define(f"conditional_attention({_PROBLEM}, bool? deterministic) -> (Tensor, Tensor)")
+_library.define(
+    f"conditional_attention_backward(Tensor grad_out, {_PROBLEM}, Tensor out, Tensor lse, bool? deterministic) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_forward_op = torch.ops.cond_detr.conditional_attention.default
+_backward_op = torch.ops.cond_detr.conditional_attention_backward.default
+
+
+@torch.library.register_fake("cond_detr::conditional_attention", lib=_library)
+def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    problem = Problem(*arguments[:-1])
+    queries, value_dim = problem.sizes[2], problem.dims[2]
+    return problem.new_like_heads(queries, value_dim, problem.value.dtype), problem.new_rows()
+
+
+@torch.library.register_fake("cond_detr::conditional_attention_backward", lib=_library)
+def _backward_fake(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(_new_gradients(Problem(*arguments[:-3])))
+
+
+def _new_gradients(problem: Problem) -> list[Tensor]:
+    _, _, queries, keys = problem.sizes
+    content, spatial, value = problem.dims
+    sizes = [(queries, content), (queries, spatial), (keys, content), (keys, spatial), (keys, value)]
+    return [problem.new_like_heads(length, dim, problem.value.dtype) for length, dim in sizes]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    out, lse = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(*inputs[:7], out, lse)
+    ctx.numbers = inputs[7:]
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    *inputs, out, lse = ctx.saved_tensors
+    if grad_out is None:
+        return (None,) * 10
+    dropout_p, scale, deterministic = ctx.numbers
+    gradients = _backward_op(grad_out, *inputs, dropout_p, scale, out, lse, deterministic)
+    return (*gradients, None, None, None, None, None)
+
+
+torch.library.register_autograd(
+    "cond_detr::conditional_attention", _backward, setup_context=_setup_context, lib=_library
+)
+
+
+def _fold_batch(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[list[Any], int]:
+    """The arguments with the mapped dim folded into the batch. Draws of dropout then differ from example to example."""
+    size = info.batch_size
+    folded = []
+    for argument, dim in zip(arguments, in_dims, strict=True):
+        if not isinstance(argument, Tensor):
+            folded.append(argument)
+        elif argument.dim() - (dim is not None) == 1:  # the seed
+            if info.randomness == "same":
+                raise RuntimeError('conditional_attention: dropout cannot have vmap\'s randomness="same"')
+            folded.append(argument if dim is None else argument.select(dim, 0))
+        else:
+            moved = argument.expand(size, *argument.shape) if dim is None else argument.movedim(dim, 0)
+            folded.append(moved.flatten(0, 1))
+    return folded, size
+
+
+def _vmap(op: Any) -> Any:
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        folded, size = _fold_batch(info, in_dims, *arguments)
+        outputs = tuple(output.unflatten(0, (size, -1)) for output in op(*folded))
+        return outputs, (0,) * len(outputs)
+
+    return rule
+
+
+torch.library.register_vmap("cond_detr::conditional_attention", _vmap(_forward_op), lib=_library)
+torch.library.register_vmap("cond_detr::conditional_attention_backward", _vmap(_backward_op), lib=_library)
+
+
+class DifferentiableAttention(torch.autograd.Function):
+    """The operator for torch.func: what ``register_autograd`` registers does not work under its transforms."""
+
+    forward = staticmethod(_forward_op)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+    vmap = staticmethod(_vmap(_forward_op))
+
+
+@torch.library.impl("cond_detr::conditional_attention", ("CPU", "CUDA"), lib=_library)
+def _run_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    problem = Problem(*arguments[:-1])
+    if not _has_kernels(problem):
+        return closed_form.forward(problem)
+    from cond_detr_kernels.conditional_attention.forward import forward_launches
+    from cond_detr_kernels.conditional_attention.tuning import target_of
+
+    target = target_of(problem)
+    launches, out, lse = forward_launches(problem, target.tuning, target.multiprocessors)
+    _run(launches, problem)
+    return out, lse
+
+
+@torch.library.impl("cond_detr::conditional_attention_backward", ("CPU", "CUDA"), lib=_library)
+def _run_backward(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *inputs, out, lse, deterministic = arguments
+    problem = Problem(*inputs)
+    if not _has_kernels(problem):
+        return tuple(closed_form.backward(problem, out, lse, grad_out))
+    from cond_detr_kernels.conditional_attention.backward import backward_launches
+    from cond_detr_kernels.conditional_attention.tuning import target_of
+
+    tuning = target_of(problem).tuning
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled() or not tuning.one_pass
+    launches, grad_queries, grad_keys = backward_launches(problem, out, lse, grad_out, tuning, deterministic)
+    _run(launches, problem)
+    dtype = problem.value.dtype
+    if grad_queries[0].dtype != dtype:
+        sums = grad_queries
+        grad_queries = [problem.new_like_heads(problem.sizes[2], total.shape[3], dtype) for total in sums]
+        torch._foreach_copy_(grad_queries, sums)  # one launch for both
+    return (*grad_queries, *grad_keys)
+
+
+def _has_kernels(problem: Problem) -> bool:
+    """Whether Triton runs on the problem's device, if only through its interpreter, and there is something to do."""
+    there = problem.value.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return HAS_TRITON and there and all(problem.sizes)
+
+
+def _run(launches: list[Any], problem: Problem) -> None:
+    # Triton launches on the current device
+    with torch.cuda.device_of(problem.value):
+        for launch in launches:
+            launch.run()
