@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cond_detr.models.position_encoding import ImagePosition
 from cond_detr_kernels import conditional_attention
 from cond_detr_kernels.conditional_attention import conditional_attention_reference
 
@@ -32,7 +33,7 @@ class SelfAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Args: x and position (B, S, d_model); padding (B, S) bool, True where padded, or None."""
+        """Args: x (B, S, d_model); position (B or 1, S, d_model); padding (B, S) bool, True where padded, or None."""
         placed = x + position
         return self.out_proj(
             merge_heads(
@@ -113,7 +114,7 @@ class ConditionalCrossAttention(nn.Module):
         query_pos: Tensor,
         query_spatial: Tensor,
         memory: Tensor,
-        position: Tensor,
+        position: ImagePosition,
         padding: Tensor | None,
     ) -> Tensor:
         """Cross-attention from N queries to S image positions.
@@ -123,7 +124,7 @@ class ConditionalCrossAttention(nn.Module):
             query_pos: (B, N, d_model) object query embeddings o_q; used in the first layer.
             query_spatial: (B, N, d_model) spatial queries p_q = lambda(f) * PE(sigmoid(s)).
             memory: (B, S, d_model) encoder output.
-            position: (B, S, d_model) image position embedding.
+            position: of the image features.
             padding: (B, S) bool, True where padded, or None.
         """
         content = self.q_content_proj(x)
@@ -135,7 +136,7 @@ class ConditionalCrossAttention(nn.Module):
             split_heads(content, self.num_heads),
             split_heads(spatial, self.num_heads),
             split_heads(self.k_content_proj(memory), self.num_heads),
-            split_heads(self.k_spatial_proj(position), self.num_heads),
+            split_heads(position.project(self.k_spatial_proj).expand(len(x), -1, -1), self.num_heads),
             split_heads(self.v_proj(memory), self.num_heads),
             key_padding_mask=padding,
             dropout_p=self.dropout if self.training else 0.0,

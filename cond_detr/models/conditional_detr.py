@@ -17,7 +17,7 @@ from cond_detr.errors import InputError
 from cond_detr.models.decoder import ConditionalDecoder
 from cond_detr.models.encoder import Encoder
 from cond_detr.models.mlp import MLP
-from cond_detr.models.position_encoding import image_embedding
+from cond_detr.models.position_encoding import image_position
 from cond_detr.models.resnet import LAYOUTS, ResNet
 from cond_detr.predictions import Detections, Predictions, detections
 
@@ -80,13 +80,12 @@ class ConditionalDETR(nn.Module):
         batch, d_model, height, width = features.shape
         if padding is None:
             mask = None
-            position = image_embedding(torch.zeros(1, height, width, dtype=torch.bool, device=images.device), d_model)
+            position = image_position(torch.zeros(1, height, width, dtype=torch.bool, device=images.device), d_model)
         else:
             padding = F.interpolate(padding[:, None].float(), size=(height, width))[:, 0].bool()
             mask = padding.flatten(1)
-            position = image_embedding(padding, d_model)
-        position = position.flatten(1, 2).expand(batch, -1, -1)
-        memory = self.encoder(features.flatten(2).transpose(1, 2), position, mask)
+            position = image_position(padding, d_model)
+        memory = self.encoder(features.flatten(2).transpose(1, 2), position.dense(), mask)
         queries = self.query_embed.weight.expand(batch, -1, -1)
         outputs, reference = self.decoder(queries, memory, position, mask)
         return Predictions(self.class_head(outputs).float(), self._boxes(outputs, reference))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cond_detr.models.attention import ConditionalCrossAttention, QuerySelfAttention
 from cond_detr.models.mlp import MLP
-from cond_detr.models.position_encoding import point_embedding
+from cond_detr.models.position_encoding import ImagePosition, point_embedding
 
 
 class DecoderLayer(nn.Module):
@@ -29,7 +29,7 @@ class DecoderLayer(nn.Module):
         query_pos: Tensor,
         query_spatial: Tensor,
         memory: Tensor,
-        position: Tensor,
+        position: ImagePosition,
         padding: Tensor | None,
     ) -> Tensor:
         """Takes and gives what :class:`ConditionalCrossAttention` does."""
@@ -59,14 +59,14 @@ class ConditionalDecoder(nn.Module):
         self.ref_point_head = MLP(d_model, d_model, 2, num_layers=2)
 
     def forward(
-        self, query_pos: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None
+        self, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Decodes N object queries.
 
         Args:
             query_pos: (B, N, d_model) object query embeddings.
             memory: (B, S, d_model) encoder output.
-            position: (B, S, d_model) image position embedding.
+            position: of the image features.
             padding: (B, S) bool, True where padded, or None.
 
         Returns:

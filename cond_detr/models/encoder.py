@@ -32,7 +32,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(d_model, num_heads, ffn_dim, dropout) for _ in range(num_layers))
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Args: x and position (B, S, d_model); padding (B, S) bool, True where padded, or None."""
+        """Args: x (B, S, d_model); position (B or 1, S, d_model); padding (B, S) bool, True where padded, or None."""
         for layer in self.layers:
             x = layer(x, position, padding)
         return x

@@ -12,6 +12,7 @@ from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetectio
 from cond_detr import ConditionalDETR, preset
 from cond_detr.checkpoints import load_weights, translate
 from cond_detr.classes import Classes
+from cond_detr.models.position_encoding import ImagePosition
 from cond_detr.models.resnet import LAYOUTS, ResNet
 
 DEPTHS = {"r50": [3, 4, 6, 3], "dc5-r50": [3, 4, 6, 3], "r101": [3, 4, 23, 3], "dc5-r101": [3, 4, 23, 3]}
@@ -88,14 +89,15 @@ def test_decoder_attends_to_the_same_positions(fused: bool) -> None:
     model = ours("r50", fused).decoder
     state = translate({f"model.decoder.{name}": tensor for name, tensor in theirs.state_dict().items()})
     model.load_state_dict({name.removeprefix("decoder."): tensor for name, tensor in state.items()})
-    memory, position, query_pos = torch.randn(2, 35, 256), torch.randn(2, 35, 256), torch.randn(2, 300, 256)
+    memory, query_pos = torch.randn(2, 35, 256), torch.randn(2, 300, 256)
+    position = ImagePosition(torch.randn(2, 5, 128), torch.randn(2, 7, 128))
     padding = torch.zeros(2, 35, dtype=torch.bool)
     padding[1, 20:] = True
     want = theirs(
         inputs_embeds=torch.zeros_like(query_pos),
         encoder_hidden_states=memory,
         encoder_attention_mask=~padding,
-        spatial_position_embeddings=position,
+        spatial_position_embeddings=position.dense(),
         object_queries_position_embeddings=query_pos,
     )
     outputs, reference = model(query_pos, memory, position, padding)
