@@ -7,7 +7,7 @@ The CUDA sources are compiled whenever an nvcc is found, also beside a CPU build
 machine whose torch has CUDA. Environment variables:
 
 COND_DETR_CUDA=0            leave the CUDA sources out; COND_DETR_CUDA=1 makes a missing nvcc an error
-COND_DETR_CUDA_ARCHS=90     compile for these compute capabilities only (comma-separated; the default is 80,90,100,120)
+COND_DETR_CUDA_ARCHS=90     compile for these compute capabilities only (comma-separated; the default is 80,86,90,100,120)
 """
 
 import os
@@ -22,7 +22,11 @@ from setuptools import setup
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent
-DEFAULT_CUDA_ARCHS = "80,90,100,120"
+DEFAULT_CUDA_ARCHS = "80,86,90,100,120"
+# One translation unit per instruction set, which is chosen at run time
+SIMD_SOURCES = [f"csrc/cpu/{name}.cpp" for name in ("simd", "simd_baseline", "simd_avx2", "simd_avx512")]
+# No contraction to fused multiply-adds: every instruction set and device computes the same costs
+OPTIMISATION = ["-O3", "-ffp-contract=off"]
 TORCH_2_10 = "0x020a000000000000"
 
 
@@ -66,24 +70,21 @@ def cuda_arch_flags(cuda_home: str) -> list[str]:
 
 def torch_extension(cuda_home: str | None) -> cpp_extension.CppExtension:
     """``CppExtension`` even with CUDA sources: ``CUDAExtension`` refuses to build beside a CPU torch."""
-    sources = ["csrc/ops.cpp", "csrc/cpu/assignment_cpu.cpp"]
-    common = [
-        "-O3",
-        "-std=c++17",
-        f"-DTORCH_TARGET_VERSION={TORCH_2_10}",
-        "-fvisibility=hidden",
-    ]
+    sources = ["csrc/ops.cpp", "csrc/cpu/assignment_cpu.cpp", *SIMD_SOURCES]
+    common = ["-std=c++17", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
     private_paths = f"-fmacro-prefix-map={ROOT}/="
-    flags = {"cxx": [*common, "-Wall", "-Wextra", "-Wno-unused-parameter", private_paths]}
+    host = ["-fvisibility=hidden", private_paths]
+    flags = {"cxx": [*common, *OPTIMISATION, *host, "-Wall", "-Wextra", "-Wno-unused-parameter"]}
     # --no-as-needed: the registration symbols are found through libtorch, which nothing else in the module refers to
     link = ["-Wl,--no-as-needed", "-ltorch"]
     if cuda_home:
         cpp_extension.CUDA_HOME = cuda_home
         sources.append("csrc/cuda/assignment_cuda.cu")
         flags["cxx"].append("-DCOND_DETR_WITH_CUDA")
-        host = ["-fvisibility=hidden", private_paths]
         flags["nvcc"] = [
-            *[flag for flag in common if flag != "-fvisibility=hidden"],
+            *common,
+            "-O3",
+            "--fmad=false",
             "-DUSE_CUDA",
             "-Xcompiler=" + ",".join(host),
             "-Xptxas=--warn-on-spills,-Werror",
@@ -110,10 +111,10 @@ def torch_extension(cuda_home: str | None) -> cpp_extension.CppExtension:
 def numpy_extension() -> Pybind11Extension:
     return Pybind11Extension(
         "cond_detr_kernels._numpy",
-        ["csrc/numpy_module.cpp"],
+        ["csrc/numpy_module.cpp", *SIMD_SOURCES],
         include_dirs=[str(ROOT / "csrc")],
         cxx_std=17,
-        extra_compile_args=["-O3", f"-fmacro-prefix-map={ROOT}/="],
+        extra_compile_args=[*OPTIMISATION, f"-fmacro-prefix-map={ROOT}/="],
         extra_link_args=["-pthread"],
     )
 

@@ -8,7 +8,7 @@
 
 #include <tuple>
 
-#include "assignment/match.h"
+#include "assignment/types.h"
 
 namespace cond_detr {
 
@@ -60,9 +60,9 @@ inline MatchProblems match_problems(const Tensor& logits, const Tensor& boxes, c
   };
 }
 
-inline CostWeights cost_weights(double label, double l1, double giou, double alpha, double gamma) {
-  return {static_cast<float>(label), static_cast<float>(l1), static_cast<float>(giou), static_cast<float>(alpha),
-          static_cast<float>(gamma)};
+inline CostWeights cost_weights(double label, double l1, double giou, double alpha, double gamma, bool softmax) {
+  return {static_cast<float>(label), static_cast<float>(l1),    static_cast<float>(giou),
+          static_cast<float>(alpha), static_cast<float>(gamma), softmax};
 }
 
 // Outputs of both ops: (P..., k) index tensors and a (P...) status, on the device of the inputs.
@@ -88,10 +88,5 @@ struct AssignmentOutput {
 
   static int64_t pairs(const Tensor& cost) { return cost.size(1) < cost.size(2) ? cost.size(1) : cost.size(2); }
 };
-
-inline size_t dense_workspace_bytes(const Tensor& cost) {
-  const int64_t few = AssignmentOutput::pairs(cost);
-  return Workspace::bytes(few, cost.size(1) + cost.size(2) - few);
-}
 
 }  // namespace cond_detr

@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "assignment/dense.h"
+#include "cpu/simd.h"
 
 namespace py = pybind11;
 
@@ -38,13 +38,14 @@ py::tuple linear_sum_assignment(const py::array_t<double, py::array::c_style>& c
   int64_t* row_out = row_index.mutable_data();
   int64_t* col_out = col_index.mutable_data();
   int32_t* status_out = status.mutable_data();
+  const cond_detr::SimdKernels& simd = cond_detr::simd_kernels();
   {
     py::gil_scoped_release release;
     parallel_for(count, rows * cols, [&](int64_t begin, int64_t end) {
-      std::vector<double> buffer(cond_detr::Workspace::bytes(pairs, std::max(rows, cols)) / sizeof(double));
+      std::vector<double> buffer(simd.dense_bytes(rows, cols) / sizeof(double) + 1);
       for (int64_t p = begin; p < end; ++p) {
-        status_out[p] = static_cast<int32_t>(cond_detr::solve_dense(
-            data + p * rows * cols, rows, cols, maximize, buffer.data(), row_out + p * pairs, col_out + p * pairs));
+        status_out[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize,
+                                                              buffer.data(), row_out + p * pairs, col_out + p * pairs));
       }
     });
   }
@@ -57,4 +58,5 @@ PYBIND11_MODULE(_numpy, m) {
   m.doc() = "Batched linear sum assignment on NumPy arrays.";
   m.def("linear_sum_assignment", &linear_sum_assignment, py::arg("cost"), py::arg("maximize"),
         "cost (P, rows, cols) float64 -> row_index (P, k), col_index (P, k) int64, status (P,) int32");
+  m.def("simd", [] { return cond_detr::simd_kernels().name; }, "the instruction set that the solver uses");
 }

@@ -6,7 +6,8 @@ STABLE_TORCH_LIBRARY(cond_detr, m) {
   m.def("linear_sum_assignment(Tensor cost, bool maximize) -> (Tensor, Tensor, Tensor)");
   m.def(
       "match(Tensor logits, Tensor boxes, Tensor target_labels, Tensor target_boxes, Tensor target_count, "
-      "float label_weight, float l1_weight, float giou_weight, float alpha, float gamma) -> (Tensor, Tensor)");
+      "float label_weight, float l1_weight, float giou_weight, float alpha, float gamma, bool softmax) "
+      "-> (Tensor, Tensor)");
 }
 
 #ifdef COND_DETR_WITH_CUDA

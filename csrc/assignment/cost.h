@@ -1,81 +1,80 @@
-// The matching cost of one (prediction, target) pair: focal classification + L1 + generalised IoU.
+// The matching cost of (prediction, target) pairs: classification + L1 + generalised IoU. Written over V, one float or
+// a register of floats, one prediction each.
 //
 // Conditional DETR matches with 2 * class + 5 * L1 + 2 * (1 - GIoU) up to a constant; the class term is the focal loss
-// the prediction would get for the target's class minus the one it would get against it.
+// the prediction would get for the target's class minus the one it would get against it. Plain DETR's class term is
+// minus the probability of the class.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-
-#include "assignment/portable.h"
+#include "assignment/elementwise.h"
+#include "assignment/types.h"
 
 namespace cond_detr {
+inline namespace COND_DETR_ISA {
 
 // Stands in for a cost that is NaN or infinite: far from any real cost, yet exact to add up in double precision.
 constexpr float kSanitisedCost = 1e9f;
 
-struct CostWeights {
-  float label;
-  float l1;
-  float giou;
-  float alpha;
-  float gamma;
+// From the logit by log-sigmoid: finite wherever the logit is, NaN elsewhere.
+template <class V>
+COND_DETR_HD V focal_cost(V logit, float alpha, float gamma) {
+  const V e = exp_of_negative(-magnitude(logit));  // the other of the two odds
+  const V log_sum = log_of_one_plus(e);
+  const V zero = logit - logit;  // NaN for what is not finite
+  const V minus_log_p = log_sum + larger(-logit, zero);
+  const V minus_log_1mp = log_sum + larger(logit, zero);
+  V unlikely, likely;  // (1 - p)^gamma and p^gamma
+  if (gamma == 2.0f) {
+    const V major = 1.0f / (1.0f + e), minor = e / (1.0f + e);
+    const V p = choose(logit >= 0.0f, major, minor), q = choose(logit >= 0.0f, minor, major);
+    likely = p * p;
+    unlikely = q * q;
+  } else {
+    likely = exp_of_negative(-gamma * minus_log_p);
+    unlikely = exp_of_negative(-gamma * minus_log_1mp);
+  }
+  return alpha * unlikely * minus_log_p - (1.0f - alpha) * likely * minus_log_1mp + zero;
+}
+
+// A box: (centre x, centre y, width, height).
+template <class V>
+struct Box {
+  V x, y, width, height;
 };
 
-COND_DETR_HD inline float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
-
-COND_DETR_HD inline float modulator(float probability, float gamma) {
-  return gamma == 2.0f ? probability * probability : powf(probability, gamma);
-}
-
-// From the logit by log-sigmoid: finite wherever the logit is.
-COND_DETR_HD inline float focal_cost(float logit, float alpha, float gamma) {
-  const float minus_log_p = softplus(-logit);
-  const float minus_log_1mp = softplus(logit);
-  const float positive = alpha * modulator(expf(-minus_log_1mp), gamma) * minus_log_p;
-  const float negative = (1.0f - alpha) * modulator(expf(-minus_log_p), gamma) * minus_log_1mp;
-  return positive - negative;
-}
-
-// Boxes are (centre x, centre y, width, height).
-COND_DETR_HD inline float l1_distance(const float* a, const float* b) {
-  return fabsf(a[0] - b[0]) + fabsf(a[1] - b[1]) + fabsf(a[2] - b[2]) + fabsf(a[3] - b[3]);
+template <class V, class T>
+COND_DETR_HD V l1_distance(const Box<V>& a, const Box<T>& b) {
+  return magnitude(a.x - b.x) + magnitude(a.y - b.y) + magnitude(a.width - b.width) + magnitude(a.height - b.height);
 }
 
 // Overlap of two intervals given by centre and length, and the length of the interval that spans both.
-COND_DETR_HD inline void overlap_and_span(float centre_a, float size_a, float centre_b, float size_b, float& overlap,
-                                          float& span) {
-  const float low_a = centre_a - 0.5f * size_a, high_a = centre_a + 0.5f * size_a;
-  const float low_b = centre_b - 0.5f * size_b, high_b = centre_b + 0.5f * size_b;
-  overlap = fmaxf(fminf(high_a, high_b) - fmaxf(low_a, low_b), 0.0f);
-  span = fmaxf(high_a, high_b) - fminf(low_a, low_b);
-}
+template <class V>
+struct Extent {
+  V overlap, span;
 
-COND_DETR_HD inline float generalized_iou(const float* a, const float* b) {
-  float overlap_x, overlap_y, span_x, span_y;
-  overlap_and_span(a[0], a[2], b[0], b[2], overlap_x, span_x);
-  overlap_and_span(a[1], a[3], b[1], b[3], overlap_y, span_y);
-  const float intersection = overlap_x * overlap_y;
-  const float union_area = a[2] * a[3] + b[2] * b[3] - intersection;
-  const float hull = span_x * span_y;
+  COND_DETR_HD Extent(V centre_a, V size_a, V centre_b, V size_b) {
+    const V low_a = centre_a - 0.5f * size_a, high_a = centre_a + 0.5f * size_a;
+    const V low_b = centre_b - 0.5f * size_b, high_b = centre_b + 0.5f * size_b;
+    overlap = larger(smaller(high_a, high_b) - larger(low_a, low_b), V{});
+    span = larger(high_a, high_b) - smaller(low_a, low_b);
+  }
+};
+
+template <class V>
+COND_DETR_HD V generalized_iou(const Box<V>& a, const Box<float>& b) {
+  const Extent<V> x(a.x, a.width, V{} + b.x, V{} + b.width), y(a.y, a.height, V{} + b.y, V{} + b.height);
+  const V intersection = x.overlap * y.overlap;
+  const V union_area = a.width * a.height + b.width * b.height - intersection;
+  const V hull = x.span * y.span;
   return intersection / union_area - (hull - union_area) / hull;
 }
 
-// `logits` are one query's (classes). A label outside them makes the cost NaN, which the caller sanitises.
-COND_DETR_HD inline float match_cost(const float* logits, int64_t classes, const float* box, int64_t target_label,
-                                     const float* target_box, const CostWeights& weights) {
-  const bool known = target_label >= 0 && target_label < classes;
-  const float label_cost = known ? focal_cost(logits[target_label], weights.alpha, weights.gamma) : NAN;
-  // fmaxf and fminf drop NaN, so the L1 term is what carries a NaN box through
-  return weights.label * label_cost + weights.l1 * l1_distance(box, target_box) -
-         weights.giou * generalized_iou(box, target_box);
+// Maxima and minima may drop a NaN, so it is the L1 term that carries one of a box through.
+template <class V>
+COND_DETR_HD V match_cost(V label_cost, const Box<V>& box, const Box<float>& target, const CostWeights& weights) {
+  return weights.label * label_cost + weights.l1 * l1_distance(box, target) -
+         weights.giou * generalized_iou(box, target);
 }
 
-// A cost that is safe to solve with; sets `sanitised` where it had to be replaced.
-COND_DETR_HD inline float finite_cost(float cost, bool& sanitised) {
-  if (fabsf(cost) < kSanitisedCost) return cost;  // false for NaN
-  sanitised = true;
-  return kSanitisedCost;
-}
-
+}  // namespace COND_DETR_ISA
 }  // namespace cond_detr

@@ -4,58 +4,108 @@
 #include "assignment/solver.h"
 
 namespace cond_detr {
+inline namespace COND_DETR_ISA {
 
-// A row-major matrix read as rows <= cols, transposed where it has more rows, negated to maximise.
-template <class T>
-struct DenseCost {
-  const T* data;
-  int64_t row_stride;
-  int64_t col_stride;
+// A matrix as the solver wants it: at least as many columns as rows, so transposed if need be.
+struct DenseShape {
+  int64_t rows, cols;
+
+  COND_DETR_HD bool transposed() const { return rows > cols; }
+  COND_DETR_HD int64_t few() const { return transposed() ? cols : rows; }
+  COND_DETR_HD int64_t many() const { return transposed() ? rows : cols; }
+  COND_DETR_HD int64_t padded() const { return padded_columns(many()); }
+  // For a copy of the costs as the solver reads them.
+  COND_DETR_HD size_t cost_bytes() const { return sizeof(double) * few() * padded(); }
+  // Costs as the solver reads them, then its workspace.
+  COND_DETR_HD size_t bytes() const { return cost_bytes() + Workspace::bytes(few(), many()); }
+};
+
+// A row-major matrix with at least as many columns as rows, read in place, negated to maximise.
+struct MatrixCosts {
+  const double* data;
+  int64_t cols;
   double sign;
 
-  COND_DETR_HD double operator()(int32_t row, int32_t col) const {
-    return sign * static_cast<double>(data[row * row_stride + col * col_stride]);
+  template <class L>
+  COND_DETR_DEVICE auto load(int64_t row, int64_t first) const {
+    const double* from = data + row * cols + first;
+    if (first + L::kWidth <= cols) return L::all(sign) * L::load(from);
+    double part[L::kWidth];
+    for (int i = 0; i < L::kWidth; ++i) part[i] = first + i < cols ? sign * from[i] : INFINITY;
+    return L::load(part);
   }
 };
 
-template <class T>
-COND_DETR_HD bool has_invalid_entry(const T* data, int64_t size, double sign) {
-  for (int64_t i = 0; i < size; ++i) {
-    const double value = sign * static_cast<double>(data[i]);
-    if (!(value > -INFINITY)) return true;  // NaN compares false with everything
+// Whether a row holds neither NaN nor minus infinity.
+template <class L, class Costs>
+COND_DETR_DEVICE bool is_valid(const Costs& costs, int64_t row, int64_t padded) {
+  auto valid = L::all(0.0) == L::all(0.0);
+  for (int64_t first = 0; first < padded; first += L::kWidth) {
+    valid &= costs.template load<L>(row, first) > L::all(-double(INFINITY));  // NaN compares false with everything
   }
-  return false;
+  return L::all_of(valid);
 }
 
-// Writes min(rows, cols) pairs. Invalid or infeasible problems get pairs (i, i) and a status that says so.
-template <class T>
-COND_DETR_HD Status solve_dense(const T* data, int64_t rows, int64_t cols, bool maximize, void* buffer,
-                                int64_t* row_index, int64_t* col_index) {
+// Copies `row` of what the solver reads, padded, negated to maximise: columns first, first + step, ... of it. False if
+// an element is NaN or minus infinity.
+COND_DETR_HD inline bool copy_row(const double* data, const DenseShape& shape, bool maximize, int64_t row,
+                                  double* costs, int64_t first, int64_t step) {
+  const int64_t row_stride = shape.transposed() ? 1 : shape.cols, col_stride = shape.transposed() ? shape.cols : 1;
   const double sign = maximize ? -1.0 : 1.0;
-  const bool transposed = rows > cols;
-  const int32_t few = static_cast<int32_t>(transposed ? cols : rows);
-  const int32_t many = static_cast<int32_t>(transposed ? rows : cols);
-  if (has_invalid_entry(data, rows * cols, sign)) {
-    for (int32_t i = 0; i < few; ++i) row_index[i] = col_index[i] = i;
-    return Status::kSanitised;
-  }
-  const DenseCost<T> cost{data, transposed ? 1 : cols, transposed ? cols : 1, sign};
-  Workspace w(buffer, few, many);
-  const Status status = solve(cost, few, many, w);
-  if (!transposed || status != Status::kOk) {
-    for (int32_t i = 0; i < few; ++i) {
-      row_index[i] = i;
-      col_index[i] = w.col_of_row[i];
+  bool valid = true;
+  for (int64_t col = first; col < shape.padded(); col += step) {
+    double cost = INFINITY;
+    if (col < shape.many()) {
+      cost = sign * data[row * row_stride + col * col_stride];
+      valid = valid && cost > -INFINITY;  // NaN compares false with everything
     }
-    return status;
+    costs[row * shape.padded() + col] = cost;
   }
-  int32_t pair = 0;
-  for (int32_t row = 0; row < many; ++row) {
-    if (w.row_of_col[row] == kNone) continue;
+  return valid;
+}
+
+// Writes min(rows, cols) pairs, from the workspace of a solved problem. Problems without a solution get pairs (i, i).
+COND_DETR_HD inline void write_pairs(const DenseShape& shape, const Workspace& w, Status status, int64_t* row_index,
+                                     int64_t* col_index) {
+  if (status != Status::kOk || !shape.transposed()) {
+    for (int64_t i = 0; i < shape.few(); ++i) {
+      row_index[i] = i;
+      col_index[i] = status == Status::kOk ? w.col_of_row[i] : i;
+    }
+    return;
+  }
+  int64_t pair = 0;
+  for (int64_t row = 0; row < shape.many(); ++row) {
+    if (w.rank[row] < kAssigned) continue;
     row_index[pair] = row;
     col_index[pair++] = w.row_of_col[row];
   }
+}
+
+template <class L, class Costs>
+Status solve_valid(const Costs& costs, const DenseShape& shape, Workspace& w) {
+  for (int64_t row = 0; row < shape.few(); ++row) {
+    if (!is_valid<L>(costs, row, shape.padded())) return Status::kSanitised;
+  }
+  return solve<L>(costs, static_cast<int32_t>(shape.few()), shape.padded(), w);
+}
+
+// Only a matrix with more rows than columns is copied, to transpose it.
+template <class L>
+Status solve_dense(const double* data, const DenseShape& shape, bool maximize, void* buffer, int64_t* row_index,
+                   int64_t* col_index) {
+  double* costs = static_cast<double*>(buffer);
+  Workspace w(static_cast<char*>(buffer) + shape.cost_bytes(), shape.few(), shape.many());
+  Status status;
+  if (shape.transposed()) {
+    for (int64_t row = 0; row < shape.few(); ++row) copy_row(data, shape, maximize, row, costs, 0, 1);
+    status = solve_valid<L>(PaddedCosts<double>{costs, shape.padded()}, shape, w);
+  } else {
+    status = solve_valid<L>(MatrixCosts{data, shape.cols, maximize ? -1.0 : 1.0}, shape, w);
+  }
+  write_pairs(shape, w, status, row_index, col_index);
   return status;
 }
 
+}  // namespace COND_DETR_ISA
 }  // namespace cond_detr

@@ -1,56 +1,61 @@
-// Matching of one image in one decoder layer: costs in, prediction index of every target out.
+// Matching of one image in one decoder layer: where its data are, and what becomes of a solved problem.
 #pragma once
 
 #include "assignment/cost.h"
-#include "assignment/dense.h"
+#include "assignment/solver.h"
 
 namespace cond_detr {
+inline namespace COND_DETR_ISA {
 
-// The tensors of a whole batch, row-major: logits (L, B, Q, C), boxes (L, B, Q, 4), target_labels (B, T),
-// target_boxes (B, T, 4), target_count (B).
-struct MatchProblems {
-  const float* logits;
-  const float* boxes;
-  const int64_t* target_labels;
-  const float* target_boxes;
-  const int64_t* target_count;
-  int64_t batch, queries, classes, max_targets;
-  CostWeights weights;
+// One problem of a batch: rows are its targets, columns the queries, or the other way round if there are more targets.
+struct MatchProblem {
+  const float* logits;        // (Q, C)
+  const float* boxes;         // (Q, 4)
+  const int64_t* labels;      // (targets)
+  const float* target_boxes;  // (targets, 4)
+  int64_t targets, queries, classes;
 
-  COND_DETR_HD int64_t image(int64_t problem) const { return problem % batch; }
-
-  COND_DETR_HD int64_t targets(int64_t problem) const {
-    const int64_t count = target_count[image(problem)];
-    return count < 0 ? 0 : count > max_targets ? max_targets : count;
+  COND_DETR_HD MatchProblem(const MatchProblems& all, int64_t problem)
+      : logits(all.logits + problem * all.queries * all.classes),
+        boxes(all.boxes + problem * all.queries * 4),
+        labels(all.target_labels + problem % all.batch * all.max_targets),
+        target_boxes(all.target_boxes + problem % all.batch * all.max_targets * 4),
+        queries(all.queries),
+        classes(all.classes) {
+    const int64_t count = all.target_count[problem % all.batch];
+    targets = count < 0 ? 0 : count > all.max_targets ? all.max_targets : count;
   }
 
-  // Cost of `entry` of the (targets, queries) matrix of a problem.
-  COND_DETR_HD float cost(int64_t problem, int64_t entry) const {
-    const int64_t target = image(problem) * max_targets + entry / queries;
-    const int64_t query = problem * queries + entry % queries;
-    return match_cost(logits + query * classes, classes, boxes + query * 4, target_labels[target],
-                      target_boxes + target * 4, weights);
-  }
-
-  // Bytes for the workspace of one problem; its pairs come in two index arrays of max_targets each.
-  COND_DETR_HD size_t workspace_bytes() const {
-    const int64_t few = max_targets < queries ? max_targets : queries;
-    const int64_t many = max_targets < queries ? queries : max_targets;
-    return Workspace::bytes(few, many) + 2 * sizeof(int64_t) * few;
-  }
+  COND_DETR_HD bool transposed() const { return targets > queries; }
+  COND_DETR_HD int64_t rows() const { return transposed() ? queries : targets; }
+  COND_DETR_HD int64_t cols() const { return transposed() ? targets : queries; }
+  COND_DETR_HD bool known(int64_t target) const { return labels[target] >= 0 && labels[target] < classes; }
 };
 
-// Assigns the targets of a problem given its (targets, queries) costs, and writes max_targets prediction indices:
-// unique, in [0, queries), -1 for padding and for targets left over when there are more of them than queries.
-COND_DETR_HD inline void assign_targets(const MatchProblems& problems, int64_t problem, const float* costs,
-                                        void* buffer, int64_t* pred_index) {
-  const int64_t targets = problems.targets(problem);
-  const int64_t pairs = targets < problems.queries ? targets : problems.queries;
-  int64_t* target_of_pair = static_cast<int64_t*>(buffer);
-  int64_t* query_of_pair = target_of_pair + pairs;
-  for (int64_t target = 0; target < problems.max_targets; ++target) pred_index[target] = kNone;
-  solve_dense(costs, targets, problems.queries, false, query_of_pair + pairs, target_of_pair, query_of_pair);
-  for (int64_t pair = 0; pair < pairs; ++pair) pred_index[target_of_pair[pair]] = query_of_pair[pair];
+// Room for the costs and the workspace of any problem of a batch.
+COND_DETR_HD inline int64_t most_rows(const MatchProblems& all) {
+  return all.max_targets < all.queries ? all.max_targets : all.queries;
+}
+COND_DETR_HD inline int64_t most_cols(const MatchProblems& all) {
+  return all.max_targets < all.queries ? all.queries : all.max_targets;
+}
+COND_DETR_HD inline size_t match_cost_bytes(const MatchProblems& all) {
+  return sizeof(float) * most_rows(all) * padded_columns(most_cols(all));
 }
 
+// A cost that is safe to solve with; sets `sanitised` where it had to be replaced.
+COND_DETR_HD inline float finite_cost(float cost, bool& sanitised) {
+  if (fabsf(cost) < kSanitisedCost) return cost;  // false for NaN
+  sanitised = true;
+  return kSanitisedCost;
+}
+
+// The prediction of target `target`, from the workspace of the solved problem; -1 if it went empty-handed.
+COND_DETR_HD inline int64_t prediction_of(const MatchProblem& problem, const Workspace& w, int64_t target) {
+  if (target >= problem.targets) return kNone;
+  if (!problem.transposed()) return w.col_of_row[target];
+  return w.rank[target] < kAssigned ? kNone : w.row_of_col[target];
+}
+
+}  // namespace COND_DETR_ISA
 }  // namespace cond_detr

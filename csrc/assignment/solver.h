@@ -1,4 +1,4 @@
-// Rectangular linear sum assignment by shortest augmenting paths.
+// Rectangular linear sum assignment by shortest augmenting paths, over lanes.
 //
 // D. F. Crouse, "On implementing 2D rectangular assignment algorithms", IEEE Transactions on Aerospace and Electronic
 // Systems 52(4), 2016. Every row of a (rows <= cols) cost matrix is assigned to a column of its own so that the total
@@ -7,153 +7,260 @@
 // Started warm: the row minima are a feasible dual, and rows whose cheapest columns differ are assigned at once. On the
 // costs of a trained detector that leaves almost nothing for the search.
 //
-// Ties: of columns equally near an unassigned one is taken before an assigned one, then the one of lowest index.
+// Ties: of equally cheap columns a row starts with the one of lowest index; of columns equally near in a search an
+// unassigned one is taken before an assigned one, then the one of lowest index. The arithmetic of a column does not
+// depend on the number of lanes, so neither does the answer.
 #pragma once
 
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-
-#include "assignment/portable.h"
+#include "assignment/lanes.h"
+#include "assignment/types.h"
 
 namespace cond_detr {
-
-enum class Status : int32_t {
-  kOk = 0,
-  kSanitised = 1,   // the costs held NaN or infinity where only numbers make sense
-  kInfeasible = 2,  // forbidden (+inf) entries leave some row without a column
-};
+inline namespace COND_DETR_ISA {
 
 constexpr int32_t kNone = -1;
+// Added to the rank of assigned columns, so that others win ties
+constexpr int64_t kAssigned = int64_t{1} << 32;
+// Columns are padded to a multiple of the widest lanes there are, a warp
+constexpr int64_t kColumnPadding = 32;
 
-// Scratch memory of one problem, carved out of a caller's buffer of at least bytes(rows, cols), 8-byte aligned.
+COND_DETR_HD inline int64_t padded_columns(int64_t cols) {
+  return (cols + kColumnPadding - 1) / kColumnPadding * kColumnPadding;
+}
+
+// Scratch memory of one problem, carved out of a caller's buffer of at least bytes(rows, cols). `padded` arrays have
+// padded_columns(cols) elements and begin where registers and cache lines do.
 struct Workspace {
-  double* row_dual;      // (rows)
-  double* col_dual;      // (cols)
-  double* distance;      // (cols) length of the shortest path to each column
-  int32_t* col_of_row;   // (rows) the assignment
-  int32_t* row_of_col;   // (cols) the assignment, the other way round
-  int32_t* predecessor;  // (cols) row before each column on its shortest path
-  uint8_t* visited;      // (cols)
+  static constexpr size_t kAlignment = 64;
+
+  double* col_dual;        // (padded)
+  double* distance;        // (padded) shortest known path to each column; infinite once it is settled
+  int64_t* predecessor;    // (padded) row before each column on that path
+  int64_t* rank;           // (padded) the column itself, plus kAssigned if it is
+  double* row_dual;        // (rows)
+  double* settled_length;  // (rows) length of the path to each settled column
+  double* settled_dual;    // (rows) its dual before the search
+  int32_t* settled;        // (rows) settled columns in order
+  int32_t* col_of_row;     // (rows) the assignment
+  int32_t* row_of_col;     // (padded) the assignment, the other way round
 
   static COND_DETR_HD size_t bytes(int64_t rows, int64_t cols) {
-    const size_t size = sizeof(double) * (rows + 2 * cols) + sizeof(int32_t) * (rows + 2 * cols) + cols;
-    return (size + 7) / 8 * 8;
+    const int64_t padded = padded_columns(cols);
+    return kAlignment + 8 * (4 * padded + 3 * rows) + 4 * (2 * rows + padded);
   }
 
   COND_DETR_HD Workspace(void* buffer, int64_t rows, int64_t cols) {
-    row_dual = static_cast<double*>(buffer);
-    col_dual = row_dual + rows;
-    distance = col_dual + cols;
-    col_of_row = reinterpret_cast<int32_t*>(distance + cols);
+    const int64_t padded = padded_columns(cols);
+    const uintptr_t start = reinterpret_cast<uintptr_t>(buffer);
+    col_dual = reinterpret_cast<double*>((start + kAlignment - 1) / kAlignment * kAlignment);
+    distance = col_dual + padded;
+    predecessor = reinterpret_cast<int64_t*>(distance + padded);
+    rank = predecessor + padded;
+    row_dual = reinterpret_cast<double*>(rank + padded);
+    settled_length = row_dual + rows;
+    settled_dual = settled_length + rows;
+    settled = reinterpret_cast<int32_t*>(settled_dual + rows);
+    col_of_row = settled + rows;
     row_of_col = col_of_row + rows;
-    predecessor = row_of_col + cols;
-    visited = reinterpret_cast<uint8_t*>(predecessor + cols);
   }
 };
 
-// Row minima as duals; each row takes its cheapest column if that is still free. False if a row is all +inf.
-template <class Cost>
-COND_DETR_HD bool warm_start(const Cost& cost, int32_t rows, int32_t cols, Workspace& w) {
-  for (int32_t col = 0; col < cols; ++col) {
-    w.col_dual[col] = 0.0;
-    w.row_of_col[col] = kNone;
+// How the solver reads costs: row by row, a register at a time, +inf behind the last column; +inf elsewhere forbids a
+// pair. No NaN and no -inf.
+template <class T>
+struct PaddedCosts {
+  const T* data;
+  int64_t padded;  // columns of a row, its padding included
+
+  template <class L>
+  COND_DETR_DEVICE auto load(int64_t row, int64_t first) const {
+    return L::load(data + row * padded + first);
   }
-  for (int32_t row = 0; row < rows; ++row) {
-    double least = INFINITY;
-    int32_t cheapest = kNone;
-    for (int32_t col = 0; col < cols; ++col) {
-      const double value = cost(row, col);
-      if (value < least) {
-        least = value;
-        cheapest = col;
-      }
+};
+
+// Registers are worked on in groups that do not wait for each other's comparisons.
+template <class L>
+constexpr int kChains = kColumnPadding / L::kWidth < 4 ? kColumnPadding / L::kWidth : 4;
+
+// The least value seen in each lane, in several chains.
+template <class L>
+struct LaneMinima {
+  decltype(L::all(0.0)) value[kChains<L>];
+  decltype(L::lane_index()) rank[kChains<L>];
+
+  COND_DETR_DEVICE LaneMinima() {
+    COND_DETR_UNROLL
+    for (int chain = 0; chain < kChains<L>; ++chain) {
+      value[chain] = L::all(double(INFINITY));
+      rank[chain] = L::all(INT64_MAX);
     }
-    if (cheapest == kNone) return false;
-    w.row_dual[row] = least;
-    w.col_of_row[row] = kNone;
-    if (w.row_of_col[cheapest] == kNone) {
-      w.row_of_col[cheapest] = row;
-      w.col_of_row[row] = cheapest;
+  }
+
+  template <class Real, class Int>
+  COND_DETR_DEVICE void see(int chain, Real other, Int other_rank) {
+    const auto better = (other < value[chain]) | ((other == value[chain]) & (other_rank < rank[chain]));
+    value[chain] = L::select(better, other, value[chain]);
+    rank[chain] = L::select(better, other_rank, rank[chain]);
+  }
+
+  COND_DETR_DEVICE Ranked least() {
+    COND_DETR_UNROLL
+    for (int chain = 1; chain < kChains<L>; ++chain) see(0, value[chain], rank[chain]);
+    return L::least(value[0], rank[0]);
+  }
+};
+
+// The cheapest column of a row and its cost, which is infinite if all are forbidden.
+template <class L, class Costs>
+COND_DETR_DEVICE Ranked cheapest(const Costs& costs, int64_t row, int64_t padded) {
+  LaneMinima<L> minima;
+  for (int64_t first = 0; first < padded; first += kChains<L> * L::kWidth) {
+    COND_DETR_UNROLL
+    for (int chain = 0; chain < kChains<L>; ++chain) {
+      const int64_t at = first + chain * L::kWidth;
+      minima.see(chain, costs.template load<L>(row, at), L::lane_index() + at);
+    }
+  }
+  return minima.least();
+}
+
+template <class L>
+COND_DETR_DEVICE void clear_columns(Workspace& w, int64_t padded) {
+  for (int64_t first = 0; first < padded; first += L::kWidth) {
+    L::store(w.col_dual + first, L::all(0.0));
+    L::store(w.rank + first, L::lane_index() + first);
+  }
+}
+
+template <class L>
+COND_DETR_DEVICE void assign(Workspace& w, int32_t row, int32_t col) {
+  L::set(w.col_of_row + row, col);
+  L::set(w.row_of_col + col, row);
+  L::set(w.rank + col, col + kAssigned);
+}
+
+// Gives rows their cheapest columns, `w.col_of_row` and `w.row_dual`, where no earlier row has them. False if a row has
+// none.
+template <class L>
+COND_DETR_DEVICE bool assign_cheapest(Workspace& w, int32_t rows, int64_t padded) {
+  clear_columns<L>(w, padded);
+  for (int32_t row = 0; row < rows; ++row) {
+    if (w.row_dual[row] == INFINITY) return false;
+    const int32_t col = w.col_of_row[row];
+    if (w.rank[col] < kAssigned) {
+      assign<L>(w, row, col);
+    } else {
+      L::set(w.col_of_row + row, kNone);
     }
   }
   return true;
 }
 
-// Dijkstra over reduced costs from an unassigned row. Returns the free column where the shortest path ends and sets
-// its length, or kNone if there is none.
-template <class Cost>
-COND_DETR_HD int32_t shortest_path(const Cost& cost, int32_t start, int32_t cols, Workspace& w, double& length) {
-  for (int32_t col = 0; col < cols; ++col) {
-    w.distance[col] = INFINITY;
-    w.visited[col] = 0;
-  }
-  length = 0.0;
-  for (int32_t row = start;;) {
-    const double base = length - w.row_dual[row];
-    double nearest_distance = INFINITY;
-    int32_t nearest = kNone;
-    for (int32_t col = 0; col < cols; ++col) {
-      if (w.visited[col]) continue;
-      const double through_row = base + cost(row, col) - w.col_dual[col];
-      if (through_row < w.distance[col]) {
-        w.distance[col] = through_row;
-        w.predecessor[col] = row;
-      }
-      const double distance = w.distance[col];
-      const bool frees = nearest != kNone && w.row_of_col[col] == kNone && w.row_of_col[nearest] != kNone;
-      if (distance < nearest_distance || (distance == nearest_distance && frees)) {
-        nearest_distance = distance;
-        nearest = col;
-      }
+// Lowers the distances of columns that are nearer through `row`, and returns the nearest column.
+template <class L, class Costs>
+COND_DETR_DEVICE Ranked relax(const Costs& costs, double base, int32_t row, int64_t padded, Workspace& w) {
+  LaneMinima<L> minima;
+  // copies, which no store can change
+  const double* const col_dual = w.col_dual;
+  const int64_t* const ranks = w.rank;
+  double* const distances = w.distance;
+  int64_t* const predecessors = w.predecessor;
+  for (int64_t first = 0; first < padded; first += kChains<L> * L::kWidth) {
+    COND_DETR_UNROLL
+    for (int chain = 0; chain < kChains<L>; ++chain) {
+      const int64_t at = first + chain * L::kWidth;
+      // a settled column's dual is -inf, which puts it out of reach
+      const auto through = L::all(base) + costs.template load<L>(row, at) - L::load(col_dual + at);
+      const auto before = L::load(distances + at);
+      const auto nearer = through < before;
+      const auto distance = L::select(nearer, through, before);
+      L::store(distances + at, distance);
+      L::store(predecessors + at, L::select(nearer, L::all(int64_t{row}), L::load(predecessors + at)));
+      minima.see(chain, distance, L::load(ranks + at));
     }
-    if (nearest == kNone) return kNone;
-    length = nearest_distance;
-    w.visited[nearest] = 1;
-    if (w.row_of_col[nearest] == kNone) return nearest;
-    row = w.row_of_col[nearest];
+  }
+  return minima.least();
+}
+
+// Dijkstra over reduced costs from an unassigned row to the nearest unassigned column, which is returned, or kNone if
+// there is none. `settled` columns, that one not among them, are counted in `count`; `length` is the path's.
+template <class L, class Costs>
+COND_DETR_DEVICE int32_t shortest_path(const Costs& costs, int32_t start, int64_t padded, Workspace& w, int32_t& count,
+                                       double& length) {
+  for (int64_t first = 0; first < padded; first += L::kWidth) L::store(w.distance + first, L::all(double(INFINITY)));
+  length = 0.0;
+  count = 0;
+  for (int32_t row = start;;) {
+    const Ranked nearest = relax<L>(costs, length - w.row_dual[row], row, padded, w);
+    if (nearest.value == INFINITY) return kNone;
+    length = nearest.value;
+    if (nearest.rank < kAssigned) return static_cast<int32_t>(nearest.rank);
+    const int32_t col = static_cast<int32_t>(nearest.rank - kAssigned);
+    L::set(w.settled + count, col);
+    L::set(w.settled_length + count, length);
+    L::set(w.settled_dual + count, w.col_dual[col]);
+    L::set(w.col_dual + col, -double(INFINITY));
+    L::set(w.distance + col, double(INFINITY));
+    ++count;
+    row = w.row_of_col[col];
   }
 }
 
-// Moves the duals so that every edge of the search tree becomes tight and none turns negative.
-COND_DETR_HD inline void update_duals(int32_t start, int32_t cols, double length, Workspace& w) {
-  w.row_dual[start] += length;
-  for (int32_t col = 0; col < cols; ++col) {
-    if (!w.visited[col]) continue;
-    const double slack = length - w.distance[col];
-    w.col_dual[col] -= slack;
-    if (w.row_of_col[col] != kNone) w.row_dual[w.row_of_col[col]] += slack;
+// Gives settled columns their duals back, moved so that edges of the search tree become tight and none negative.
+template <class L>
+COND_DETR_DEVICE void update_duals(int32_t start, int32_t count, double length, Workspace& w) {
+  L::set(w.row_dual + start, w.row_dual[start] + length);
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t col = w.settled[i], row = w.row_of_col[col];
+    const double slack = length - w.settled_length[i];
+    L::set(w.col_dual + col, w.settled_dual[i] - slack);
+    L::set(w.row_dual + row, w.row_dual[row] + slack);
   }
 }
 
-COND_DETR_HD inline void augment(int32_t start, int32_t end, Workspace& w) {
+template <class L>
+COND_DETR_DEVICE void augment(int32_t start, int32_t end, Workspace& w) {
   for (int32_t col = end;;) {
-    const int32_t row = w.predecessor[col];
+    const int32_t row = static_cast<int32_t>(w.predecessor[col]);
     const int32_t next = w.col_of_row[row];
-    w.row_of_col[col] = row;
-    w.col_of_row[row] = col;
+    assign<L>(w, row, col);
     if (row == start) return;
     col = next;
   }
 }
 
-// Solves one problem with rows <= cols; the answer is workspace.col_of_row. `cost(row, col)` gives a double that is
-// not NaN and not -inf; +inf forbids a pair. Where the problem is infeasible, row i is given column i.
-template <class Cost>
-COND_DETR_HD Status solve(const Cost& cost, int32_t rows, int32_t cols, Workspace& w) {
-  bool feasible = warm_start(cost, rows, cols, w);
+// Solves a problem with rows <= cols, given `w.row_dual` and `w.col_of_row` as `cheapest` finds them; the answer is
+// `w.col_of_row`. Where the problem is infeasible, row i is given column i.
+template <class L, class Costs>
+COND_DETR_DEVICE Status solve_from_cheapest(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
+  bool feasible = assign_cheapest<L>(w, rows, padded);
   for (int32_t row = 0; feasible && row < rows; ++row) {
     if (w.col_of_row[row] != kNone) continue;
+    int32_t count;
     double length;
-    const int32_t end = shortest_path(cost, row, cols, w, length);
+    const int32_t end = shortest_path<L>(costs, row, padded, w, count, length);
     feasible = end != kNone;
     if (!feasible) break;
-    update_duals(row, cols, length, w);
-    augment(row, end, w);
+    update_duals<L>(row, count, length, w);
+    augment<L>(row, end, w);
   }
   if (feasible) return Status::kOk;
-  for (int32_t row = 0; row < rows; ++row) w.col_of_row[row] = row;
+  for (int32_t row = 0; row < rows; ++row) L::set(w.col_of_row + row, row);
   return Status::kInfeasible;
 }
 
+template <class L, class Costs>
+COND_DETR_DEVICE void find_cheapest(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
+  const Ranked found = cheapest<L>(costs, row, padded);
+  L::set(w.row_dual + row, found.value);
+  L::set(w.col_of_row + row, static_cast<int32_t>(found.rank));
+}
+
+template <class L, class Costs>
+COND_DETR_DEVICE Status solve(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
+  for (int32_t row = 0; row < rows; ++row) find_cheapest<L>(costs, row, padded, w);
+  return solve_from_cheapest<L>(costs, rows, padded, w);
+}
+
+}  // namespace COND_DETR_ISA
 }  // namespace cond_detr

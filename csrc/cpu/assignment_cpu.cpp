@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "cpu/simd.h"
 
 namespace cond_detr {
 namespace {
@@ -9,16 +10,17 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> linear_sum_assignment_cpu(const Tensor& cost, bool maximize) {
   check_dense(cost, "cost", 3, ScalarType::Double);
   AssignmentOutput out(cost);
+  const SimdKernels& simd = simd_kernels();
   const int64_t rows = cost.size(1), cols = cost.size(2), pairs = AssignmentOutput::pairs(cost);
   const double* data = static_cast<const double*>(cost.const_data_ptr());
   int64_t* row_index = static_cast<int64_t*>(out.row_index.mutable_data_ptr());
   int64_t* col_index = static_cast<int64_t*>(out.col_index.mutable_data_ptr());
   int32_t* status = static_cast<int32_t*>(out.status.mutable_data_ptr());
   torch::stable::parallel_for(0, cost.size(0), 1, [&](int64_t begin, int64_t end) {
-    std::vector<double> buffer(dense_workspace_bytes(cost) / sizeof(double));
+    std::vector<double> buffer(simd.dense_bytes(rows, cols) / sizeof(double) + 1);
     for (int64_t p = begin; p < end; ++p) {
-      status[p] = static_cast<int32_t>(solve_dense(data + p * rows * cols, rows, cols, maximize, buffer.data(),
-                                                   row_index + p * pairs, col_index + p * pairs));
+      status[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize, buffer.data(),
+                                                        row_index + p * pairs, col_index + p * pairs));
     }
   });
   return {out.row_index, out.col_index, out.status};
@@ -26,21 +28,18 @@ std::tuple<Tensor, Tensor, Tensor> linear_sum_assignment_cpu(const Tensor& cost,
 
 std::tuple<Tensor, Tensor> match_cpu(const Tensor& logits, const Tensor& boxes, const Tensor& target_labels,
                                      const Tensor& target_boxes, const Tensor& target_count, double label_weight,
-                                     double l1_weight, double giou_weight, double alpha, double gamma) {
-  const MatchProblems problems = match_problems(logits, boxes, target_labels, target_boxes, target_count,
-                                                cost_weights(label_weight, l1_weight, giou_weight, alpha, gamma));
+                                     double l1_weight, double giou_weight, double alpha, double gamma, bool softmax) {
+  const MatchProblems problems =
+      match_problems(logits, boxes, target_labels, target_boxes, target_count,
+                     cost_weights(label_weight, l1_weight, giou_weight, alpha, gamma, softmax));
   MatchOutput out(logits, target_labels);
+  const SimdKernels& simd = simd_kernels();
   int64_t* pred_index = static_cast<int64_t*>(out.pred_index.mutable_data_ptr());
   int32_t* status = static_cast<int32_t*>(out.status.mutable_data_ptr());
   torch::stable::parallel_for(0, logits.size(0) * problems.batch, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> costs(problems.max_targets * problems.queries);
-    std::vector<double> buffer(problems.workspace_bytes() / sizeof(double));
+    std::vector<double> buffer(simd.match_bytes(problems) / sizeof(double) + 1);
     for (int64_t p = begin; p < end; ++p) {
-      bool sanitised = false;
-      const int64_t entries = problems.targets(p) * problems.queries;
-      for (int64_t entry = 0; entry < entries; ++entry) costs[entry] = finite_cost(problems.cost(p, entry), sanitised);
-      assign_targets(problems, p, costs.data(), buffer.data(), pred_index + p * problems.max_targets);
-      status[p] = static_cast<int32_t>(sanitised ? Status::kSanitised : Status::kOk);
+      status[p] = static_cast<int32_t>(simd.match(problems, p, buffer.data(), pred_index + p * problems.max_targets));
     }
   });
   return {out.pred_index, out.status};

@@ -12,7 +12,7 @@ from torch import Tensor
 # Loading _C registers the operators
 from cond_detr_kernels import _C as _C
 from cond_detr_kernels import _numpy
-from cond_detr_kernels.assignment.reference import PAPER_WEIGHTS, MatchStatus, MatchWeights
+from cond_detr_kernels.assignment.reference import PAPER_WEIGHTS, MatchWeights, raise_for_status
 from cond_detr_kernels.checks import check_same, check_shape
 
 
@@ -39,6 +39,7 @@ def _(
     giou_weight: float,
     alpha: float,
     gamma: float,
+    softmax: bool,
 ) -> tuple[Tensor, Tensor]:
     layers, batch = logits.shape[:2]
     return (
@@ -75,13 +76,13 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
         _check_matrix(cost.shape, not cost.is_complex(), str(cost.dtype))
         tensor = cost.detach().double().reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:]).contiguous()
         rows, cols, status = torch.ops.cond_detr.linear_sum_assignment(tensor, maximize)
-        _raise_for_status(status.cpu().numpy(), cost.shape[:-2])
+        _raise(status.cpu().numpy(), cost.shape[:-2])
     else:
         cost = np.asarray(cost)
         _check_matrix(cost.shape, cost.dtype.kind in "biuf", str(cost.dtype))
         array = np.ascontiguousarray(cost, np.float64).reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:])
         rows, cols, status = _numpy.linear_sum_assignment(array, maximize)
-        _raise_for_status(status, cost.shape[:-2])
+        _raise(status, cost.shape[:-2])
     shape = (*cost.shape[:-2], min(cost.shape[-2:]))
     return rows.reshape(shape), cols.reshape(shape)
 
@@ -94,6 +95,7 @@ def match(
     target_count: Tensor,
     *,
     weights: MatchWeights = PAPER_WEIGHTS,
+    strict: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Hungarian matching of all decoder layers and images at once, costs included, on the device of the predictions.
 
@@ -106,16 +108,18 @@ def match(
         target_labels: (B, T) int64 classes in [0, C), padded to T targets.
         target_boxes: (B, T, 4) boxes as above, padded.
         target_count: (B,) int64, how many of the T are targets.
-        weights: weights of the three terms, alpha and gamma.
+        weights: weights of the three terms, and which class term.
+        strict: wait for the result, and raise if costs had to be replaced.
 
     Returns:
         pred_index: (L, B, T) int64, the query that each target is given; unique among a problem's targets, -1 for
             padding and for targets that go empty-handed because there are more of them than queries.
         status: (L, B) int32 of :class:`MatchStatus`; SANITISED where NaN, infinite values or an unknown label made
-            costs that had to be replaced. Nothing is raised for those: looking would make the host wait.
+            costs that had to be replaced. Nothing is raised for those unless ``strict``: looking makes the host wait.
 
     Raises:
-        ValueError: an argument's shape, dtype or device does not fit.
+        ValueError: an argument's shape, dtype or device does not fit; with ``strict`` also SciPy's sentence about
+            invalid entries, with the layer and the image.
     """
     layers, batch, queries = _leading_sizes(logits)
     check_shape("boxes", boxes, "(L, B, Q, 4)", (layers, batch, queries, 4))
@@ -138,6 +142,8 @@ def match(
         target_count.long().contiguous(),
         *weights,
     )
+    if strict:
+        raise_for_status(status.cpu().numpy(), ("layer", "image"))
     return pred_index, status
 
 
@@ -154,13 +160,5 @@ def _check_matrix(shape: Sequence[int], numeric: bool, dtype: str) -> None:
         raise ValueError(f"expected a matrix containing numerical entries, got {dtype}")
 
 
-def _raise_for_status(status: NDArray[np.int32], batch_shape: Sequence[int]) -> None:
-    """SciPy's sentences; for a batch they also say which problem."""
-    for code, sentence in (
-        (MatchStatus.SANITISED, "matrix contains invalid numeric entries"),
-        (MatchStatus.INFEASIBLE, "cost matrix is infeasible"),
-    ):
-        bad = np.flatnonzero(status == code)
-        if bad.size:
-            where = np.unravel_index(bad[0], tuple(batch_shape)) if batch_shape else ()
-            raise ValueError(sentence + (f" (problem {', '.join(map(str, where))})" if batch_shape else ""))
+def _raise(status: NDArray[np.int32], batch_shape: Sequence[int]) -> None:
+    raise_for_status(status.reshape(batch_shape), ["problem", *[""] * len(batch_shape)][: len(batch_shape)])

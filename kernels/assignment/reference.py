@@ -1,10 +1,13 @@
 """Matching as the literature writes it: a cost matrix in PyTorch, SciPy for the assignment, one problem at a time."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment as scipy_linear_sum_assignment
 from torch import Tensor
 
@@ -21,13 +24,18 @@ class MatchStatus(IntEnum):
 
 
 class MatchWeights(NamedTuple):
-    """Weights of the matching cost ``label * focal + l1 * L1 - giou * GIoU`` and the focal loss's parameters."""
+    """Weights of the matching cost ``label * class + l1 * L1 - giou * GIoU``.
+
+    The class term is the focal loss for the class minus that against it, with ``alpha`` and ``gamma``; with ``softmax``
+    it is minus the probability of the class by softmax over all classes (plain DETR).
+    """
 
     label: float = 2.0
     l1: float = 5.0
     giou: float = 2.0
     alpha: float = 0.25
     gamma: float = 2.0
+    softmax: bool = False
 
 
 PAPER_WEIGHTS = MatchWeights()
@@ -52,7 +60,10 @@ def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
 
 def match_cost(logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, weights: MatchWeights) -> Tensor:
     """Cost of giving each target to each prediction: (Q, C), (Q, 4), (n,), (n, 4) -> (n, Q)."""
-    label_cost = focal_cost(logits, weights.alpha, weights.gamma)[:, labels].T
+    if weights.softmax:
+        label_cost = -logits.softmax(-1)[:, labels].T
+    else:
+        label_cost = focal_cost(logits, weights.alpha, weights.gamma)[:, labels].T
     l1 = (target_boxes[:, None] - boxes[None]).abs().sum(-1)
     return weights.label * label_cost + weights.l1 * l1 - weights.giou * pairwise_giou(target_boxes, boxes)
 
@@ -65,6 +76,7 @@ def match(
     target_count: Tensor,
     *,
     weights: MatchWeights = PAPER_WEIGHTS,
+    strict: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The reference of :func:`cond_detr_kernels.match`: same arguments, same results, on the host."""
     layers, batch, _, _ = logits.shape
@@ -85,4 +97,23 @@ def match(
                 status[layer, image] = MatchStatus.SANITISED
             targets, queries = scipy_linear_sum_assignment(cost.where(finite, SANITISED_COST).double().numpy())
             pred_index[layer, image, torch.from_numpy(targets)] = torch.from_numpy(queries)
+    if strict:
+        raise_for_status(status.numpy(), ("layer", "image"))
     return pred_index.to(logits.device), status.to(logits.device)
+
+
+def raise_for_status(status: NDArray[np.int32], axes: Sequence[str]) -> None:
+    """Raises SciPy's sentence for the first problem that was not solved as given, and says which of a batch it is.
+
+    Args:
+        status: of :class:`MatchStatus`, with an axis for each of ``axes``.
+        axes: what the axes count.
+    """
+    for code, sentence in (
+        (MatchStatus.SANITISED, "matrix contains invalid numeric entries"),
+        (MatchStatus.INFEASIBLE, "cost matrix is infeasible"),
+    ):
+        bad = np.argwhere(status == code)
+        if len(bad):
+            where = ", ".join(f"{axis} {index}".strip() for axis, index in zip(axes, bad[0], strict=True))
+            raise ValueError(f"{sentence} ({where})" if where else sentence)
