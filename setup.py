@@ -7,7 +7,7 @@ The CUDA sources are compiled whenever an nvcc is found, also beside a CPU build
 machine whose torch has CUDA. Environment variables:
 
 COND_DETR_CUDA=0            leave the CUDA sources out; COND_DETR_CUDA=1 makes a missing nvcc an error
-COND_DETR_CUDA_ARCHS=90     compile for these compute capabilities only (comma-separated; the default is 80,86,90,100,120)
+COND_DETR_CUDA_ARCHS=90     compile for these compute capabilities only, comma-separated (default: 80,86,90,100,120)
 """
 
 import os

@@ -15,12 +15,16 @@ from cond_detr_kernels import MatchWeights
 
 
 class Losses(NamedTuple):
-    """Scalars: ``total`` is weighted and summed over all layers; the parts are the last layer's, unweighted."""
+    """Scalars: ``total`` is weighted and summed over all layers; the parts are the last layer's, unweighted.
+
+    ``sanitised`` (B,) bool tells the images whose predictions were not finite.
+    """
 
     total: Tensor
     classification: Tensor
     l1: Tensor
     giou: Tensor
+    sanitised: Tensor
 
 
 class Criterion:
@@ -35,7 +39,8 @@ class Criterion:
         self.matcher = HungarianMatcher(
             MatchWeights(
                 weights.class_weight, weights.l1_weight, weights.giou_weight, weights.focal_alpha, weights.focal_gamma
-            )
+            ),
+            weights.matcher,
         )
 
     def __call__(self, predictions: Predictions, targets: Targets, num_boxes: Tensor) -> Losses:
@@ -47,7 +52,7 @@ class Criterion:
             num_boxes: scalar that the sums are divided by: the number of targets, or its share where several batches
                 or processes make one step.
         """
-        pred_index = self.matcher(predictions, targets)
+        pred_index, sanitised = self.matcher(predictions, targets)
         classification = focal_loss(
             predictions.logits,
             class_targets(pred_index, targets.labels, *predictions.logits.shape[2:]),
@@ -59,7 +64,7 @@ class Criterion:
         total = (
             self.weights.class_weight * classification + self.weights.l1_weight * l1 + self.weights.giou_weight * giou
         )
-        return Losses(total.sum(), classification[-1].detach(), l1[-1].detach(), giou[-1].detach())
+        return Losses(total.sum(), classification[-1].detach(), l1[-1].detach(), giou[-1].detach(), sanitised)
 
 
 def class_targets(pred_index: Tensor, labels: Tensor, num_queries: int, num_classes: int) -> Tensor:

@@ -17,6 +17,7 @@ from cond_detr.config import PRESETS, Config, preset
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
 from cond_detr.errors import InputError
+from cond_detr.matcher import MATCHERS
 from cond_detr.models.conditional_detr import ConditionalDETR
 from cond_detr.models.resnet import LAYOUTS
 from cond_detr.run_folder import RunFolder
@@ -28,6 +29,7 @@ SETTINGS = {
     "fused_attn": ("model", "fused_attn"),
     "num_queries": ("model", "num_queries"),
     "dropout": ("model", "dropout"),
+    "matcher": ("loss", "matcher"),
     "dataset_dir": ("data", "dataset_dir"),
     "epochs": ("train", "epochs"),
     "batch_size": ("train", "batch_size"),
@@ -75,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="EPOCH",
         help="epochs before the rates are divided by ten (default: 4/5 of all)",
     )
+    training.add_argument("--matcher", choices=tuple(MATCHERS), help="how to match (default: native)")
     training.add_argument("--amp", choices=("bf16", "off"), help="bf16 autocast")
     training.add_argument("--seed", type=natural, metavar="N")
     training.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
@@ -99,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
 
 def configure(options: dict[str, Any], base: Config) -> Config:
     """The settings of ``base`` with what the command line says instead."""
-    sections: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}}
+    sections: dict[str, dict[str, Any]] = {"model": {}, "loss": {}, "data": {}, "train": {}}
     for option, (section, name) in SETTINGS.items():
         if option in options:
             sections[section][name] = options[option]
@@ -111,6 +114,7 @@ def configure(options: dict[str, Any], base: Config) -> Config:
     return replace(
         base,
         model=replace(base.model, **sections["model"]),
+        loss=replace(base.loss, **sections["loss"]),
         data=replace(base.data, **sections["data"]),
         train=replace(base.train, **sections["train"]),
     )

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -141,6 +142,9 @@ class Trainer:
             distributed.world_size(),
         )
         self.progress = Progress(len(train_set), self.batches.images_per_step)
+        # Matching results that nobody has looked at yet, and whether a bad one has been reported
+        self.unseen: list[tuple[tuple[int, ...], Tensor]] = []
+        self.reported = False
         self.loader = train_loader(train_set, self.batches, workers, pin=device.type == "cuda")
         self.network: nn.Module = model
         if distributed.world_size() > 1:
@@ -183,6 +187,7 @@ class Trainer:
         self.train_set.set_epoch(progress.epoch)
         self.batches.start(progress.epoch, progress.step)
         sums = torch.tensor(progress.loss_sums, dtype=torch.float64, device=self.device)
+        self.unseen.clear()
         started = time.perf_counter() - progress.seconds
         bar = tqdm(
             total=self.batches.steps,
@@ -239,7 +244,9 @@ class Trainer:
             predictions = self.network(batch.images, batch.padding)
         losses = self.criterion(predictions, batch.targets, num_boxes)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        return torch.stack([loss.detach() for loss in losses]).double()
+        if not self.reported:
+            self.unseen.append((batch.image_ids, losses.sanitised))
+        return torch.stack([loss.detach() for loss in losses[: len(LOSS_NAMES)]]).double()
 
     def _gradient_sync(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are exchanged once a step, with the last of its batches."""
@@ -249,11 +256,26 @@ class Trainer:
 
     def _look(self, sums: Tensor, bar: Any) -> list[float]:
         """Reads the loss sums and shows them."""
+        self._report_sanitised()
         values = self._finite(sums.tolist())
         mean = [value / self.progress.step for value in values]
         shown = zip(("loss", "class", "l1", "giou"), mean, strict=True)
         bar.set_postfix({k: f"{v:.3f}" for k, v in shown} | {"lr": f"{self.optimizer.param_groups[0]['lr']:.1e}"})
         return values
+
+    def _report_sanitised(self) -> None:
+        """Names, once, the images that could not be matched as they were."""
+        ids = [i for image_ids, bad in self.unseen for i, is_bad in zip(image_ids, bad.tolist(), strict=True) if is_bad]
+        self.unseen.clear()
+        if ids:
+            self.reported = True
+            names = {record.image_id: record.file_name for record in self.train_set.annotations.records}
+            files = ", ".join(names[i] for i in ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+            tqdm.write(
+                f"warning: predictions that are not finite were matched as if far from every object, for {files}; "
+                "further ones are not reported",
+                file=sys.stderr,
+            )
 
     def _finite(self, losses: list[float]) -> list[float]:
         if not all(map(math.isfinite, losses)):

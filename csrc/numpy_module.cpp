@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -22,9 +23,10 @@ void parallel_for(int64_t count, int64_t entries, const Work& work) {
   const int64_t threads = std::min({count, cores, count * entries / kEntriesPerThread});
   if (threads <= 1) return work(0, count);
   std::vector<std::thread> pool;
-  for (int64_t t = 0; t < threads; ++t) {
+  for (int64_t t = 1; t < threads; ++t) {
     pool.emplace_back([&, t] { work(count * t / threads, count * (t + 1) / threads); });
   }
+  work(0, count / threads);
   for (std::thread& thread : pool) thread.join();
 }
 
@@ -42,10 +44,10 @@ py::tuple linear_sum_assignment(const py::array_t<double, py::array::c_style>& c
   {
     py::gil_scoped_release release;
     parallel_for(count, rows * cols, [&](int64_t begin, int64_t end) {
-      std::vector<double> buffer(simd.dense_bytes(rows, cols) / sizeof(double) + 1);
+      const std::unique_ptr<char[]> buffer(new char[simd.dense_bytes(rows, cols)]);
       for (int64_t p = begin; p < end; ++p) {
         status_out[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize,
-                                                              buffer.data(), row_out + p * pairs, col_out + p * pairs));
+                                                              buffer.get(), row_out + p * pairs, col_out + p * pairs));
       }
     });
   }

@@ -16,8 +16,6 @@ struct DenseShape {
   COND_DETR_HD int64_t padded() const { return padded_columns(many()); }
   // For a copy of the costs as the solver reads them.
   COND_DETR_HD size_t cost_bytes() const { return sizeof(double) * few() * padded(); }
-  // Costs as the solver reads them, then its workspace.
-  COND_DETR_HD size_t bytes() const { return cost_bytes() + Workspace::bytes(few(), many()); }
 };
 
 // A row-major matrix with at least as many columns as rows, read in place, negated to maximise.
@@ -35,16 +33,6 @@ struct MatrixCosts {
     return L::load(part);
   }
 };
-
-// Whether a row holds neither NaN nor minus infinity.
-template <class L, class Costs>
-COND_DETR_DEVICE bool is_valid(const Costs& costs, int64_t row, int64_t padded) {
-  auto valid = L::all(0.0) == L::all(0.0);
-  for (int64_t first = 0; first < padded; first += L::kWidth) {
-    valid &= costs.template load<L>(row, first) > L::all(-double(INFINITY));  // NaN compares false with everything
-  }
-  return L::all_of(valid);
-}
 
 // Copies `row` of what the solver reads, padded, negated to maximise: columns first, first + step, ... of it. False if
 // an element is NaN or minus infinity.
@@ -82,26 +70,19 @@ COND_DETR_HD inline void write_pairs(const DenseShape& shape, const Workspace& w
   }
 }
 
-template <class L, class Costs>
-Status solve_valid(const Costs& costs, const DenseShape& shape, Workspace& w) {
-  for (int64_t row = 0; row < shape.few(); ++row) {
-    if (!is_valid<L>(costs, row, shape.padded())) return Status::kSanitised;
-  }
-  return solve<L>(costs, static_cast<int32_t>(shape.few()), shape.padded(), w);
-}
-
 // Only a matrix with more rows than columns is copied, to transpose it.
 template <class L>
 Status solve_dense(const double* data, const DenseShape& shape, bool maximize, void* buffer, int64_t* row_index,
                    int64_t* col_index) {
-  double* costs = static_cast<double*>(buffer);
-  Workspace w(static_cast<char*>(buffer) + shape.cost_bytes(), shape.few(), shape.many());
+  Workspace w(buffer, shape.few(), shape.many());
+  double* costs = reinterpret_cast<double*>(static_cast<char*>(buffer) + Workspace::bytes(shape.few(), shape.many()));
+  const int32_t rows = static_cast<int32_t>(shape.few());
   Status status;
   if (shape.transposed()) {
     for (int64_t row = 0; row < shape.few(); ++row) copy_row(data, shape, maximize, row, costs, 0, 1);
-    status = solve_valid<L>(PaddedCosts<double>{costs, shape.padded()}, shape, w);
+    status = solve<L>(PaddedCosts<double>{costs, shape.padded()}, rows, shape.padded(), w);
   } else {
-    status = solve_valid<L>(MatrixCosts{data, shape.cols, maximize ? -1.0 : 1.0}, shape, w);
+    status = solve<L>(MatrixCosts{data, shape.cols, maximize ? -1.0 : 1.0}, rows, shape.padded(), w);
   }
   write_pairs(shape, w, status, row_index, col_index);
   return status;

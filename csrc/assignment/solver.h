@@ -46,7 +46,8 @@ struct Workspace {
 
   static COND_DETR_HD size_t bytes(int64_t rows, int64_t cols) {
     const int64_t padded = padded_columns(cols);
-    return kAlignment + 8 * (4 * padded + 3 * rows) + 4 * (2 * rows + padded);
+    const size_t size = kAlignment + 8 * (4 * padded + 3 * rows) + 4 * (2 * rows + padded);
+    return (size + 7) / 8 * 8;
   }
 
   COND_DETR_HD Workspace(void* buffer, int64_t rows, int64_t cols) {
@@ -66,7 +67,7 @@ struct Workspace {
 };
 
 // How the solver reads costs: row by row, a register at a time, +inf behind the last column; +inf elsewhere forbids a
-// pair. No NaN and no -inf.
+// pair.
 template <class T>
 struct PaddedCosts {
   const T* data;
@@ -110,18 +111,25 @@ struct LaneMinima {
   }
 };
 
-// The cheapest column of a row and its cost, which is infinite if all are forbidden.
+// Finds the cheapest column of a row, for `w.col_of_row`, and its cost, for `w.row_dual`, which is infinite if all are
+// forbidden. False if a cost is NaN or minus infinity.
 template <class L, class Costs>
-COND_DETR_DEVICE Ranked cheapest(const Costs& costs, int64_t row, int64_t padded) {
+COND_DETR_DEVICE bool find_cheapest(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
   LaneMinima<L> minima;
+  auto valid = L::all(0.0) == L::all(0.0);
   for (int64_t first = 0; first < padded; first += kChains<L> * L::kWidth) {
     COND_DETR_UNROLL
     for (int chain = 0; chain < kChains<L>; ++chain) {
       const int64_t at = first + chain * L::kWidth;
-      minima.see(chain, costs.template load<L>(row, at), L::lane_index() + at);
+      const auto cost = costs.template load<L>(row, at);
+      valid = valid & (cost > L::all(-double(INFINITY)));  // NaN compares false with everything
+      minima.see(chain, cost, L::lane_index() + at);
     }
   }
-  return minima.least();
+  const Ranked found = minima.least();
+  L::set(w.row_dual + row, found.value);
+  L::set(w.col_of_row + row, static_cast<int32_t>(found.rank));
+  return L::all_of(valid);
 }
 
 template <class L>
@@ -229,8 +237,8 @@ COND_DETR_DEVICE void augment(int32_t start, int32_t end, Workspace& w) {
   }
 }
 
-// Solves a problem with rows <= cols, given `w.row_dual` and `w.col_of_row` as `cheapest` finds them; the answer is
-// `w.col_of_row`. Where the problem is infeasible, row i is given column i.
+// Solves a problem with rows <= cols, given `w.row_dual` and `w.col_of_row` as `find_cheapest` leaves them; the answer
+// is `w.col_of_row`. Where the problem is infeasible, row i is given column i.
 template <class L, class Costs>
 COND_DETR_DEVICE Status solve_from_cheapest(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
   bool feasible = assign_cheapest<L>(w, rows, padded);
@@ -250,15 +258,10 @@ COND_DETR_DEVICE Status solve_from_cheapest(const Costs& costs, int32_t rows, in
 }
 
 template <class L, class Costs>
-COND_DETR_DEVICE void find_cheapest(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
-  const Ranked found = cheapest<L>(costs, row, padded);
-  L::set(w.row_dual + row, found.value);
-  L::set(w.col_of_row + row, static_cast<int32_t>(found.rank));
-}
-
-template <class L, class Costs>
 COND_DETR_DEVICE Status solve(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
-  for (int32_t row = 0; row < rows; ++row) find_cheapest<L>(costs, row, padded, w);
+  for (int32_t row = 0; row < rows; ++row) {
+    if (!find_cheapest<L>(costs, row, padded, w)) return Status::kSanitised;
+  }
   return solve_from_cheapest<L>(costs, rows, padded, w);
 }
 

@@ -32,6 +32,8 @@ struct WarpLanes {
     return mask ? yes : no;
   }
 
+  static __device__ bool all_of(bool mask) { return __all_sync(~0u, mask); }
+
   static __device__ Ranked least(double value, int64_t rank) {
     for (int distance = kWidth / 2; distance > 0; distance /= 2) {
       const double other = __shfl_xor_sync(~0u, value, distance);

@@ -1,5 +1,5 @@
 // Assignment ops on the CPU: problems in parallel, each solved by one thread.
-#include <vector>
+#include <memory>
 
 #include "checks.h"
 #include "cpu/simd.h"
@@ -17,9 +17,9 @@ std::tuple<Tensor, Tensor, Tensor> linear_sum_assignment_cpu(const Tensor& cost,
   int64_t* col_index = static_cast<int64_t*>(out.col_index.mutable_data_ptr());
   int32_t* status = static_cast<int32_t*>(out.status.mutable_data_ptr());
   torch::stable::parallel_for(0, cost.size(0), 1, [&](int64_t begin, int64_t end) {
-    std::vector<double> buffer(simd.dense_bytes(rows, cols) / sizeof(double) + 1);
+    const std::unique_ptr<char[]> buffer(new char[simd.dense_bytes(rows, cols)]);
     for (int64_t p = begin; p < end; ++p) {
-      status[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize, buffer.data(),
+      status[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize, buffer.get(),
                                                         row_index + p * pairs, col_index + p * pairs));
     }
   });
@@ -37,9 +37,9 @@ std::tuple<Tensor, Tensor> match_cpu(const Tensor& logits, const Tensor& boxes, 
   int64_t* pred_index = static_cast<int64_t*>(out.pred_index.mutable_data_ptr());
   int32_t* status = static_cast<int32_t*>(out.status.mutable_data_ptr());
   torch::stable::parallel_for(0, logits.size(0) * problems.batch, 1, [&](int64_t begin, int64_t end) {
-    std::vector<double> buffer(simd.match_bytes(problems) / sizeof(double) + 1);
+    const std::unique_ptr<char[]> buffer(new char[simd.match_bytes(problems)]);
     for (int64_t p = begin; p < end; ++p) {
-      status[p] = static_cast<int32_t>(simd.match(problems, p, buffer.data(), pred_index + p * problems.max_targets));
+      status[p] = static_cast<int32_t>(simd.match(problems, p, buffer.get(), pred_index + p * problems.max_targets));
     }
   });
   return {out.pred_index, out.status};

@@ -140,7 +140,10 @@ inline Status match(const MatchProblems& problems, int64_t index, void* buffer, 
   return sanitised ? Status::kSanitised : Status::kOk;
 }
 
-inline size_t dense_bytes(int64_t rows, int64_t cols) { return DenseShape{rows, cols}.bytes(); }
+inline size_t dense_bytes(int64_t rows, int64_t cols) {
+  const DenseShape shape{rows, cols};
+  return Workspace::bytes(shape.few(), shape.many()) + (shape.transposed() ? shape.cost_bytes() : 0);
+}
 
 inline Status solve_dense(const double* costs, int64_t rows, int64_t cols, bool maximize, void* buffer,
                           int64_t* row_index, int64_t* col_index) {

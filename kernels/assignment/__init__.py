@@ -2,5 +2,6 @@
 
 from cond_detr_kernels.assignment.op import linear_sum_assignment, match
 from cond_detr_kernels.assignment.reference import MatchStatus, MatchWeights
+from cond_detr_kernels.assignment.reference import match as match_reference
 
-__all__ = ["MatchStatus", "MatchWeights", "linear_sum_assignment", "match"]
+__all__ = ["MatchStatus", "MatchWeights", "linear_sum_assignment", "match", "match_reference"]

@@ -1,5 +1,10 @@
 """linear_sum_assignment and match against SciPy."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +63,62 @@ def test_leading_batch_dimensions() -> None:
             assert_optimal(np.asarray(batch[i, j]), np.asarray(rows[i, j]), np.asarray(cols[i, j]))
     rows, cols = linear_sum_assignment(torch.rand(0, 4, 6))
     assert rows.shape == cols.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("cost", "chosen"),
+    [
+        ([[400, 150, 400], [400, 450, 600], [300, 225, 300]], [150, 400, 300]),
+        ([[400, 150, 400, 1], [400, 450, 600, 2], [300, 225, 300, 3]], [150, 2, 300]),
+        ([[10, 10, 8], [9, 8, 1], [9, 7, 4]], [10, 1, 7]),
+        ([[10, 10, 8, 11], [9, 8, 1, 1], [9, 7, 4, 10]], [10, 1, 4]),
+        ([[], []], []),
+        ([[10, np.inf, np.inf], [np.inf, np.inf, 1], [np.inf, 7, np.inf]], [10, 1, 7]),
+    ],
+    ids=["square", "rectangular", "square 2", "rectangular 2", "empty", "forbidden"],
+)
+@pytest.mark.parametrize("sign", [1, -1], ids=["min", "max"])
+def test_scipys_published_cases(cost: list[list[float]], chosen: list[float], sign: int) -> None:
+    matrix = np.array(cost)
+    assert matrix[linear_sum_assignment(sign * matrix, maximize=sign < 0)].tolist() == chosen
+    transposed = matrix.T[linear_sum_assignment(sign * matrix.T, maximize=sign < 0)]
+    assert sorted(transposed.tolist()) == sorted(chosen)
+
+
+@pytest.mark.parametrize("simd", ["baseline", "avx2", "avx512"])
+def test_twenty_thousand_problems(simd: str) -> None:
+    """Each instruction set in a process of its own, as it is chosen once."""
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.assignment_cases", "20000", "1"],
+        env=os.environ | {"COND_DETR_SIMD": simd},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "0 wrong" in run.stdout
+
+
+def test_every_instruction_set_finds_the_same() -> None:
+    """Not only the same total: the same assignment, ties and all."""
+    script = (
+        "import torch; from cond_detr_kernels import match; torch.manual_seed(0); q = torch.rand(2, 9, 60, 4)\n"
+        "boxes = (q * 4).round() / 4 + 0.1; counts = torch.arange(9) * 9\n"
+        "operands = torch.randn(2, 9, 60, 3).round(), boxes, torch.randint(0, 3, (9, 80)), "
+        "boxes[0].repeat(1, 2, 1)[:, :80]\n"
+        "print(match(*operands, counts)[0].tolist())"
+    )
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"COND_DETR_SIMD": simd},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for simd in ("baseline", "avx2", "avx512")
+    }
+    assert len(answers) == 1
 
 
 finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
@@ -124,7 +185,11 @@ def problem(layers: int, batch: int, queries: int, classes: int, counts: list[in
     [(30, [3, 0, 7]), (300, [0, 0]), (1, [1, 4]), (25, [60, 25, 24]), (300, [100])],
     ids=["ragged", "no targets", "one query", "more targets than queries", "many"],
 )
-@pytest.mark.parametrize("weights", [MatchWeights(), MatchWeights(1.0, 0.0, 3.0, 0.5, 1.5)], ids=["paper", "other"])
+@pytest.mark.parametrize(
+    "weights",
+    [MatchWeights(), MatchWeights(1.0, 0.0, 3.0, 0.5, 1.5), MatchWeights(1.0, 5.0, 2.0, softmax=True)],
+    ids=["paper", "other", "softmax"],
+)
 def test_match_equals_reference(device: torch.device, queries: int, counts: list[int], weights: MatchWeights) -> None:
     operands = problem(3, len(counts), queries, 5, counts)
     pred_index, status = (t.cpu() for t in match(*(t.to(device) for t in operands), weights=weights))
@@ -172,6 +237,69 @@ def test_match_survives_an_unknown_label_and_count() -> None:
     pred_index, status = match(*operands)
     assert status.item() == MatchStatus.SANITISED
     assert len(pred_index.unique()) == 4
+
+
+def test_strict_names_layer_and_image() -> None:
+    operands = problem(3, 2, 10, 3, [4, 4])
+    match(*operands, strict=True)
+    operands[0][2, 1, 5] = float("nan")
+    for implementation in (match, reference.match):
+        with pytest.raises(ValueError, match=r"matrix contains invalid numeric entries \(layer 2, image 1\)"):
+            implementation(*operands, strict=True)
+
+
+def test_match_costs_are_those_of_double_precision() -> None:
+    """With one target, the chosen query is the cheapest; costs in fp32 may only err between near ties."""
+    for gamma in (2.0, 1.5):
+        weights = MatchWeights(gamma=gamma)
+        logits, boxes, labels, target_boxes, counts = problem(1, 50, 300, 4, [1] * 50)
+        logits *= 4
+        found, _ = match(logits, boxes, labels, target_boxes, counts, weights=weights)
+        for image in range(50):
+            cost = reference.match_cost(
+                logits[0, image].double(),
+                boxes[0, image].double(),
+                labels[image],
+                target_boxes[image].double(),
+                weights,
+            )[0]
+            assert cost[found[0, image, 0]] - cost.min() < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("softmax", [False, True], ids=["focal", "softmax"])
+@pytest.mark.parametrize("counts", [[3, 0, 7], [100, 90, 300], [2000, 1, 5]], ids=["few", "many", "more than fit"])
+def test_cuda_is_the_cpu_bit_by_bit(counts: list[int], softmax: bool) -> None:
+    weights = MatchWeights(softmax=softmax)
+    operands = problem(2, 3, 300, 20, counts)
+    operands[1].copy_((operands[1] * 8).round() / 8)  # ties
+    torch.testing.assert_close(
+        [t.cpu() for t in match(*(t.cuda() for t in operands), weights=weights)],
+        list(match(*operands, weights=weights)),
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_neither_waits_nor_allocates_beyond_the_outputs() -> None:
+    operands = [t.cuda() for t in problem(6, 2, 300, 20, [3, 9])]
+    want = match(*operands)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        match(*operands)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = match(*operands)
+    graph.replay()
+    torch.testing.assert_close(got, want)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    kept = match(*operands)
+    torch.cuda.synchronize()
+    assert torch.cuda.max_memory_allocated() == torch.cuda.memory_allocated()
+    assert torch.cuda.memory_allocated() - before <= sum(max(512, t.nbytes + 511) for t in kept)
 
 
 def test_match_extreme_logits_are_exact() -> None:
