@@ -34,7 +34,11 @@ export PYTHONPATH=$work/site
 step tests 240 python -m pytest tests/kernels -p no:cacheprovider
 PYTORCH_NO_CUDA_MEMORY_CACHING=1 step sanitizer 120 \
     compute-sanitizer --tool memcheck --error-exitcode 1 \
-    python -m pytest tests/kernels -p no:cacheprovider -k "cuda and (one or tie) or 299 and fp32 and random"
+    python -m pytest tests/kernels -p no:cacheprovider -k "(one and query) or bit_by_bit or any_dtype"
+PYTORCH_NO_CUDA_MEMORY_CACHING=1 step racecheck 120 \
+    compute-sanitizer --tool racecheck --error-exitcode 1 \
+    python -m pytest tests/kernels/test_assignment.py -p no:cacheprovider -k "cuda and (reference or bit_by_bit)"
+step matcher_bench 120 python benchmarks/matcher_bench.py --quick --seconds 0.1 --json "$out/matcher_bench.json"
 step attn_bench 240 python benchmarks/attn_bench.py --quick --seconds 0.1 --json "$out/attn_bench.json"
 step kernel_report 120 python benchmarks/kernel_report.py --arch "$arch" --json "$out/kernel_report.json"
 

@@ -7,6 +7,7 @@ score in the inner loop. Exits with 1 if a kernel spills or wants more shared me
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
@@ -14,18 +15,19 @@ os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
 import torch
 import triton
 from common import Row, arguments, print_table, write_json
-from sass import main_loop, resources
+from sass import library_resources, main_loop, resources
 from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from cond_detr_kernels import _C
 from cond_detr_kernels.conditional_attention.backward import backward_launches
 from cond_detr_kernels.conditional_attention.forward import forward_launches
 from cond_detr_kernels.conditional_attention.launch import Launch, column_block
 from cond_detr_kernels.conditional_attention.problem import Problem
 from cond_detr_kernels.conditional_attention.tuning import SHARED_MEMORY, tuning_for
 
-ARCHITECTURES = (80, 90, 100, 120)
+ARCHITECTURES = (80, 86, 90, 100, 120)
 PAPER_DIMS = (32, 32, 32)
 COLUMNS = {
     "kernel": "",
@@ -124,6 +126,23 @@ def report(name: str, launch: Launch, case: Case, arch: int) -> Row:
     }
 
 
+def native_rows() -> Iterator[Row]:
+    """The CUDA kernels of the extension module, as it was built. Their shared memory depends on the problem's size."""
+    names = {"match_kernel": "match", "linear_sum_assignment_kernel": "linear_sum_assignment"}
+    for arch, mangled, used in library_resources(Path(_C.__file__)):
+        kernel = next((short for name, short in names.items() if name in mangled), mangled)
+        yield {
+            "kernel": kernel,
+            "pass": "matching",
+            "arch": f"sm_{arch}",
+            "dtype": "fp32" if kernel == "match" else "fp64",
+            "config": "8 warps",
+            "registers": used.registers,
+            "spill_bytes": used.spill_bytes,
+            "shared_bytes": used.shared_bytes,
+        }
+
+
 def config(metadata: Any, blocks: dict[str, Any]) -> str:
     tile = "x".join(str(blocks[name]) for name in ("BLOCK_M", "BLOCK_N") if name in blocks)
     return f"{tile}, {metadata.num_warps} warps, {metadata.num_stages} stages"
@@ -148,7 +167,7 @@ def reports(cases: list[Case], architectures: list[int]) -> Iterator[Row]:
 
 def complaint(row: Row) -> str | None:
     available = SHARED_MEMORY[int(row["arch"].removeprefix("sm_"))]
-    what = f"{row['kernel']} on {row['arch']} for {row['dtype']} {row['dims']}, {row['config']}"
+    what = f"{row['kernel']} on {row['arch']} for {row['dtype']} {row.get('dims', '')}, {row['config']}"
     if row["spill_bytes"]:
         return f"{what}: spills {row['spill_bytes']} bytes per thread"
     if row["shared_bytes"] > available:
@@ -162,6 +181,7 @@ def main() -> int:
     parser.add_argument("--arch", type=int, action="append", choices=ARCHITECTURES, help="this architecture only")
     options = parser.parse_args()
     rows = list(reports(ALL if options.all else QUICK, options.arch or list(ARCHITECTURES)))
+    rows += native_rows()
     print_table(rows, COLUMNS)
     if options.json:
         write_json(options.json, "kernel_report", f"compiled without a GPU, triton {triton.__version__}", rows)

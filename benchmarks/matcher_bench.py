@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -172,15 +173,15 @@ def total_of(costs: NDArray[np.float64], columns: object) -> float:
     return sum(float(cost[rows, np.asarray(cols)].sum()) for cost, cols in zip(costs, parts, strict=True))  # type: ignore[call-overload]
 
 
-def solve_rows(kind: str, batch: int, targets: int, device: torch.device, seconds: float) -> Iterator[Row]:
-    costs = cost_matrices(make_problem(kind, batch, targets))
+def solve_rows(kind: str, layers: int, batch: int, targets: int, device: torch.device, seconds: float) -> Iterator[Row]:
+    costs = cost_matrices(make_problem(kind, batch, targets))[: layers * batch]
     want = sum(float(cost[scipy_lsa(cost)].sum()) for cost in costs)
     for name, call in solvers(costs, device):
         got = total_of(costs, call())
         # fp32 solvers may take near ties for ties
         if abs(got - want) > 1e-5 * abs(want) + 1e-4:
             raise SystemExit(f"{name} finds a total of {got}, SciPy {want}, for {kind} {costs.shape}")
-        yield row("solve", name, kind, batch, targets, times_of(call, device, seconds))
+        yield row("solve", name, kind, layers, batch, targets, times_of(call, device, seconds))
 
 
 def match_rows(
@@ -195,7 +196,7 @@ def match_rows(
         "ours": lambda: match(*operands, weights=WEIGHTS),
     }
     for name, call in calls.items():
-        yield row("match", name, kind, batch, targets, times_of(call, device, seconds))
+        yield row("match", name, kind, LAYERS, batch, targets, times_of(call, device, seconds))
 
 
 def check_match(problem: Problem, pred_index: Tensor, want: list[Assignment]) -> None:
@@ -215,11 +216,11 @@ def check_match(problem: Problem, pred_index: Tensor, want: list[Assignment]) ->
             raise SystemExit(f"match finds a total of {ours}, the original path {best}")
 
 
-def row(op: str, impl: str, kind: str, batch: int, targets: int, times: list[float]) -> Row:
+def row(op: str, impl: str, kind: str, layers: int, batch: int, targets: int, times: list[float]) -> Row:
     return {
         "impl": impl,
         "op": op,
-        "layers": LAYERS,
+        "layers": layers,
         "batch": batch,
         "targets": targets,
         "kind": kind,
@@ -229,26 +230,36 @@ def row(op: str, impl: str, kind: str, batch: int, targets: int, times: list[flo
     }
 
 
-def settings(quick: bool) -> Iterator[tuple[str, str, int, int, bool]]:
-    """(op, kind, batch, targets, ragged), all that is measured."""
+class Setting(NamedTuple):
+    op: str
+    kind: str
+    layers: int
+    batch: int
+    targets: int
+    ragged: bool = False
+
+
+def settings(quick: bool) -> Iterator[Setting]:
+    """All that is measured."""
     for targets in (1, 7, 20, 50, 100):
         for kind in KINDS if targets in (20, 100) else KINDS[:2]:
-            yield "solve", kind, 16, targets, False
-    yield "solve", "uniform", 1, 300, False
-    yield "solve", "untrained", 1, 300, False
+            yield Setting("solve", kind, LAYERS, 16, targets)
+    for kind in KINDS:
+        yield Setting("solve", kind, 1, 1, 300)
     for batch in (1, 2, 16) if quick else (1, 2, 16, 64):
         for kind in ("trained", "untrained"):
-            yield "match", kind, batch, 7, True
+            yield Setting("match", kind, LAYERS, batch, 7, ragged=True)
     for kind in ("trained", "untrained"):
-        yield "match", kind, 16, 20, False
-        yield "match", kind, 16, 100, False
+        yield Setting("match", kind, LAYERS, 16, 20)
+        yield Setting("match", kind, LAYERS, 16, 100)
 
 
 def run(device: torch.device, quick: bool, seconds: float) -> list[Row]:
     rows: list[Row] = []
-    for op, kind, batch, targets, ragged in tqdm(list(settings(quick)), unit="setting", leave=False, disable=None):
+    for setting in tqdm(list(settings(quick)), unit="setting", leave=False, disable=None):
+        op, kind, layers, batch, targets, ragged = setting
         if op == "solve":
-            group = list(solve_rows(kind, batch, targets, device, seconds))
+            group = list(solve_rows(kind, layers, batch, targets, device, seconds))
         else:
             group = list(match_rows(kind, batch, targets, ragged, device, seconds))
         ours = next(r["us"] for r in group if r["impl"] == "ours")
@@ -262,15 +273,17 @@ def picture(rows: list[Row], title: str) -> object:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     for axis, op in zip(figure.subplots(1, 2), ("solve", "match"), strict=True):
         mine = [r for r in rows if r["op"] == op]
-        places = list(dict.fromkeys((r["kind"], r["batch"], r["targets"]) for r in mine))
+        places = list(dict.fromkeys((r["kind"], r["layers"] * r["batch"], r["targets"]) for r in mine))
         names = list(dict.fromkeys(r["impl"] for r in mine if r["impl"] != "ours"))
         for i, name in enumerate(names):
-            ratios = {(r["kind"], r["batch"], r["targets"]): r["times_ours"] for r in mine if r["impl"] == name}
+            ratios = {
+                (r["kind"], r["layers"] * r["batch"], r["targets"]): r["times_ours"] for r in mine if r["impl"] == name
+            }
             where = [j + 0.8 * i / len(names) for j in range(len(places))]
             heights = [ratios.get(place, np.nan) for place in places]
             axis.bar(where, heights, 0.8 / len(names), label=name, align="edge")
         axis.axhline(1, color="black", linewidth=1)
-        labels = [f"{kind}, {LAYERS}x{batch}, n={targets}" for kind, batch, targets in places]
+        labels = [f"{kind}, {problems} x {targets}" for kind, problems, targets in places]
         axis.set_xticks([j + 0.4 for j in range(len(places))], labels, fontsize=6, rotation=60, ha="right")
         axis.set_yscale("log")
         axis.set_ylabel("time / our time")

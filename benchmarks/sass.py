@@ -4,6 +4,7 @@ import heapq
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ class Resources(NamedTuple):
 
     registers: int
     spill_bytes: int
+    shared_bytes: int
 
 
 class Loop(NamedTuple):
@@ -37,10 +39,27 @@ class Loop(NamedTuple):
 
 
 def resources(cubin: bytes) -> Resources:
-    text = _run("cuobjdump", "-res-usage", cubin)
-    usage = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return _resources(_run("cuobjdump", "-res-usage", cubin))
+
+
+def library_resources(library: Path) -> Iterator[tuple[int, str, Resources]]:
+    """(architecture, mangled name, resources) of every CUDA kernel in a shared library; none if it has no CUDA code."""
+    command = [TOOLS / "cuobjdump", "-res-usage", library]
+    arch = 0
+    name = ""
+    for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():
+        if match := re.match(r"arch = sm_(\d+)", line):
+            arch = int(match[1])
+        elif match := re.match(r"\s*Function (\S+):", line):
+            name = match[1]
+        elif "REG:" in line:
+            yield arch, name, _resources(line)
+
+
+def _resources(text: str) -> Resources:
+    usage = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", text)}
     # kernels have no arrays of their own there: what is on the stack was spilled
-    return Resources(usage["REG"], usage["STACK"] + usage["LOCAL"])
+    return Resources(usage["REG"], usage["STACK"] + usage["LOCAL"], usage["SHARED"])
 
 
 def main_loop(cubin: bytes) -> Loop | None:

@@ -68,7 +68,7 @@ class Criterion:
 
 
 def class_targets(pred_index: Tensor, labels: Tensor, num_queries: int, num_classes: int) -> Tensor:
-    """One-hot targets (L, B, Q, C) of matched queries, zeros for the others.
+    """One-hot targets (L, B, Q, C) bool of matched queries, False for the others.
 
     Padding is sent to a slot beyond the last query, which is cut off: a scatter without a single boolean index.
     """
@@ -76,11 +76,12 @@ def class_targets(pred_index: Tensor, labels: Tensor, num_queries: int, num_clas
     slot = pred_index.where(pred_index >= 0, num_queries)
     classes = labels.new_full((layers, batch, num_queries + 1), num_classes)
     classes = classes.scatter(2, slot, labels.expand_as(pred_index))[..., :num_queries]
-    return F.one_hot(classes, num_classes + 1)[..., :num_classes]
+    # torch's one_hot looks at the values on the host
+    return classes[..., None] == torch.arange(num_classes, device=labels.device)
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss summed per layer: (L, B, Q, C), (L, B, Q, C) of 0 and 1 -> (L,). Lin et al., ICCV 2017."""
+    """Focal loss summed per layer: (L, B, Q, C), (L, B, Q, C) bool -> (L,). Lin et al., ICCV 2017."""
     targets = targets.to(logits.dtype)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     wrong = (logits.sigmoid() - targets).abs()

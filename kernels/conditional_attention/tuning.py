@@ -47,28 +47,46 @@ class Tuning:
     one_pass: bool = True
 
 
+# The paper's heads in half precision, on tensor cores of Ampere's kind
+_AMPERE_HALF = Tuning(
+    forward=Blocks(128, 128, 8, 3),
+    forward_small=Blocks(64, 128, 4, 2),
+    backward_queries=Blocks(64, 64, 4, 2),
+    backward_keys=Blocks(64, 128, 8, 2),
+    backward=Blocks(32, 64, 4, 2),
+    one_pass=False,
+)
+# The same in fp32, where 99 KB of shared memory are all there is
+_AMPERE_SINGLE = Tuning(
+    forward=Blocks(128, 64, 8, 2),
+    forward_small=Blocks(64, 128, 4, 2),
+    backward_queries=Blocks(64, 64, 4, 2),
+    backward_keys=Blocks(32, 64, 4, 2),
+    backward=Blocks(32, 64, 4, 2),
+    one_pass=False,
+)
+# Wider heads, on any architecture
+_WIDE = Tuning(
+    forward=Blocks(64, 32, 4, 2),
+    forward_small=Blocks(64, 32, 4, 2),
+    backward_queries=Blocks(32, 32, 4, 1),
+    backward_keys=Blocks(32, 32, 4, 1),
+    backward=Blocks(16, 16, 4, 1),
+    one_pass=False,
+)
+_WIDEST = Tuning(
+    forward=Blocks(32, 32, 4, 1),
+    forward_small=Blocks(32, 32, 4, 1),
+    backward_queries=Blocks(16, 16, 4, 1),
+    backward_keys=Blocks(16, 16, 4, 1),
+    backward=Blocks(16, 16, 4, 1),
+    one_pass=False,
+)
 # Per architecture: configurations for keys of up to so many bytes, content, spatial part and value together. 192 are
-# the paper's heads in bf16, 384 in fp32. Chosen by their registers, spills and instructions, as
+# the paper's heads in half precision, 384 in fp32. Chosen by their registers, spills and instructions, as
 # benchmarks/kernel_report.py counts them; their speeds are not yet measured.
 _TABLE: dict[int, dict[int, Tuning]] = {
-    80: {
-        192: Tuning(
-            forward=Blocks(128, 128, 8, 3),
-            forward_small=Blocks(64, 128, 4, 3),
-            backward_queries=Blocks(64, 64, 4, 2),
-            backward_keys=Blocks(64, 128, 8, 2),
-            backward=Blocks(32, 64, 4, 2),
-            one_pass=False,
-        ),
-        384: Tuning(
-            forward=Blocks(128, 128, 8, 2),
-            forward_small=Blocks(64, 128, 4, 3),
-            backward_queries=Blocks(64, 64, 4, 2),
-            backward_keys=Blocks(32, 64, 4, 2),
-            backward=Blocks(64, 64, 8, 2),
-            one_pass=False,
-        ),
-    },
+    80: {192: _AMPERE_HALF, 384: _AMPERE_SINGLE, 768: _WIDE, 1536: _WIDEST},
     90: {
         192: Tuning(
             forward=Blocks(128, 128, 8, 3),
@@ -84,6 +102,8 @@ _TABLE: dict[int, dict[int, Tuning]] = {
             backward_keys=Blocks(64, 128, 8, 2),
             backward=Blocks(32, 64, 4, 2),
         ),
+        768: _WIDE,
+        1536: _WIDEST,
     },
     100: {
         192: Tuning(
@@ -100,25 +120,10 @@ _TABLE: dict[int, dict[int, Tuning]] = {
             backward_keys=Blocks(64, 128, 8, 2),
             backward=Blocks(64, 64, 8, 2),
         ),
+        768: _WIDE,
+        1536: _WIDEST,
     },
-    120: {
-        192: Tuning(
-            forward=Blocks(128, 128, 8, 3),
-            forward_small=Blocks(64, 128, 4, 2),
-            backward_queries=Blocks(64, 64, 4, 2),
-            backward_keys=Blocks(64, 128, 8, 2),
-            backward=Blocks(32, 64, 4, 2),
-            one_pass=False,
-        ),
-        384: Tuning(
-            forward=Blocks(128, 64, 8, 2),
-            forward_small=Blocks(64, 128, 4, 2),
-            backward_queries=Blocks(64, 64, 4, 2),
-            backward_keys=Blocks(32, 64, 4, 2),
-            backward=Blocks(32, 64, 4, 2),
-            one_pass=False,
-        ),
-    },
+    120: {192: _AMPERE_HALF, 384: _AMPERE_SINGLE, 768: _WIDE, 1536: _WIDEST},
 }
 
 

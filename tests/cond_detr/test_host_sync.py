@@ -1,0 +1,78 @@
+"""A training step asks the host for nothing: on a GPU that would make it wait for the device.
+
+Counted on the CPU, where the operations that hand a value to the host are the same.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cond_detr import ConditionalDETR, preset
+from cond_detr.classes import Classes
+from cond_detr.criterion import Criterion
+from cond_detr.data.batching import pad_targets
+from cond_detr.optim import make_optimizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+READS = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique_dim", "_unique2", "equal"}
+
+
+class HostReads(TorchDispatchMode):
+    """Counts operations whose result, or the shape of it, the host has to know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in {"index", "index_put", "index_put_"} and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in READS or by_mask:
+            self.found[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_counter_sees_them() -> None:
+    values = torch.tensor([1.0, 0.0])
+    with HostReads() as reads:
+        values[values > 0].sum().item()
+        bool(values[0])
+        values.nonzero()
+    assert reads.found["index"] == 1
+    assert reads.found["_local_scalar_dense"] + reads.found["is_nonzero"] == 2
+    assert reads.found["nonzero"] == 1
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["one size", "padded"])
+@pytest.mark.parametrize("fused", [False, True], ids=["reference", "fused"])
+@pytest.mark.parametrize("counts", [[0, 0], [1, 7]], ids=["no targets", "some"])
+def test_a_step_asks_for_nothing(counts: list[int], fused: bool, padded: bool) -> None:
+    config = preset("small")
+    config = replace(config, model=replace(config.model, dropout=0.1, fused_attn=fused, encoder_layers=1))
+    model = ConditionalDETR(config, Classes(("a", "b", "c"), (1, 2, 3))).train()
+    optimizer = make_optimizer(model, config.train)
+    criterion = Criterion(config.loss)
+    images = torch.randn(2, 3, 64, 96)
+    padding = torch.zeros(2, 64, 96, dtype=torch.bool)
+    padding[1, :, 64:] = True
+    targets = pad_targets([torch.randint(0, 3, (n,)) for n in counts], [torch.rand(n, 4) * 0.4 + 0.1 for n in counts])
+
+    def step() -> None:
+        predictions = model(images, padding if padded else None)
+        losses = criterion(predictions, targets, targets.counts.sum().clamp(min=1))
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()  # the first one creates the optimiser's state
+    with HostReads() as reads:
+        step()
+    assert not reads.found
