@@ -7,6 +7,8 @@ score in the inner loop. Exits with 1 if a kernel spills or wants more shared me
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,21 +150,22 @@ def config(metadata: Any, blocks: dict[str, Any]) -> str:
     return f"{tile}, {metadata.num_warps} warps, {metadata.num_stages} stages"
 
 
-def reports(cases: list[Case], architectures: list[int]) -> Iterator[Row]:
-    bar = tqdm(total=len(cases) * len(architectures), unit="case", leave=False, disable=None)
-    for arch in architectures:
-        driver.set_active(NoDevice(arch))
-        for case in cases:
-            torch.set_float32_matmul_precision("highest" if case.dtype == "ieee" else "high")
-            seen = set()
-            for name, launch in launches(case, arch):
-                row = report(name, launch, case, arch)
-                key = tuple(value for column, value in row.items() if column != "pass")
-                if key not in seen:
-                    seen.add(key)
-                    yield row
-            bar.update()
-    bar.close()
+def reports(case: Case, arch: int) -> list[Row]:
+    """A row for each kernel that a case needs on an architecture."""
+    driver.set_active(NoDevice(arch))
+    torch.set_float32_matmul_precision("highest" if case.dtype == "ieee" else "high")
+    rows: dict[tuple[object, ...], Row] = {}
+    for name, launch in launches(case, arch):
+        row = report(name, launch, case, arch)
+        rows.setdefault(tuple(value for column, value in row.items() if column != "pass"), row)
+    return list(rows.values())
+
+
+def all_reports(cases: list[Case], architectures: list[int]) -> list[Row]:
+    work = [(case, arch) for arch in architectures for case in cases]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        parts = pool.map(reports, *zip(*work, strict=True))
+        return [row for part in tqdm(parts, total=len(work), unit="case", leave=False, disable=None) for row in part]
 
 
 def complaint(row: Row) -> str | None:
@@ -180,7 +183,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all dtypes and head dims instead of the paper's")
     parser.add_argument("--arch", type=int, action="append", choices=ARCHITECTURES, help="this architecture only")
     options = parser.parse_args()
-    rows = list(reports(ALL if options.all else QUICK, options.arch or list(ARCHITECTURES)))
+    rows = all_reports(ALL if options.all else QUICK, options.arch or list(ARCHITECTURES))
     rows += native_rows()
     print_table(rows, COLUMNS)
     if options.json:

@@ -61,6 +61,8 @@ class DataConfig:
         max_size: longest side in pixels.
         min_scale: least short side in training as a fraction of ``image_size``, for augment "paper".
         augment: "paper" (flip, random scale, random crop), "flip" or "none".
+        size_step: with more than 0, training batches are made of images of like size and padded to multiples of that
+            many pixels, so that little is padded and few shapes occur; with 0, of any images.
     """
 
     dataset_dir: str | None = None
@@ -68,6 +70,7 @@ class DataConfig:
     max_size: int = 1333
     min_scale: float = 0.6
     augment: Literal["paper", "flip", "none"] = "paper"
+    size_step: int = 0
 
 
 @dataclass(frozen=True)

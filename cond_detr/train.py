@@ -31,6 +31,7 @@ SETTINGS = {
     "dropout": ("model", "dropout"),
     "matcher": ("loss", "matcher"),
     "dataset_dir": ("data", "dataset_dir"),
+    "size_step": ("data", "size_step"),
     "epochs": ("train", "epochs"),
     "batch_size": ("train", "batch_size"),
     "accumulate": ("train", "accumulate"),
@@ -68,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--epochs", type=positive, metavar="N")
     training.add_argument("--batch-size", type=positive, metavar="N", help="images per process and backward pass")
     training.add_argument("--accumulate", type=positive, metavar="N", help="backward passes per optimiser step")
+    training.add_argument(
+        "--size-step",
+        type=natural,
+        metavar="PIXELS",
+        help="batches of images of like size, padded to multiples of so many pixels; 0: of any images (default)",
+    )
     training.add_argument("--eval-batch-size", type=positive, metavar="N", help="images at once in evaluation")
     training.add_argument("--lr", type=rate, metavar="X", help="learning rate of the transformer")
     training.add_argument("--backbone-lr", type=rate, metavar="X", help="learning rate of the backbone")

@@ -134,18 +134,20 @@ class Trainer:
         self.criterion = Criterion(config.loss)
         self.optimizer = make_optimizer(model, config.train)
         self.batches = ShuffledBatches(
-            len(train_set),
+            train_set,
             config.train.batch_size,
             config.train.accumulate,
             config.train.seed,
             distributed.rank(),
             distributed.world_size(),
+            by_size=config.data.size_step > 0,
         )
         self.progress = Progress(len(train_set), self.batches.images_per_step)
         # Matching results that nobody has looked at yet, and whether a bad one has been reported
         self.unseen: list[tuple[tuple[int, ...], Tensor]] = []
         self.reported = False
-        self.loader = train_loader(train_set, self.batches, workers, pin=device.type == "cuda")
+        multiple = max(1, config.data.size_step)
+        self.loader = train_loader(train_set, self.batches, workers, device.type == "cuda", multiple)
         self.network: nn.Module = model
         if distributed.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None

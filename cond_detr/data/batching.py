@@ -75,10 +75,10 @@ class Batch:
         return Batch(self.images.pin_memory(), padding, targets, self.image_ids, self.sizes)
 
 
-def pad_images(images: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Stacks (3, H, W) images of any sizes: images and padding of a :class:`Batch`."""
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
+def pad_images(images: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
+    """Stacks (3, H, W) images of any sizes: images and padding of a :class:`Batch`, sides multiples of ``multiple``."""
+    height = -(-max(image.shape[1] for image in images) // multiple) * multiple
+    width = -(-max(image.shape[2] for image in images) // multiple) * multiple
     if all(image.shape[1:] == (height, width) for image in images):
         return torch.stack(images), None
     stacked = images[0].new_zeros(len(images), 3, height, width)
@@ -101,8 +101,8 @@ def pad_targets(labels: list[Tensor], boxes: list[Tensor]) -> Targets:
     return padded
 
 
-def collate(samples: list[Sample | InputError]) -> Batch | InputError:
-    """Makes a batch of samples.
+def collate(samples: list[Sample | InputError], multiple: int = 1) -> Batch | InputError:
+    """Makes a batch of samples, its sides multiples of ``multiple``.
 
     An error travels as a value: raised in a worker process it would arrive wrapped in that worker's traceback.
     """
@@ -111,6 +111,6 @@ def collate(samples: list[Sample | InputError]) -> Batch | InputError:
         if isinstance(sample, InputError):
             return sample
         good.append(sample)
-    images, padding = pad_images([s.image for s in good])
+    images, padding = pad_images([s.image for s in good], multiple)
     targets = pad_targets([s.labels for s in good], [s.boxes for s in good])
     return Batch(images, padding, targets, tuple(s.image_id for s in good), [s.size for s in good])

@@ -18,7 +18,18 @@ from cond_detr.boxes import xyxy_to_cxcywh
 from cond_detr.classes import Classes
 from cond_detr.config import DataConfig
 from cond_detr.data.batching import Sample
-from cond_detr.data.transforms import Annotated, augment, check_size, normalise, open_image, resize
+from cond_detr.data.transforms import (
+    Annotated,
+    Augmentation,
+    Size,
+    augment,
+    check_size,
+    draw_augmentation,
+    normalise,
+    open_image,
+    resize,
+    resized,
+)
 from cond_detr.errors import InputError
 
 # Gives the image of a file name, which has the size (width, height) that the annotations say
@@ -210,6 +221,13 @@ class CocoDataset(Dataset[Sample | InputError]):
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
 
+    def training_sizes(self) -> list[Size]:
+        """(width, height) that each image has in this epoch after augmentation."""
+        return [self._augmentation(i, record.size).size for i, record in enumerate(self.annotations.records)]
+
+    def _augmentation(self, index: int, size: Size) -> Augmentation:
+        return draw_augmentation(size, self.data, np.random.default_rng((self.seed, int(self._epoch), index)))
+
     def __len__(self) -> int:
         return len(self.annotations.records)
 
@@ -222,10 +240,9 @@ class CocoDataset(Dataset[Sample | InputError]):
             return error
         sample = Annotated(image, record.boxes, record.labels)
         if self.train:
-            rng = np.random.default_rng((self.seed, int(self._epoch), index))
-            sample = augment(sample, self.data, rng)
+            sample = augment(sample, self._augmentation(index, image.size))
         else:
-            sample = resize(sample, self.data.image_size, self.data.max_size)
+            sample = resize(sample, resized(image.size, self.data.image_size, self.data.max_size))
         return Sample(
             normalise(sample.image),
             torch.from_numpy(sample.labels),

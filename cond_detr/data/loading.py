@@ -2,46 +2,64 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from cond_detr.data.batching import Batch, collate
 from cond_detr.data.coco import CocoDataset
 from cond_detr.errors import InputError
 
+# Steps whose images are sorted by size together. More would pad less, and make batches less random
+STEPS_SORTED_TOGETHER = 32
+# Pixels that do not count in sorting. Of batches of 4 with sizes like COCO's, 8 % are then padding, 35 % unsorted
+ABOUT = 128
+
 
 class ShuffledBatches(Sampler[list[int]]):
     """Batches of a shuffled epoch, the incomplete rest left out.
 
-    The order depends on (seed, epoch) only. A step takes ``batch_size * accumulate * world_size`` consecutive images:
-    the same images make a step whether they are spread over processes or accumulated by one.
+    The order depends on (seed, epoch), and with ``by_size`` on the images' sizes. A step takes
+    ``batch_size * accumulate * world_size`` consecutive images: the same images make a step whether they are spread
+    over processes or accumulated by one.
 
     Args:
-        num_images: size of the data set.
+        dataset: the training set, which knows the sizes that images have in an epoch.
         batch_size: images per process and backward pass.
         accumulate: backward passes per step.
         seed: of the order.
         rank, world_size: this process among how many.
+        by_size: make batches of images of like size.
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, accumulate: int, seed: int, rank: int, world_size: int
+        self,
+        dataset: CocoDataset,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        *,
+        by_size: bool = False,
     ) -> None:
-        self.num_images = num_images
+        self.dataset = dataset
         self.batch_size = batch_size
         self.accumulate = accumulate
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.by_size = by_size
         self.epoch = 0
         self.first_step = 0
         self.images_per_step = batch_size * accumulate * world_size
-        self.steps = num_images // self.images_per_step
+        self.steps = len(dataset) // self.images_per_step
         if self.steps == 0:
             raise InputError(
-                f"the training set has {num_images} images, fewer than the {self.images_per_step} of one step; "
+                f"the training set has {len(dataset)} images, fewer than the {self.images_per_step} of one step; "
                 "lower --batch-size"
             )
 
@@ -51,19 +69,37 @@ class ShuffledBatches(Sampler[list[int]]):
         self.first_step = first_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images).tolist()
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.dataset))[: self.steps * self.images_per_step]
+        if self.by_size:
+            order = self._sorted_in_parts(order, rng)
         for step in range(self.first_step, self.steps):
             for i in range(self.accumulate):
                 begin = step * self.images_per_step + (i * self.world_size + self.rank) * self.batch_size
-                yield order[begin : begin + self.batch_size]
+                yield order[begin : begin + self.batch_size].tolist()
+
+    def _sorted_in_parts(self, order: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """The same images, those of a step of like shape; the steps of each part in random order."""
+        width, height = np.array(self.dataset.training_sizes()).T
+        parts = []
+        for begin in range(0, len(order), STEPS_SORTED_TOGETHER * self.images_per_step):
+            part = order[begin : begin + STEPS_SORTED_TOGETHER * self.images_per_step]
+            # tall images apart from wide ones, each by their longer side, where that is alike by the other
+            wide = width[part] >= height[part]
+            longer, shorter = np.maximum(width, height)[part], np.minimum(width, height)[part]
+            steps = part[np.lexsort((shorter, longer // ABOUT, wide))].reshape(-1, self.images_per_step)
+            parts.append(rng.permutation(steps).reshape(-1))
+        return np.concatenate(parts)
 
     def __len__(self) -> int:
         return (self.steps - self.first_step) * self.accumulate
 
 
-def train_loader(dataset: CocoDataset, batches: ShuffledBatches, workers: int, pin: bool) -> DataLoader[Batch]:
-    """Batches of augmented images; the worker processes live as long as the loader."""
-    return _loader(dataset, batches, workers, pin, persistent=True)
+def train_loader(
+    dataset: CocoDataset, batches: ShuffledBatches, workers: int, pin: bool, multiple: int = 1
+) -> DataLoader[Batch]:
+    """Batches of augmented images, sides multiples of ``multiple``; the worker processes live as long as the loader."""
+    return _loader(dataset, batches, workers, pin, multiple, persistent=True)
 
 
 def eval_loader(
@@ -72,17 +108,22 @@ def eval_loader(
     """Every image once, spread over the processes."""
     mine = range(rank, len(dataset), world_size)
     batches = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
-    return _loader(dataset, batches, workers, pin, persistent=False)
+    return _loader(dataset, batches, workers, pin, 1, persistent=False)
 
 
 def _loader(
-    dataset: CocoDataset, batches: ShuffledBatches | list[list[int]], workers: int, pin: bool, persistent: bool
+    dataset: CocoDataset,
+    batches: ShuffledBatches | list[list[int]],
+    workers: int,
+    pin: bool,
+    multiple: int,
+    persistent: bool,
 ) -> DataLoader[Batch]:
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, multiple=multiple),
         pin_memory=pin,
         worker_init_fn=_leave_process_group,
         persistent_workers=persistent and workers > 0,

@@ -17,6 +17,7 @@ from torch import Tensor
 from cond_detr.config import DataConfig
 from cond_detr.errors import InputError
 
+Size: TypeAlias = tuple[int, int]  # width, height
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -59,7 +60,7 @@ def open_image(source: ImageLike, *, turn: bool = True) -> Image.Image:
         raise InputError(f"image {source} cannot be read: {error}") from None
 
 
-def resized(size: tuple[int, int], short: int, longest: int) -> tuple[int, int]:
+def resized(size: Size, short: int, longest: int) -> Size:
     """(width, height) scaled to a short side, or less where the long side would exceed ``longest``."""
     width, height = size
     if max(size) / min(size) * short > longest:
@@ -99,8 +100,8 @@ def flip(sample: Annotated) -> Annotated:
     return replace(sample, image=sample.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), boxes=boxes)
 
 
-def resize(sample: Annotated, short: int, longest: int) -> Annotated:
-    size = resized(sample.image.size, short, longest)
+def resize(sample: Annotated, size: Size) -> Annotated:
+    """Scales to (width, height)."""
     if size == sample.image.size:
         return sample
     ratio = [size[0] / sample.image.width, size[1] / sample.image.height]
@@ -117,25 +118,51 @@ def crop(sample: Annotated, left: int, top: int, width: int, height: int) -> Ann
     return Annotated(image, boxes[keep], sample.labels[keep])
 
 
-def random_crop(sample: Annotated, smallest: int, largest: int, rng: np.random.Generator) -> Annotated:
-    """Cuts out a region with sides drawn from [smallest, largest], or the image's where that is less."""
-    width, height = (
-        int(rng.integers(min(side, smallest), min(side, largest), endpoint=True)) for side in sample.image.size
-    )
-    left = int(rng.integers(0, sample.image.width - width, endpoint=True))
-    top = int(rng.integers(0, sample.image.height - height, endpoint=True))
-    return crop(sample, left, top, width, height)
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to an image: everything that was drawn, so that the result's size is known before the image is.
+
+    Attributes:
+        flip: from left to right.
+        first_size: (width, height) to scale to before cropping, or None.
+        crop: (left, top, width, height) to cut out, or None.
+        size: final (width, height).
+    """
+
+    flip: bool
+    first_size: Size | None
+    crop: tuple[int, int, int, int] | None
+    size: Size
 
 
-def augment(sample: Annotated, data: DataConfig, rng: np.random.Generator) -> Annotated:
-    """Training augmentation as ``data.augment`` says (:class:`~cond_detr.config.DataConfig`)."""
-    if data.augment != "none" and rng.random() < 0.5:
-        sample = flip(sample)
-    size = data.image_size
+def draw_crop(size: Size, smallest: int, largest: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A region with sides drawn from [smallest, largest], or the image's where that is less."""
+    width, height = (int(rng.integers(min(side, smallest), min(side, largest), endpoint=True)) for side in size)
+    left = int(rng.integers(0, size[0] - width, endpoint=True))
+    top = int(rng.integers(0, size[1] - height, endpoint=True))
+    return left, top, width, height
+
+
+def draw_augmentation(size: Size, data: DataConfig, rng: np.random.Generator) -> Augmentation:
+    """Training augmentation as ``data.augment`` says (:class:`~cond_detr.config.DataConfig`), for a (width, height)."""
+    mirrored = data.augment != "none" and rng.random() < 0.5
+    short = data.image_size
     if data.augment != "paper":
-        return resize(sample, size, data.max_size)
+        return Augmentation(mirrored, None, None, resized(size, short, data.max_size))
+    first_size = region = None
     if rng.random() < 0.5:
-        sample = resize(sample, round(rng.choice(SCALES_BEFORE_CROP) * size), 10**6)
-        sample = random_crop(sample, round(CROP_SIZES[0] * size), round(CROP_SIZES[1] * size), rng)
+        first_size = resized(size, round(rng.choice(SCALES_BEFORE_CROP) * short), 10**6)
+        region = draw_crop(first_size, round(CROP_SIZES[0] * short), round(CROP_SIZES[1] * short), rng)
+        size = region[2:]
     scale = rng.choice(np.linspace(data.min_scale, 1, NUM_SCALES))
-    return resize(sample, round(scale * size), data.max_size)
+    return Augmentation(mirrored, first_size, region, resized(size, round(scale * short), data.max_size))
+
+
+def augment(sample: Annotated, drawn: Augmentation) -> Annotated:
+    if drawn.flip:
+        sample = flip(sample)
+    if drawn.first_size:
+        sample = resize(sample, drawn.first_size)
+    if drawn.crop:
+        sample = crop(sample, *drawn.crop)
+    return resize(sample, drawn.size)

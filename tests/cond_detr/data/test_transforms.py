@@ -12,9 +12,10 @@ from cond_detr.data.transforms import (
     Annotated,
     augment,
     crop,
+    draw_augmentation,
+    draw_crop,
     flip,
     open_image,
-    random_crop,
     resize,
     resized,
     to_network_input,
@@ -40,7 +41,7 @@ def test_flip() -> None:
 
 
 def test_resize() -> None:
-    scaled = resize(painted(100, 60, (10, 20, 40, 50)), 120, 1000)
+    scaled = resize(painted(100, 60, (10, 20, 40, 50)), (200, 120))
     assert scaled.image.size == (200, 120)
     np.testing.assert_allclose(scaled.boxes[0], white_extent(scaled.image), atol=1)
 
@@ -59,7 +60,9 @@ def test_crop_clips_and_drops() -> None:
 def test_augmented_boxes_follow_the_pixels(seed: int, kind: Literal["paper", "flip", "none"]) -> None:
     sample = painted(160, 120, (30, 40, 110, 90))
     data = DataConfig(image_size=100, max_size=140, augment=kind)
-    out = augment(sample, data, np.random.default_rng(seed))
+    drawn = draw_augmentation((160, 120), data, np.random.default_rng(seed))
+    out = augment(sample, drawn)
+    assert out.image.size == drawn.size
     assert max(out.image.size) <= 140
     if len(out.boxes):
         np.testing.assert_allclose(out.boxes[0], white_extent(out.image), atol=1.5)
@@ -72,7 +75,7 @@ def test_the_papers_sizes() -> None:
     sample = painted(640, 480, (100, 100, 300, 300))
     shorts, cropped = set(), 0
     for seed in range(200):
-        out = augment(sample, DataConfig(), np.random.default_rng(seed))
+        out = augment(sample, draw_augmentation((640, 480), DataConfig(), np.random.default_rng(seed)))
         assert max(out.image.size) <= 1333
         ratio = out.image.width / out.image.height
         cropped += abs(ratio - 640 / 480) > 0.01
@@ -85,9 +88,9 @@ def test_the_papers_sizes() -> None:
 def test_random_crop_sizes() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):
-        width, height = random_crop(painted(500, 300, (0, 0, 9, 9)), 384, 600, rng).image.size
-        assert 384 <= width <= 500
-        assert height == 300
+        left, top, width, height = draw_crop((500, 300), 384, 600, rng)
+        assert 384 <= width <= 500 - left
+        assert (top, height) == (0, 300)
 
 
 @pytest.mark.parametrize(
