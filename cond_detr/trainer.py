@@ -37,6 +37,7 @@ from cond_detr.evaluate import classes_in, evaluate
 from cond_detr.evaluation import Evaluation
 from cond_detr.models.conditional_detr import ConditionalDETR
 from cond_detr.optim import lr_factor, make_optimizer, set_lr
+from cond_detr.rehearsal import rehearse
 from cond_detr.run_folder import RunFolder
 
 LOSS_NAMES = ("train_loss", "train_loss_classification", "train_loss_l1", "train_loss_giou")
@@ -174,10 +175,12 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came; ``last.pt`` holds the state.
-            InputError: an image cannot be read, or the loss is not a number.
+            InputError: an image cannot be read, the loss is not a number, or a batch does not fit into memory.
         """
         self._write_log()
         self._save_last()
+        if self.device.type == "cuda":
+            rehearse(self.model, self.criterion, self.config, self.train_set, self.device)
         with StopSignals() as stop:
             while self.progress.epoch < self.config.train.epochs:
                 self._train_epoch(stop)

@@ -1,0 +1,58 @@
+"""A first step with the largest batch there can be: memory that is too small should show in the first minute."""
+
+import torch
+
+from cond_detr.config import Config
+from cond_detr.criterion import Criterion
+from cond_detr.data.batching import pad_targets
+from cond_detr.data.coco import CocoDataset
+from cond_detr.errors import InputError
+from cond_detr.models.conditional_detr import ConditionalDETR
+
+
+def largest_images(config: Config, dataset: CocoDataset) -> tuple[int, int]:
+    """(height, width) of the largest padded batch. A wide and a tall image may meet where batches are of any images."""
+    data = config.data
+    widths, heights = zip(*(record.size for record in dataset.annotations.records), strict=True)
+    longest = max(max(w, h) / min(w, h) for w, h in zip(widths, heights, strict=True))
+    long = min(data.max_size, round(longest * data.image_size))
+    step = max(1, data.size_step)
+    short, long = (-(-side // step) * step for side in (data.image_size, long))
+    tall = any(h > w for w, h in zip(widths, heights, strict=True))
+    wide = any(w > h for w, h in zip(widths, heights, strict=True))
+    if tall and wide and not data.size_step:
+        return long, long
+    return (long, short) if tall and not wide else (short, long)
+
+
+def rehearse(
+    model: ConditionalDETR, criterion: Criterion, config: Config, dataset: CocoDataset, device: torch.device
+) -> None:
+    """Forward and backward of the largest batch; the model is left as it was.
+
+    Raises:
+        InputError: it does not fit into the device's memory.
+    """
+    height, width = largest_images(config, dataset)
+    batch_size = config.train.batch_size
+    most = max(len(record.labels) for record in dataset.annotations.records)
+    labels, boxes = torch.zeros(most, dtype=torch.int64), torch.full((most, 4), 0.5)
+    targets = pad_targets([labels] * batch_size, [boxes] * batch_size).to(device)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    try:
+        images = torch.zeros(batch_size, 3, height, width, device=device)
+        padding = torch.zeros(batch_size, height, width, dtype=torch.bool, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.amp == "bf16"):
+            predictions = model(images, padding)
+        criterion(predictions, targets, targets.counts.sum()).total.backward()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"{batch_size} images of {width}x{height} pixels, the largest batch there can be, do not fit into the "
+            f"memory of {device}; lower --batch-size (and raise --accumulate), or --image-size"
+        ) from None
+    finally:
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])

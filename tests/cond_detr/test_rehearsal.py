@@ -1,0 +1,67 @@
+"""The rehearsal takes the largest batch, says what does not fit, and leaves no trace."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cond_detr import ConditionalDETR, InputError, preset
+from cond_detr.config import Config
+from cond_detr.criterion import Criterion
+from cond_detr.data import open_split
+from cond_detr.data.coco import CocoDataset, ImageRecord
+from cond_detr.rehearsal import largest_images, rehearse
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def parts(dataset_dir: Path) -> tuple[Config, CocoDataset, ConditionalDETR, Criterion]:
+    config = preset("small")
+    data = replace(config.data, dataset_dir=str(dataset_dir), image_size=64, max_size=96)
+    config = replace(config, data=data)
+    dataset = open_split(config.data, "train", 16)
+    return config, dataset, ConditionalDETR(config, dataset.annotations.classes), Criterion(config.loss)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size_step", "want"),
+    [
+        ([(640, 480), (480, 640)], 0, (1067, 1067)),
+        ([(640, 480), (480, 640)], 64, (832, 1088)),
+        ([(640, 480), (500, 500)], 0, (800, 1067)),
+        ([(480, 640)], 0, (1067, 800)),
+        ([(2000, 500)], 0, (800, 1333)),
+    ],
+    ids=["wide and tall", "by size", "wide", "tall", "very wide"],
+)
+def test_largest_batch(parts: Any, sizes: list[tuple[int, int]], size_step: int, want: tuple[int, int]) -> None:
+    dataset = parts[1]
+    first = dataset.annotations.records[0]
+    records = [ImageRecord(i, f"{i}.jpg", size, first.boxes, first.labels) for i, size in enumerate(sizes)]
+    dataset.annotations = replace(dataset.annotations, records=records)
+    config = replace(preset("r50"), data=replace(preset("r50").data, size_step=size_step))
+    assert largest_images(config, dataset) == want
+
+
+def test_leaves_the_model_as_it_was(parts: Any) -> None:
+    config, dataset, model, criterion = parts
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rehearse(model, criterion, config, dataset, CPU)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_says_what_does_not_fit(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, dataset, model, criterion = parts
+
+    def too_large(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.backbone, "forward", too_large)
+    with pytest.raises(InputError, match=r"4 images of \d+x\d+ pixels.*do not fit.*lower --batch-size"):
+        rehearse(model, criterion, config, dataset, CPU)
