@@ -7,7 +7,6 @@ are timed as CUDA graphs, so that small batches measure the device and not the l
 import math
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from common import Row, arguments, machine, print_table, write_json
+from common import Row, arguments, interleaved, machine, percentiles, print_table, timed, write_json
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -221,20 +220,8 @@ def make_call(attend: Attend, setting: Setting, device: torch.device) -> Callabl
     return both
 
 
-def time_on_cpu(call: Callable[[], object], seconds: float) -> list[float]:
-    """Microseconds of single calls."""
-    call()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        started = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - started) * 1e6)
-    return times
-
-
-def time_on_cuda(call: Callable[[], object], seconds: float) -> list[float]:
-    """Microseconds of a call, from replays of a CUDA graph of several."""
+def graphed(call: Callable[[], object]) -> Callable[[], float]:
+    """A call of several replays of a CUDA graph that returns the microseconds of one, by the device's clock."""
     calls = 10
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -245,17 +232,17 @@ def time_on_cuda(call: Callable[[], object], seconds: float) -> list[float]:
         with torch.cuda.graph(graph, stream=stream):
             for _ in range(calls):
                 call()
+    stream.synchronize()
+
+    def sample() -> float:
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record()
         graph.replay()
-        times: list[float] = []
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times) < 10:
-            before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            before.record()
-            graph.replay()
-            after.record()
-            after.synchronize()
-            times.append(before.elapsed_time(after) * 1e3 / calls)
-    return times
+        after.record()
+        after.synchronize()
+        return before.elapsed_time(after) * 1e3 / calls
+
+    return sample
 
 
 def peak_megabytes(call: Callable[[], object], device: torch.device) -> float | None:
@@ -282,30 +269,55 @@ def settings(device: torch.device, quick: bool) -> Iterator[Setting]:
                             yield Setting(batch, keys, dtype, dropout, padded, backward)
 
 
-def measure(name: str, attend: Attend, setting: Setting, device: torch.device, error: float, seconds: float) -> Row:
-    call = make_call(attend, setting, device)
-    peak = peak_megabytes(call, device)
-    times = (time_on_cuda if device.type == "cuda" else time_on_cpu)(call, seconds)
-    times.sort()
-    us = statistics.median(times)
-    best = next((s for key, s in SPEEDS.items() if device.type == "cuda" and key in torch.cuda.get_device_name()), None)
-    return {
-        "impl": name,
-        "batch": setting.batch,
-        "queries": QUERIES,
-        "keys": setting.keys,
-        "dtype": str(setting.dtype).removeprefix("torch."),
-        "dropout": setting.dropout,
-        "padded": setting.padded,
-        "pass": "fwd_bwd" if setting.backward else "fwd",
-        "us": us,
-        "us_p20": times[len(times) // 5],
-        "us_p80": times[len(times) * 4 // 5],
-        "tflops": setting.flop / us / 1e6,
-        "roofline": setting.seconds_at_best(best) * 1e6 / us if best else None,
-        "peak_mb": peak,
-        "max_error": error,
-    }
+def usable(
+    table: dict[str, Attend], setting: Setting, device: torch.device, errors: dict[object, float], troubles: list[str]
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The implementations that do a setting, and do it right; the others get a sentence in ``troubles``."""
+    for name, attend in table.items():
+        if reason_against(name, setting):
+            continue
+        key = (name, setting.dtype, setting.padded, setting.keys)
+        try:
+            if key not in errors:
+                errors[key] = largest_error(attend, setting, device)
+                if not errors[key] < TOLERANCE[setting.dtype]:
+                    troubles.append(f"{name}: error {errors[key]:.1e} against fp64 for {setting}")
+            if errors[key] < TOLERANCE[setting.dtype]:
+                yield name, make_call(attend, setting, device)
+        except (RuntimeError, torch.OutOfMemoryError) as problem:
+            errors.setdefault(key, math.inf)
+            troubles.append(f"{name}: {str(problem).splitlines()[0]} for {setting}")
+
+
+def measure(
+    calls: dict[str, Callable[[], object]], setting: Setting, device: torch.device, seconds: float
+) -> list[Row]:
+    cuda = device.type == "cuda"
+    peaks = {name: peak_megabytes(call, device) for name, call in calls.items()}
+    samples = {name: graphed(call) if cuda else timed(call, device) for name, call in calls.items()}
+    best = next((s for key, s in SPEEDS.items() if cuda and key in torch.cuda.get_device_name()), None)
+    rows = []
+    times = interleaved(samples, seconds * len(calls))
+    for name, values in times.items():
+        us = statistics.median(values)
+        rows.append(
+            {
+                "impl": name,
+                "batch": setting.batch,
+                "queries": QUERIES,
+                "keys": setting.keys,
+                "dtype": str(setting.dtype).removeprefix("torch."),
+                "dropout": setting.dropout,
+                "padded": setting.padded,
+                "pass": "fwd_bwd" if setting.backward else "fwd",
+                **percentiles(values),
+                "times_fused": us / statistics.median(times["fused"]) if "fused" in times else None,
+                "tflops": setting.flop / us / 1e6,
+                "roofline": setting.seconds_at_best(best) * 1e6 / us if best else None,
+                "peak_mb": peaks[name],
+            }
+        )
+    return rows
 
 
 def run(device: torch.device, quick: bool, seconds: float) -> tuple[list[Row], list[str]]:
@@ -313,27 +325,11 @@ def run(device: torch.device, quick: bool, seconds: float) -> tuple[list[Row], l
     table = implementations(device)
     rows: list[Row] = []
     troubles: list[str] = []
-    errors: dict[tuple[str, torch.dtype, bool, int], float] = {}
+    errors: dict[object, float] = {}
     for setting in tqdm(list(settings(device, quick)), unit="setting", leave=False, disable=None):
-        group: list[Row] = []
-        for name, attend in table.items():
-            if reason_against(name, setting):
-                continue
-            key = (name, setting.dtype, setting.padded, setting.keys)
-            try:
-                if key not in errors:
-                    errors[key] = largest_error(attend, setting, device)
-                    if not errors[key] < TOLERANCE[setting.dtype]:
-                        troubles.append(f"{name}: error {errors[key]:.1e} against fp64 for {setting}")
-                if errors[key] < TOLERANCE[setting.dtype]:
-                    group.append(measure(name, attend, setting, device, errors[key], seconds))
-            except (RuntimeError, torch.OutOfMemoryError) as problem:
-                errors.setdefault(key, math.inf)
-                troubles.append(f"{name}: {str(problem).splitlines()[0]} for {setting}")
-        fused = next((row["us"] for row in group if row["impl"] == "fused"), None)
-        for row in group:
-            row["times_fused"] = row["us"] / fused if fused else None
-        rows += group
+        calls = dict(usable(table, setting, device, errors, troubles))
+        for row in measure(calls, setting, device, seconds):
+            rows.append(row | {"max_error": errors[row["impl"], setting.dtype, setting.padded, setting.keys]})
     return rows, troubles
 
 
@@ -368,14 +364,14 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="fewer batch sizes")
-    parser.add_argument("--seconds", type=float, default=0.0, help="time for each row (default: 0.2 on CUDA, 0.6)")
+    parser.add_argument("--seconds", type=float, default=0.0, help="time for each row (default: 0.2 on CUDA, 0.35)")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     where = machine(device)
     print(f"{where}; fused: {attention_path(device)}")
-    rows, troubles = run(device, options.quick, options.seconds or (0.2 if device.type == "cuda" else 0.6))
+    rows, troubles = run(device, options.quick, options.seconds or (0.2 if device.type == "cuda" else 0.35))
     print_table(rows, COLUMNS)
     print(*troubles, sep="\n", file=sys.stderr)
     if options.json:

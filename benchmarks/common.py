@@ -4,9 +4,11 @@ import argparse
 import json
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
+TURN_SECONDS = 0.02
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -58,6 +61,57 @@ def commit() -> str:
     except FileNotFoundError:
         return "unknown"
     return (head.stdout.strip() or "unknown") + ("+" if dirty.stdout.strip() else "")
+
+
+def interleaved(samples: Mapping[str, Callable[[], float]], seconds: float, least: int = 5) -> dict[str, list[float]]:
+    """Times of several things, in turns, so that what disturbs the machine disturbs all of them.
+
+    A turn is a run that is not timed, as the others leave cold caches and thread pools that still spin, and then as
+    many as take TURN_SECONDS.
+
+    Args:
+        samples: each runs one of them once and returns how long that took.
+        seconds: for all of them, at least; each gets ``least`` turns whatever that takes.
+
+    Returns:
+        The times of each, in ascending order.
+    """
+    times: dict[str, list[float]] = {name: [] for name in samples}
+    for sample in samples.values():
+        sample()
+    end = time.perf_counter() + seconds
+    turns = 0
+    while turns < least or time.perf_counter() < end:
+        for name, sample in samples.items():
+            sample()
+            turn_end = time.perf_counter() + TURN_SECONDS
+            times[name].append(sample())
+            while time.perf_counter() < turn_end:
+                times[name].append(sample())
+        turns += 1
+    return {name: sorted(values) for name, values in times.items()}
+
+
+def percentiles(times: Sequence[float]) -> Row:
+    """Median, 20th and 80th percentile of ascending times, as benchmark files have them."""
+    return {
+        "us": statistics.median(times),
+        "us_p20": times[len(times) // 5],
+        "us_p80": times[len(times) * 4 // 5],
+    }
+
+
+def timed(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """A call that returns how many microseconds it took, by the host's clock."""
+
+    def sample() -> float:
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - started) * 1e6
+
+    return sample
 
 
 def write_json(path: Path, benchmark: str, machine: str, rows: Sequence[Row]) -> None:

@@ -6,14 +6,13 @@ the work. Every answer is first compared with SciPy's total; one that is wrong i
 
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import Row, arguments, machine, print_table, write_json
+from common import Row, arguments, interleaved, machine, percentiles, print_table, timed, write_json
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment as scipy_lsa
 from torch import Tensor
@@ -119,25 +118,6 @@ def original_match(
     return found
 
 
-def times_of(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Microseconds of single calls, in ascending order."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    call()
-    wait()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 3:
-        started = time.perf_counter()
-        call()
-        wait()
-        times.append((time.perf_counter() - started) * 1e6)
-    return sorted(times)
-
-
 def solvers(costs: NDArray[np.float64], device: torch.device) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each solver, as a call that solves all matrices and returns a column per row of each."""
     yield "scipy", lambda: [scipy_lsa(cost)[1] for cost in costs]
@@ -176,12 +156,14 @@ def total_of(costs: NDArray[np.float64], columns: object) -> float:
 def solve_rows(kind: str, layers: int, batch: int, targets: int, device: torch.device, seconds: float) -> Iterator[Row]:
     costs = cost_matrices(make_problem(kind, batch, targets))[: layers * batch]
     want = sum(float(cost[scipy_lsa(cost)].sum()) for cost in costs)
-    for name, call in solvers(costs, device):
+    calls = dict(solvers(costs, device))
+    for name, call in calls.items():
         got = total_of(costs, call())
         # fp32 solvers may take near ties for ties
         if abs(got - want) > 1e-5 * abs(want) + 1e-4:
             raise SystemExit(f"{name} finds a total of {got}, SciPy {want}, for {kind} {costs.shape}")
-        yield row("solve", name, kind, layers, batch, targets, times_of(call, device, seconds))
+    setting = Setting("solve", kind, layers, batch, targets)
+    yield from rows_of(setting, calls, device, seconds)
 
 
 def match_rows(
@@ -195,8 +177,7 @@ def match_rows(
         "original": lambda: original_match(*operands[:4], counts),
         "ours": lambda: match(*operands, weights=WEIGHTS),
     }
-    for name, call in calls.items():
-        yield row("match", name, kind, LAYERS, batch, targets, times_of(call, device, seconds))
+    yield from rows_of(Setting("match", kind, LAYERS, batch, targets), calls, device, seconds)
 
 
 def check_match(problem: Problem, pred_index: Tensor, want: list[Assignment]) -> None:
@@ -216,18 +197,21 @@ def check_match(problem: Problem, pred_index: Tensor, want: list[Assignment]) ->
             raise SystemExit(f"match finds a total of {ours}, the original path {best}")
 
 
-def row(op: str, impl: str, kind: str, layers: int, batch: int, targets: int, times: list[float]) -> Row:
-    return {
-        "impl": impl,
-        "op": op,
-        "layers": layers,
-        "batch": batch,
-        "targets": targets,
-        "kind": kind,
-        "us": statistics.median(times),
-        "us_p20": times[len(times) // 5],
-        "us_p80": times[len(times) * 4 // 5],
-    }
+def rows_of(
+    setting: "Setting", calls: dict[str, Callable[[], object]], device: torch.device, seconds: float
+) -> Iterator[Row]:
+    times = interleaved({name: timed(call, device) for name, call in calls.items()}, seconds * len(calls), least=3)
+    for name, values in times.items():
+        yield {
+            "impl": name,
+            "op": setting.op,
+            "layers": setting.layers,
+            "batch": setting.batch,
+            "targets": setting.targets,
+            "kind": setting.kind,
+            **percentiles(values),
+            "times_ours": statistics.median(values) / statistics.median(times["ours"]),
+        }
 
 
 class Setting(NamedTuple):
@@ -259,11 +243,9 @@ def run(device: torch.device, quick: bool, seconds: float) -> list[Row]:
     for setting in tqdm(list(settings(quick)), unit="setting", leave=False, disable=None):
         op, kind, layers, batch, targets, ragged = setting
         if op == "solve":
-            group = list(solve_rows(kind, layers, batch, targets, device, seconds))
+            rows += solve_rows(kind, layers, batch, targets, device, seconds)
         else:
-            group = list(match_rows(kind, batch, targets, ragged, device, seconds))
-        ours = next(r["us"] for r in group if r["impl"] == "ours")
-        rows += [r | {"times_ours": r["us"] / ours} for r in group]
+            rows += match_rows(kind, batch, targets, ragged, device, seconds)
     return rows
 
 
@@ -297,7 +279,7 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="without the largest batch")
-    parser.add_argument("--seconds", type=float, default=0.4, help="time for each row")
+    parser.add_argument("--seconds", type=float, default=0.3, help="time for each row")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cond_detr_kernels.checks import check_same, check_shape
 from cond_detr_kernels.conditional_attention.operator import HAS_TRITON, DifferentiableAttention
-from cond_detr_kernels.conditional_attention.pytorch import scaled_dot_product
+from cond_detr_kernels.conditional_attention.pytorch import pytorch_attention
 from cond_detr_kernels.conditional_attention.reference import attention_weights
 
 # What the kernels take; tiles of larger heads would not fit
@@ -23,7 +23,7 @@ def attention_path(device: torch.device) -> str:
     if device.type == "cuda" and HAS_TRITON:
         return "Triton kernels"
     why = " (Triton is not installed)" if device.type == "cuda" else ""
-    return f"PyTorch scaled_dot_product_attention on {device.type}{why}"
+    return f"PyTorch on {device.type}, plain or scaled_dot_product_attention by what is faster{why}"
 
 
 @overload
@@ -74,7 +74,7 @@ def conditional_attention(
     """softmax((q_content . k_content + q_spatial . k_spatial) * scale) value, per head (Conditional DETR, section 3.3).
 
     On a CUDA device this is one Triton kernel forward and one or two backward; on others, and for float64 or heads
-    wider than 128, PyTorch's scaled dot-product attention. Under autocast the operands are cast as PyTorch casts those
+    wider than 128, the faster of PyTorch's ways. Under autocast the operands are cast as PyTorch casts those
     of its own attention.
 
     Args:
@@ -110,7 +110,7 @@ def conditional_attention(
             seed = torch.randint(2**31, (1,), device=q_content.device)
         out = DifferentiableAttention.apply(*tensors, key_padding_mask, seed, dropout_p, scale, deterministic)[0]
     else:
-        out = scaled_dot_product(*tensors, key_padding_mask, dropout_p, scale)
+        out = pytorch_attention(*tensors, key_padding_mask, dropout_p, scale)
     if not return_weights:
         return cast(Tensor, out)
     return out, attention_weights(*tensors[:4], key_padding_mask=key_padding_mask, scale=scale)
