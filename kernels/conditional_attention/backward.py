@@ -27,7 +27,7 @@ from cond_detr_kernels.conditional_attention.tiles import (
 from cond_detr_kernels.conditional_attention.tuning import Tuning, options
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["drop_below"])
 def backward_queries_kernel(
     q_content,
     q_spatial,
@@ -74,8 +74,8 @@ def backward_queries_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """One program: the gradients of BLOCK_M queries of one head; leaves ``delta`` (B, H, padded N) for the next."""
-    first_query = tl.program_id(0) * BLOCK_M
-    head = tl.program_id(1)
+    head = tl.program_id(0)
+    first_query = tl.program_id(1) * BLOCK_M
     batch = (head // heads).to(tl.int64)
     in_query = tl.arange(0, BLOCK_M)
     in_key = tl.arange(0, BLOCK_N)
@@ -180,8 +180,8 @@ def delta_kernel(
     BLOCK_M: tl.constexpr,
 ):
     """Before one pass: ``delta`` (B, H, padded N), sums of out * grad_out, and zeros where programs will add up."""
-    first_query = tl.program_id(0) * BLOCK_M
-    head = tl.program_id(1)
+    head = tl.program_id(0)
+    first_query = tl.program_id(1) * BLOCK_M
     o = load_tile(
         head_pointer(out, out_strides, head, heads), out_strides, first_query, queries, VALUE_DIM, BLOCK_M, VALUE_BLOCK
     )
@@ -209,7 +209,7 @@ def delta_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["drop_below"])
 def backward_keys_kernel(
     q_content,
     q_spatial,
@@ -265,8 +265,8 @@ def backward_keys_kernel(
     Tiles are (keys, queries), so that they are left operands of the products as they are. With ADD_QUERIES the
     gradients of queries are added to ``grad_q_content`` and ``grad_q_spatial``, fp32.
     """
-    first_key = tl.program_id(0) * BLOCK_N
-    head = tl.program_id(1)
+    head = tl.program_id(0)
+    first_key = tl.program_id(1) * BLOCK_N
     batch = (head // heads).to(tl.int64)
     in_query = tl.arange(0, BLOCK_M)
     in_key = tl.arange(0, BLOCK_N)
@@ -292,7 +292,7 @@ def backward_keys_kernel(
     end = keys
     if HAS_MASK:
         key_bias = tl.load(bias + batch * bias_length + key_index)
-        flag = tl.load(flags + batch * (bias_length // BLOCK_N) + tl.program_id(0))
+        flag = tl.load(flags + batch * (bias_length // BLOCK_N) + tl.program_id(1))
         end = tl.load(ends + batch)
     keep_factor = 1.0
     if DROPOUT:
@@ -379,7 +379,7 @@ def backward_launches(
     else:
         block_m = 64
         arguments = {**shared, **views(out=out), "BLOCK_M": block_m}
-        launches = [Launch(delta_kernel, (triton.cdiv(queries, block_m), batch * heads), arguments)]
+        launches = [Launch(delta_kernel, (batch * heads, triton.cdiv(queries, block_m)), arguments)]
     blocks = tuning.backward_keys if deterministic else tuning.backward
     preparation, key_mask = prepare_mask(problem.key_padding_mask, blocks.keys)
     arguments = {
@@ -391,7 +391,7 @@ def backward_launches(
         "ADD_QUERIES": not deterministic,
         **options(blocks),
     }
-    last = Launch(backward_keys_kernel, (triton.cdiv(keys, blocks.keys), batch * heads), arguments)
+    last = Launch(backward_keys_kernel, (batch * heads, triton.cdiv(keys, blocks.keys)), arguments)
     return [*launches, *preparation, last], grad_queries, grad_keys
 
 
@@ -409,5 +409,5 @@ def queries_launches(
         "scale": problem.scale,
         **options(blocks),
     }
-    grid = (triton.cdiv(queries, blocks.queries), batch * heads)
+    grid = (batch * heads, triton.cdiv(queries, blocks.queries))
     return [*launches, Launch(backward_queries_kernel, grid, arguments)]

@@ -5,7 +5,6 @@ Training on a CPU does not come here but goes through PyTorch's attention, which
 
 import math
 
-import torch
 from torch import Tensor
 
 from cond_detr_kernels.conditional_attention.problem import LOG2_E, Problem
@@ -55,8 +54,8 @@ def _scores(problem: Problem) -> Tensor:
 def _kept(problem: Problem) -> Tensor:
     """What dropout multiplies weights with: 0, or one over the probability to be kept."""
     batch, heads, queries, keys = problem.sizes
-    if problem.seed is None:
-        return torch.ones(())
+    if problem.seed is None or not all(problem.sizes):
+        return problem.value.new_ones(())
     dropped = dropped_reference(int(problem.seed), batch * heads, queries, keys, problem.dropout_p)
     factor = 65536 / (65536 - drop_threshold(problem.dropout_p))
-    return (~dropped).view(batch, heads, queries, keys) * factor
+    return (~dropped).view(batch, heads, queries, keys).to(problem.value.device) * factor

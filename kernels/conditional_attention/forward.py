@@ -17,7 +17,7 @@ from cond_detr_kernels.conditional_attention.tiles import head_pointer, load_til
 from cond_detr_kernels.conditional_attention.tuning import Tuning, options
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["drop_below"])
 def forward_kernel(
     q_content,
     q_spatial,
@@ -61,8 +61,8 @@ def forward_kernel(
     ``out`` (splits, B, H, N, Dv) is normalised within a split; ``lse`` (splits, B, H, N) is its log2 of the sum of
     exponentials, plus infinity where no key counts, its rows padded to a multiple of ROW_PADDING.
     """
-    first_query = tl.program_id(0) * BLOCK_M
-    head = tl.program_id(1)
+    head = tl.program_id(0)
+    first_query = tl.program_id(1) * BLOCK_M
     split = tl.program_id(2)
     batch = (head // heads).to(tl.int64)
     in_query = tl.arange(0, BLOCK_M)
@@ -123,9 +123,9 @@ def forward_kernel(
     if DROPOUT:
         acc = acc * (65536.0 / (65536 - drop_below))
     row_lse = tl.where(row_sum == 0.0, float("inf"), row_max * scale_log2 + tl.log2(row_sum))
-    out = head_pointer(out, out_strides, split * tl.num_programs(1) + head, heads)
+    out = head_pointer(out, out_strides, split * tl.num_programs(0) + head, heads)
     store_tile(out, out_strides, acc, first_query, queries, VALUE_DIM, BLOCK_M, VALUE_BLOCK)
-    lse += (split * tl.num_programs(1) + head).to(tl.int64) * tl.cdiv(queries, ROW_PADDING) * ROW_PADDING
+    lse += (split * tl.num_programs(0) + head).to(tl.int64) * tl.cdiv(queries, ROW_PADDING) * ROW_PADDING
     store_rows(lse, row_lse, first_query, queries, float("inf"), BLOCK_M, ROW_PADDING)
 
 
@@ -146,15 +146,15 @@ def combine_kernel(
     BLOCK_M: tl.constexpr,
 ):
     """Weighs what the splits of the keys found; one program: BLOCK_M queries of one head."""
-    first_query = tl.program_id(0) * BLOCK_M
-    head = tl.program_id(1)
+    head = tl.program_id(0)
+    first_query = tl.program_id(1) * BLOCK_M
     query_index = first_query + tl.arange(0, BLOCK_M)
     padded = tl.cdiv(queries, ROW_PADDING) * ROW_PADDING
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, VALUE_BLOCK], tl.float32)
     for split in range(0, splits):
-        part = split * tl.num_programs(1) + head
+        part = split * tl.num_programs(0) + head
         part_lse = tl.load(partial_lse + part.to(tl.int64) * padded + query_index)
         part_lse = tl.where(part_lse == float("inf"), float("-inf"), part_lse)
         part_out = load_tile(
@@ -205,7 +205,7 @@ def forward_launches(problem: Problem, tuning: Tuning, multiprocessors: int) -> 
         "tiles_per_split": tiles_per_split,
         **options(blocks),
     }
-    launches.append(Launch(forward_kernel, (triton.cdiv(queries, blocks.queries), batch * heads, splits), arguments))
+    launches.append(Launch(forward_kernel, (batch * heads, triton.cdiv(queries, blocks.queries), splits), arguments))
     if splits > 1:
         launches.append(combine_launch(partial_out, partial_lse, out, lse, splits))
     return launches, out, lse
@@ -239,4 +239,4 @@ def combine_launch(partial_out: Tensor, partial_lse: Tensor, out: Tensor, lse: T
         "ROW_PADDING": ROW_PADDING,
         "BLOCK_M": block_m,
     }
-    return Launch(combine_kernel, (triton.cdiv(queries, block_m), batch * heads), arguments)
+    return Launch(combine_kernel, (batch * heads, triton.cdiv(queries, block_m)), arguments)

@@ -28,7 +28,8 @@ def column_block(dim: int) -> int:
 
 def dot_precision(dtype: torch.dtype) -> str:
     """How fp32 operands are multiplied, following torch's setting; without meaning for half precision."""
-    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    # not torch.get_float32_matmul_precision(): that raises once this newer setting has been used
+    exact = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
     return "ieee" if exact else "tf32"
 
 

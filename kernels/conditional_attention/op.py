@@ -13,6 +13,7 @@ from cond_detr_kernels.conditional_attention.reference import attention_weights
 
 # What the kernels take; tiles of larger heads would not fit
 MAX_HEAD_DIM = 128
+MIN_CAPABILITY = (8, 0)
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Operands: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _NAMES = ("q_content", "q_spatial", "k_content", "k_spatial", "value")
@@ -20,9 +21,11 @@ _NAMES = ("q_content", "q_spatial", "k_content", "k_spatial", "value")
 
 def attention_path(device: torch.device) -> str:
     """Says, for people, which implementation :func:`conditional_attention` uses on a device."""
-    if device.type == "cuda" and HAS_TRITON:
-        return "Triton kernels"
-    why = " (Triton is not installed)" if device.type == "cuda" else ""
+    why = ""
+    if device.type == "cuda":
+        if HAS_TRITON and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY:
+            return "Triton kernels"
+        why = " (the GPU is older than the kernels take)" if HAS_TRITON else " (Triton is not installed)"
     return f"PyTorch on {device.type}, plain or scaled_dot_product_attention by what is faster{why}"
 
 
@@ -73,9 +76,9 @@ def conditional_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax((q_content . k_content + q_spatial . k_spatial) * scale) value, per head (Conditional DETR, section 3.3).
 
-    On a CUDA device this is one Triton kernel forward and one or two backward; on others, and for float64 or heads
-    wider than 128, the faster of PyTorch's ways. Under autocast the operands are cast as PyTorch casts those
-    of its own attention.
+    On a CUDA device of compute capability 8.0 or later this is one Triton kernel forward and one or two backward; on
+    others, and for float64 or heads wider than 128, the faster of PyTorch's ways. Under autocast the operands are cast
+    as PyTorch casts those of its own attention.
 
     Args:
         q_content, q_spatial: (B, H, N, Dc) and (B, H, N, Ds) queries; views of any strides.
@@ -126,8 +129,10 @@ def _autocasted(*tensors: Tensor) -> Operands:
 
 
 def _fits_kernels(tensors: Operands) -> bool:
-    narrow = all(tensor.shape[3] <= MAX_HEAD_DIM for tensor in tensors)
-    return HAS_TRITON and tensors[0].is_cuda and narrow and tensors[0].dtype in KERNEL_DTYPES
+    query = tensors[0]
+    if not (HAS_TRITON and query.is_cuda and torch.cuda.get_device_capability(query.device) >= MIN_CAPABILITY):
+        return False
+    return query.dtype in KERNEL_DTYPES and all(tensor.shape[3] <= MAX_HEAD_DIM for tensor in tensors)
 
 
 def _check(tensors: Operands, key_padding_mask: Tensor | None, dropout_p: float, scale: float) -> None:

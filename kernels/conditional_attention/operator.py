@@ -59,13 +59,22 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tens
     if grad_out is None:
         return (None,) * 10
     dropout_p, scale, deterministic = ctx.numbers
-    gradients = _backward_op(grad_out, *inputs, dropout_p, scale, out, lse, deterministic)
+    # torch.compile does not trace a Function inside another's backward, and needs no second derivative
+    gradient = _backward_op if torch.compiler.is_compiling() else AttentionGradient.apply
+    gradients = gradient(grad_out, *inputs, dropout_p, scale, out, lse, deterministic)
     return (*gradients, None, None, None, None, None)
 
 
 torch.library.register_autograd(
     "cond_detr::conditional_attention", _backward, setup_context=_setup_context, lib=_library
 )
+
+
+def _no_second_derivatives(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    raise NotImplementedError("conditional_attention has no second derivatives; take conditional_attention_reference")
+
+
+torch.library.register_autograd("cond_detr::conditional_attention_backward", _no_second_derivatives, lib=_library)
 
 
 def _fold_batch(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[list[Any], int]:
@@ -101,10 +110,28 @@ torch.library.register_vmap("cond_detr::conditional_attention_backward", _vmap(_
 class DifferentiableAttention(torch.autograd.Function):
     """The operator for torch.func: what ``register_autograd`` registers does not work under its transforms."""
 
-    forward = staticmethod(_forward_op)
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return _forward_op(*arguments)
+
     setup_context = staticmethod(_setup_context)
     backward = staticmethod(_backward)
-    vmap = staticmethod(_vmap(_forward_op))
+    vmap = staticmethod(_vmap(lambda *arguments: DifferentiableAttention.apply(*arguments)))
+
+
+class AttentionGradient(torch.autograd.Function):
+    """The operator's gradient for torch.func, which always prepares for a second one."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return _backward_op(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    backward = staticmethod(_no_second_derivatives)
+    vmap = staticmethod(_vmap(lambda *arguments: AttentionGradient.apply(*arguments)))
 
 
 @torch.library.impl("cond_detr::conditional_attention", ("CPU", "CUDA"), lib=_library)

@@ -54,8 +54,8 @@ def attention_weights(
 
 
 def drop_threshold(dropout_p: float) -> int:
-    """``dropout_p`` in units of 2**-16, the resolution of the kernels' draws."""
-    return round(dropout_p * 65536)
+    """``dropout_p`` in units of 2**-16, the resolution of the kernels' draws; never all of them."""
+    return min(round(dropout_p * 65536), 65535)
 
 
 def philox(low: Tensor, high: Tensor, key: int) -> tuple[Tensor, Tensor]:

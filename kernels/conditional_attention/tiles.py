@@ -13,7 +13,7 @@ def head_pointer(pointer, strides, head, heads):
 @triton.jit
 def tile_offsets(strides, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     rows = first + tl.arange(0, ROWS)
-    return rows[:, None].to(tl.int64) * strides[2] + tl.arange(0, COLUMNS)[None, :] * strides[3]
+    return rows[:, None].to(tl.int64) * strides[2] + tl.arange(0, COLUMNS)[None, :].to(tl.int64) * strides[3]
 
 
 @triton.jit

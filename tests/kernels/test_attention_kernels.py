@@ -12,10 +12,11 @@ from torch import Tensor
 from cond_detr_kernels.conditional_attention import closed_form
 from cond_detr_kernels.conditional_attention.backward import backward_launches
 from cond_detr_kernels.conditional_attention.forward import forward_launches
+from cond_detr_kernels.conditional_attention.launch import dot_precision
 from cond_detr_kernels.conditional_attention.operator import DifferentiableAttention
 from cond_detr_kernels.conditional_attention.problem import Problem
 from cond_detr_kernels.conditional_attention.reference import dropped_reference, philox
-from cond_detr_kernels.conditional_attention.tuning import tuning_for
+from cond_detr_kernels.conditional_attention.tuning import target_of
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SEED = 123456789
@@ -89,7 +90,7 @@ def exact(problem: Problem, grad_out: Tensor) -> tuple[Tensor, list[Tensor]]:
     if problem.dropout_p:
         batch, heads, queries, keys = problem.sizes
         dropped = dropped_reference(SEED, batch * heads, queries, keys, problem.dropout_p).to(DEVICE)
-        keep = 1 - round(problem.dropout_p * 65536) / 65536
+        keep = 1 - min(round(problem.dropout_p * 65536), 65535) / 65536
         weights = weights * ~dropped.view(batch, heads, queries, keys) / keep
     out = torch.einsum("bhns,bhsd->bhnd", weights, v)
     grads = torch.autograd.grad((out * grad_out.double()).sum(), (qc, qs, kc, ks, v))
@@ -97,13 +98,8 @@ def exact(problem: Problem, grad_out: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def run(problem: Problem, grad_out: Tensor, deterministic: bool, multiprocessors: int) -> tuple[Tensor, list[Tensor]]:
-    rows = problem.value.element_size() * sum(problem.dims)
-    tuning = tuning_for(90, rows) if DEVICE.type == "cpu" else None
-    if tuning is None:
-        out, lse = torch.ops.cond_detr.conditional_attention(*problem, deterministic)
-        return out, list(
-            torch.ops.cond_detr.conditional_attention_backward(grad_out, *problem, out, lse, deterministic)
-        )
+    """As if on a device of so many multiprocessors, which decides the configuration and whether keys are split."""
+    tuning = target_of(problem).tuning
     launches, out, lse = forward_launches(problem, tuning, multiprocessors)
     for launch in launches:
         launch.run()
@@ -171,6 +167,32 @@ def test_masked_images_give_zero() -> None:
 
 def test_half_precision() -> None:
     check(make_problem(SHAPES["299 keys"], torch.float16, "random", 0.1))
+
+
+@pytest.mark.parametrize("deterministic", [True, False], ids=["deterministic", "one pass"])
+def test_tf32(deterministic: bool) -> None:
+    """Torch's setting is followed; on a CPU nothing is rounded either way."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        check(make_problem(SHAPES["299 keys"], torch.float32, "random", 0.1), deterministic, tolerance=2e-3)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_precision_follows_either_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dot_precision(torch.float32) == "ieee"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert dot_precision(torch.float32) == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("dropout_p", [1 / 65536, 0.99999999], ids=["least", "most"])
+def test_extreme_dropout(dropout_p: float) -> None:
+    check(make_problem(SHAPES["one query"], torch.float32, dropout_p=dropout_p))
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
@@ -274,10 +296,21 @@ def test_torch_func() -> None:
         return attend(problem._replace(q_content=query)).square().sum()
 
     queries = torch.stack([problem.q_content, 2 * problem.q_content])
-    by_func = torch.func.vmap(torch.func.grad(loss))(queries)
-    for query, got in zip(queries, by_func, strict=True):
+    inside = torch.func.vmap(torch.func.grad(loss))(queries)
+    outside = torch.func.grad(lambda q: torch.func.vmap(loss)(q).sum())(queries)
+    for query, *got in zip(queries, inside, outside, strict=True):
         query = query.detach().requires_grad_()
-        torch.testing.assert_close(got, torch.autograd.grad(loss(query), query)[0])
+        want = torch.autograd.grad(loss(query), query)[0]
+        torch.testing.assert_close(got, [want, want])
+
+
+def test_no_second_derivatives() -> None:
+    problem = make_problem(Shape(1, 1, 3, 5, 8, 8, 8), torch.float32)
+    query = problem.q_content.requires_grad_()
+    out = attend(problem._replace(q_content=query))
+    (grad,) = torch.autograd.grad(out.square().sum(), query, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        grad.sum().backward()
 
 
 def test_compiles_without_graph_breaks() -> None:
