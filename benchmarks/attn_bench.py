@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from common import Row, arguments, interleaved, machine, percentiles, print_table, timed, write_json
+from common import Row, arguments, interleaved, machine, percentiles, print_table, ratio_axis, timed, write_json
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -120,16 +121,22 @@ def sdpa(
 ) -> Tensor:
     query, key = torch.cat([q_content, q_spatial], -1), torch.cat([k_content, k_spatial], -1)
     mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None]
-    if mask is not None and backend == SDPBackend.EFFICIENT_ATTENTION:
-        mask = mask.expand(-1, query.shape[1], query.shape[2], -1)
+    value_dim = value.shape[-1]
+    if backend == SDPBackend.FLASH_ATTENTION:  # takes equal head dims only
+        value = F.pad(value, (0, query.shape[-1] - value_dim))
     with sdpa_kernel(backend):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout_p)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout_p)
+    return out[..., :value_dim]
 
 
 def make_flex() -> Attend:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    # a variant for each setting; falling back to the uncompiled function would measure something else
+    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     compiled = torch.compile(flex_attention, dynamic=False)
+    masks: dict[tuple[int, ...], Any] = {}  # made once for all layers and steps, as users do
 
     def flex(
         q_content: Tensor,
@@ -144,10 +151,13 @@ def make_flex() -> Attend:
         query, key = torch.cat([q_content, q_spatial], -1), torch.cat([k_content, k_spatial], -1)
         block_mask = None
         if key_padding_mask is not None:
-            block_mask = create_block_mask(
-                lambda b, h, q, k: ~key_padding_mask[b, k], len(query), None, QUERIES, key.shape[2], query.device
-            )
-        return compiled(query, key, value.contiguous(), block_mask=block_mask)
+            place = (key_padding_mask.data_ptr(), *key_padding_mask.shape)
+            if place not in masks:
+                masks[place] = create_block_mask(
+                    lambda b, h, q, k: ~key_padding_mask[b, k], len(query), None, QUERIES, key.shape[2], query.device
+                )
+            block_mask = masks[place]
+        return compiled(query, key, value, block_mask=block_mask)
 
     return flex
 
@@ -160,6 +170,7 @@ def implementations(device: torch.device) -> dict[str, Attend]:
     }
     if device.type == "cuda":
         table["sdpa_efficient"] = partial(sdpa, backend=SDPBackend.EFFICIENT_ATTENTION)
+        table["sdpa_flash"] = partial(sdpa, backend=SDPBackend.FLASH_ATTENTION)
         table["sdpa_cudnn"] = partial(sdpa, backend=SDPBackend.CUDNN_ATTENTION)
         table["flex"] = make_flex()
     return table | {"fused": conditional_attention}
@@ -171,8 +182,12 @@ def reason_against(name: str, setting: Setting) -> str | None:
         return "FlexAttention has no dropout"
     if name == "sdpa_cudnn" and setting.dropout:
         return "cuDNN's dropout takes multiples of 1/16 only"
-    if name == "sdpa_cudnn" and setting.dtype == torch.float32:
-        return "cuDNN attention has no fp32"
+    if name in ("sdpa_cudnn", "sdpa_flash") and setting.dtype == torch.float32:
+        return "has no fp32"
+    if name == "sdpa_flash" and setting.padded:
+        return "has no key mask"
+    if name == "flex" and setting.dtype == torch.float32:
+        return "left out, as every variant takes seconds to compile"
     return None
 
 
@@ -180,7 +195,11 @@ def operands(setting: Setting, device: torch.device) -> tuple[list[Tensor], Tens
     """Views of projections, (B, N, H, D) transposed, as the model makes them; padded at the right and at the bottom."""
     lengths = (QUERIES, QUERIES, setting.keys, setting.keys, setting.keys)
     shapes = [(setting.batch, length, HEADS, DIM) for length in lengths]
-    tensors = [torch.randn(shape, device=device).to(setting.dtype).transpose(1, 2) for shape in shapes]
+    # not the device's own generator: a capture that fails can leave that unusable
+    generator = torch.Generator(device).manual_seed(0)
+    tensors = [
+        torch.randn(shape, device=device, generator=generator).to(setting.dtype).transpose(1, 2) for shape in shapes
+    ]
     if not setting.padded:
         return tensors, None
     key = torch.arange(setting.keys, device=device)
@@ -188,7 +207,10 @@ def operands(setting: Setting, device: torch.device) -> tuple[list[Tensor], Tens
 
 
 def largest_error(attend: Attend, setting: Setting, device: torch.device) -> float:
-    """Of output and gradients against fp64 without dropout, relative to the largest element of each."""
+    """Of output and gradients against fp64 without dropout, relative to the largest element of each.
+
+    At the setting's batch, on which the configuration of the kernels depends.
+    """
     tensors, mask = operands(setting, device)
     inputs = [tensor.requires_grad_() for tensor in tensors]
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
@@ -259,8 +281,9 @@ def peak_megabytes(call: Callable[[], object], device: torch.device) -> float | 
 
 def settings(device: torch.device, quick: bool) -> Iterator[Setting]:
     cuda = device.type == "cuda"
-    batches = (1, 8) if quick and cuda else (1, 2, 8, 32) if cuda else (1, 2)
     for keys in (1050, 4200):
+        # a CPU takes seconds for a call of the larger ones
+        batches = (1, 8) if quick and cuda else (1, 2, 8, 32) if cuda else (1, 2) if keys == 1050 else (1,)
         for batch in batches:
             for dtype in (torch.bfloat16, torch.float32) if cuda else (torch.float32,):
                 for dropout in (0.0, 0.1):
@@ -269,67 +292,72 @@ def settings(device: torch.device, quick: bool) -> Iterator[Setting]:
                             yield Setting(batch, keys, dtype, dropout, padded, backward)
 
 
-def usable(
-    table: dict[str, Attend], setting: Setting, device: torch.device, errors: dict[object, float], troubles: list[str]
-) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The implementations that do a setting, and do it right; the others get a sentence in ``troubles``."""
-    for name, attend in table.items():
-        if reason_against(name, setting):
-            continue
-        key = (name, setting.dtype, setting.padded, setting.keys)
-        try:
-            if key not in errors:
-                errors[key] = largest_error(attend, setting, device)
-                if not errors[key] < TOLERANCE[setting.dtype]:
-                    troubles.append(f"{name}: error {errors[key]:.1e} against fp64 for {setting}")
-            if errors[key] < TOLERANCE[setting.dtype]:
-                yield name, make_call(attend, setting, device)
-        except (RuntimeError, torch.OutOfMemoryError) as problem:
-            errors.setdefault(key, math.inf)
-            troubles.append(f"{name}: {str(problem).splitlines()[0]} for {setting}")
+Sample = Callable[[], float]
+
+
+def prepare(attend: Attend, setting: Setting, device: torch.device) -> tuple[Sample, float | None]:
+    """What is timed, and the memory that it takes."""
+    call = make_call(attend, setting, device)
+    peak = peak_megabytes(call, device)
+    return (graphed(call) if device.type == "cuda" else timed(call, device)), peak
 
 
 def measure(
-    calls: dict[str, Callable[[], object]], setting: Setting, device: torch.device, seconds: float
-) -> list[Row]:
-    cuda = device.type == "cuda"
-    peaks = {name: peak_megabytes(call, device) for name, call in calls.items()}
-    samples = {name: graphed(call) if cuda else timed(call, device) for name, call in calls.items()}
-    best = next((s for key, s in SPEEDS.items() if cuda and key in torch.cuda.get_device_name()), None)
-    rows = []
-    times = interleaved(samples, seconds * len(calls))
+    table: dict[str, Attend], setting: Setting, device: torch.device, seconds: float, errors: dict[object, float]
+) -> Iterator[Row | str]:
+    """A row for each implementation, or a sentence about why there is none."""
+    samples: dict[str, Sample] = {}
+    known: dict[str, Row] = {}
+    for name, attend in table.items():
+        if reason_against(name, setting):
+            continue
+        try:
+            key = (name, setting.batch, setting.keys, setting.dtype, setting.padded)
+            if key not in errors:
+                errors[key] = largest_error(attend, setting, device)
+            error = errors[key]
+            if not error < TOLERANCE[setting.dtype]:
+                yield f"{name}: error {error:.1e} against fp64 for {setting}"
+                continue
+            samples[name], peak = prepare(attend, setting, device)
+            known[name] = {"peak_mb": peak, "max_error": error}
+        # whatever an alternative raises must not cost the others their rows
+        except Exception as problem:
+            yield f"{name}: {type(problem).__name__} {str(problem).splitlines()[0]} for {setting}"
+    times = interleaved(samples, seconds * len(samples))
+    best = next((s for key, s in SPEEDS.items() if device.type == "cuda" and key in machine(device)), None)
     for name, values in times.items():
         us = statistics.median(values)
-        rows.append(
-            {
-                "impl": name,
-                "batch": setting.batch,
-                "queries": QUERIES,
-                "keys": setting.keys,
-                "dtype": str(setting.dtype).removeprefix("torch."),
-                "dropout": setting.dropout,
-                "padded": setting.padded,
-                "pass": "fwd_bwd" if setting.backward else "fwd",
-                **percentiles(values),
-                "times_fused": us / statistics.median(times["fused"]) if "fused" in times else None,
-                "tflops": setting.flop / us / 1e6,
-                "roofline": setting.seconds_at_best(best) * 1e6 / us if best else None,
-                "peak_mb": peaks[name],
-            }
-        )
-    return rows
+        yield {
+            "impl": name,
+            "batch": setting.batch,
+            "queries": QUERIES,
+            "keys": setting.keys,
+            "dtype": str(setting.dtype).removeprefix("torch."),
+            "dropout": setting.dropout,
+            "padded": setting.padded,
+            "pass": "fwd_bwd" if setting.backward else "fwd",
+            **percentiles(values),
+            "times_fused": us / statistics.median(times["fused"]) if "fused" in times else None,
+            "tflops": setting.flop / us / 1e6,
+            "roofline": setting.seconds_at_best(best) * 1e6 / us if best else None,
+            **known[name],
+        }
 
 
-def run(device: torch.device, quick: bool, seconds: float) -> tuple[list[Row], list[str]]:
-    """The rows, and a sentence for each implementation that is wrong or failed."""
+def run(
+    device: torch.device, quick: bool, seconds: float, file: Path | None, where: str
+) -> tuple[list[Row], list[str]]:
+    """The rows, and a sentence for each implementation that is wrong or failed. The file is written as rows come."""
     table = implementations(device)
     rows: list[Row] = []
     troubles: list[str] = []
     errors: dict[object, float] = {}
     for setting in tqdm(list(settings(device, quick)), unit="setting", leave=False, disable=None):
-        calls = dict(usable(table, setting, device, errors, troubles))
-        for row in measure(calls, setting, device, seconds):
-            rows.append(row | {"max_error": errors[row["impl"], setting.dtype, setting.padded, setting.keys]})
+        for found in measure(table, setting, device, seconds, errors):
+            troubles.append(found) if isinstance(found, str) else rows.append(found)
+        if file:
+            write_json(file, "attn_bench", where, rows)
     return rows, troubles
 
 
@@ -349,12 +377,10 @@ def picture(rows: list[Row], title: str) -> object:
             where = [j for j, place in enumerate(places) if ratios.get(place)]
             heights = [ratios[places[j]] for j in where]
             axis.bar([j + 0.8 * i / len(names) for j in where], heights, 0.8 / len(names), label=name, align="edge")
-        axis.axhline(1, color="black", linewidth=1)
         labels = [f"{dtype}\n{keys} keys\nbatch {batch}" for dtype, keys, batch in places]
         axis.set_xticks([j + 0.4 for j in range(len(places))], labels, fontsize=6)
         axis.set_title(f"{'forward' if kind == 'fwd' else 'forward + backward'}, dropout {dropout}", fontsize=10)
-        axis.set_ylabel("time / time of fused")
-        axis.set_yscale("log")
+        ratio_axis(axis, "time / time of fused")
         axis.legend(fontsize=7)
     figure.suptitle(title, fontsize=9)
     return figure
@@ -364,18 +390,18 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="fewer batch sizes")
-    parser.add_argument("--seconds", type=float, default=0.0, help="time for each row (default: 0.2 on CUDA, 0.35)")
+    parser.add_argument("--seconds", type=float, default=0.0, help="time for each row (default: 0.2 on CUDA, 0.3)")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     where = machine(device)
     print(f"{where}; fused: {attention_path(device)}")
-    rows, troubles = run(device, options.quick, options.seconds or (0.2 if device.type == "cuda" else 0.35))
+    seconds = options.seconds or (0.2 if device.type == "cuda" else 0.3)
+    rows, troubles = run(device, options.quick, seconds, options.json, where)
     print_table(rows, COLUMNS)
     print(*troubles, sep="\n", file=sys.stderr)
     if options.json:
-        write_json(options.json, "attn_bench", where, rows)
         picture(rows, where).savefig(options.json.with_suffix(".png"), dpi=130)  # type: ignore[attr-defined]
     # an alternative that does not work here is worth a note; ours must
     return int(any(sentence.startswith("fused") for sentence in troubles))

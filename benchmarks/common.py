@@ -122,6 +122,20 @@ def write_json(path: Path, benchmark: str, machine: str, rows: Sequence[Row]) ->
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
+def ratio_axis(axis: Any, label: str) -> None:
+    """A logarithmic axis for ratios, with a line at 1 and plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.axhline(1, color="black", linewidth=1)
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(low, 0.9), max(high, 2.1))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_ylabel(label)
+
+
 def print_table(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
     """Prints rows; ``columns`` maps their keys to formats, such as ``"8.1f"``."""
     cells = [[_cell(row.get(name), fmt) for name, fmt in columns.items()] for row in rows]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import Row, arguments, interleaved, machine, percentiles, print_table, timed, write_json
+from common import Row, arguments, interleaved, machine, percentiles, print_table, ratio_axis, timed, write_json
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment as scipy_lsa
 from torch import Tensor
@@ -264,11 +264,9 @@ def picture(rows: list[Row], title: str) -> object:
             where = [j + 0.8 * i / len(names) for j in range(len(places))]
             heights = [ratios.get(place, np.nan) for place in places]
             axis.bar(where, heights, 0.8 / len(names), label=name, align="edge")
-        axis.axhline(1, color="black", linewidth=1)
         labels = [f"{kind}, {problems} x {targets}" for kind, problems, targets in places]
         axis.set_xticks([j + 0.4 for j in range(len(places))], labels, fontsize=6, rotation=60, ha="right")
-        axis.set_yscale("log")
-        axis.set_ylabel("time / our time")
+        ratio_axis(axis, "time / our time")
         axis.set_title(f"{op}: {'assignment alone' if op == 'solve' else 'costs and assignment'}", fontsize=10)
         axis.legend(fontsize=7)
     figure.suptitle(title, fontsize=9)

@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -16,18 +18,21 @@ namespace {
 // Starting a thread costs tens of microseconds: as much as a problem of about this many entries.
 constexpr int64_t kEntriesPerThread = 10000;
 
-// Calls work(begin, end) over [0, count) from as many threads as there are cores, fewer where there is little to do.
+// Calls work(thread, item) for all items below count, in as many threads as are given, or in fewer if no more can be
+// started. Threads take the next item when they are done with one: a thread that wakes up late delays nothing.
 template <class Work>
-void parallel_for(int64_t count, int64_t entries, const Work& work) {
-  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const int64_t threads = std::min({count, cores, count * entries / kEntriesPerThread});
-  if (threads <= 1) return work(0, count);
+void parallel_for(int64_t count, int64_t threads, const Work& work) {
+  std::atomic<int64_t> next{0};
+  const auto run = [&](int64_t thread) {
+    for (int64_t item; (item = next++) < count;) work(thread, item);
+  };
   std::vector<std::thread> pool;
-  for (int64_t t = 1; t < threads; ++t) {
-    pool.emplace_back([&, t] { work(count * t / threads, count * (t + 1) / threads); });
+  try {
+    for (int64_t thread = 1; thread < threads; ++thread) pool.emplace_back(run, thread);
+  } catch (const std::system_error&) {
   }
-  work(0, count / threads);
-  for (std::thread& thread : pool) thread.join();
+  run(0);
+  for (std::thread& member : pool) member.join();
 }
 
 py::tuple linear_sum_assignment(const py::array_t<double, py::array::c_style>& cost, bool maximize) {
@@ -43,12 +48,15 @@ py::tuple linear_sum_assignment(const py::array_t<double, py::array::c_style>& c
   const cond_detr::SimdKernels& simd = cond_detr::simd_kernels();
   {
     py::gil_scoped_release release;
-    parallel_for(count, rows * cols, [&](int64_t begin, int64_t end) {
-      const std::unique_ptr<char[]> buffer(new char[simd.dense_bytes(rows, cols)]);
-      for (int64_t p = begin; p < end; ++p) {
-        status_out[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize,
-                                                              buffer.get(), row_out + p * pairs, col_out + p * pairs));
-      }
+    const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
+    const int64_t threads = std::max<int64_t>(1, std::min({count, cores, count * rows * cols / kEntriesPerThread}));
+    // allocated here, where running out of memory becomes an exception in Python
+    const size_t bytes = simd.dense_bytes(rows, cols);
+    const std::unique_ptr<char[]> buffers(new char[threads * bytes]);
+    parallel_for(count, threads, [&](int64_t thread, int64_t p) {
+      char* const buffer = buffers.get() + thread * bytes;
+      status_out[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize, buffer,
+                                                            row_out + p * pairs, col_out + p * pairs));
     });
   }
   return py::make_tuple(row_index, col_index, status);

@@ -36,6 +36,24 @@ COND_DETR_HD V focal_cost(V logit, float alpha, float gamma) {
   return alpha * unlikely * minus_log_p - (1.0f - alpha) * likely * minus_log_1mp + zero;
 }
 
+// Sum of exp(logit - largest), in an order that does not depend on the width of registers. NaN if a logit is.
+constexpr int kPartialSums = 16;
+
+COND_DETR_HD inline float sum_of_exponentials(const float* logits, int64_t classes, float largest) {
+  float partial[kPartialSums] = {};
+  for (int64_t first = 0; first < classes; first += kPartialSums) {
+    COND_DETR_UNROLL
+    for (int i = 0; i < kPartialSums; ++i) {
+      const float below = first + i < classes ? logits[first + i] - largest : -INFINITY;
+      partial[i] += choose(below == below, exp_of_negative(below), below);
+    }
+  }
+  float sum = 0.0f;
+  COND_DETR_UNROLL
+  for (int i = 0; i < kPartialSums; ++i) sum += partial[i];
+  return sum;
+}
+
 // A box: (centre x, centre y, width, height).
 template <class V>
 struct Box {

@@ -97,6 +97,14 @@ struct LaneMinima {
     }
   }
 
+  // Of ranks that only grow, the first of the least values stays.
+  template <class Real, class Int>
+  COND_DETR_DEVICE void see_in_order(int chain, Real other, Int other_rank) {
+    const auto better = other < value[chain];
+    value[chain] = L::select(better, other, value[chain]);
+    rank[chain] = L::select(better, other_rank, rank[chain]);
+  }
+
   template <class Real, class Int>
   COND_DETR_DEVICE void see(int chain, Real other, Int other_rank) {
     const auto better = (other < value[chain]) | ((other == value[chain]) & (other_rank < rank[chain]));
@@ -123,7 +131,7 @@ COND_DETR_DEVICE bool find_cheapest(const Costs& costs, int32_t row, int64_t pad
       const int64_t at = first + chain * L::kWidth;
       const auto cost = costs.template load<L>(row, at);
       valid = valid & (cost > L::all(-double(INFINITY)));  // NaN compares false with everything
-      minima.see(chain, cost, L::lane_index() + at);
+      minima.see_in_order(chain, cost, L::lane_index() + at);
     }
   }
   const Ranked found = minima.least();

@@ -45,24 +45,10 @@ struct Queries {
   }
 };
 
-// Sum of exp(logit - largest) over classes, a register at a time.
-inline float sum_of_exponentials(const float* logits, int64_t classes, float largest) {
-  Floats sum{};
-  for (int64_t first = 0; first < classes; first += kFloats) {
-    float part[kFloats];
-    std::fill(part, part + kFloats, -INFINITY);
-    std::copy(logits + first, logits + std::min<int64_t>(first + kFloats, classes), part);
-    sum += exp_of_negative(load_floats(part) - largest);
-  }
-  float total = 0.0f;
-  for (int i = 0; i < kFloats; ++i) total += sum[i];
-  return total;
-}
-
 inline void load_queries(const MatchProblem& problem, bool softmax, Queries& queries) {
   for (int64_t query = 0; query < problem.queries; ++query) {
     for (int i = 0; i < 4; ++i) queries.coordinates[i * queries.padded + query] = problem.boxes[query * 4 + i];
-    if (!softmax) continue;
+    if (!softmax || problem.classes == 0) continue;
     const float* logits = problem.logits + query * problem.classes;
     queries.largest[query] = *std::max_element(logits, logits + problem.classes);
     queries.exp_sum[query] = sum_of_exponentials(logits, problem.classes, queries.largest[query]);
@@ -77,8 +63,7 @@ inline void find_label_costs(const MatchProblem& problem, int64_t label, const C
     const Floats logit = load_floats(queries.label_cost + first);
     if (weights.softmax) {
       const Floats below = logit - load_floats(queries.largest + first);
-      const Floats zero = below - below;  // NaN for what is not finite
-      store_floats(queries.label_cost + first, zero - exp_of_negative(below) / load_floats(queries.exp_sum + first));
+      store_floats(queries.label_cost + first, -exp_of_negative(below) / load_floats(queries.exp_sum + first));
     } else {
       store_floats(queries.label_cost + first, focal_cost(logit, weights.alpha, weights.gamma));
     }

@@ -116,11 +116,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 __device__ void find_softmax(const MatchProblem& problem, float* largest, float* exp_sum) {
   for (int64_t query = threadIdx.x; query < problem.queries; query += blockDim.x) {
     const float* logits = problem.logits + query * problem.classes;
-    float most = -INFINITY, sum = 0.0f;
+    float most = -INFINITY;
     for (int64_t i = 0; i < problem.classes; ++i) most = fmaxf(most, logits[i]);
-    for (int64_t i = 0; i < problem.classes; ++i) sum += exp_of_negative(logits[i] - most);
     largest[query] = most;
-    exp_sum[query] = sum;
+    exp_sum[query] = sum_of_exponentials(logits, problem.classes, most);
   }
   __syncthreads();
 }
@@ -129,7 +128,7 @@ __device__ float pair_cost(const MatchProblem& problem, int64_t target, int64_t 
                            const float* largest, const float* exp_sum) {
   if (!problem.known(target)) return NAN;
   const float logit = problem.logits[query * problem.classes + problem.labels[target]];
-  const float label_cost = weights.softmax ? logit - logit - exp_of_negative(logit - largest[query]) / exp_sum[query]
+  const float label_cost = weights.softmax ? -exp_of_negative(logit - largest[query]) / exp_sum[query]
                                            : focal_cost(logit, weights.alpha, weights.gamma);
   const float* box = problem.boxes + query * 4;
   const float* target_box = problem.target_boxes + target * 4;

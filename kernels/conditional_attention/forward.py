@@ -224,7 +224,7 @@ def key_splits(programs: int, tiles: int, multiprocessors: int) -> int:
 
 def combine_launch(partial_out: Tensor, partial_lse: Tensor, out: Tensor, lse: Tensor, splits: int) -> Launch:
     batch, heads, queries, value_dim = out.shape
-    block_m = 32
+    block_m = 16
     arguments = {
         "partial_out": partial_out,
         "partial_lse": partial_lse,

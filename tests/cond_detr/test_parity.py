@@ -162,7 +162,7 @@ def authors_name(name: str) -> str:
 
 
 def test_reads_the_authors_names(tmp_path: Path) -> None:
-    model = ConditionalDETR(preset("small"), Classes.numbered(7))
+    model = ConditionalDETR(preset("shapes"), Classes.numbered(7))
     theirs: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         packed = re.fullmatch(r"encoder\.(layers\.\d+\.self_attn)\.([qkv])_proj\.(weight|bias)", name)
@@ -174,7 +174,7 @@ def test_reads_the_authors_names(tmp_path: Path) -> None:
     assert "transformer.decoder.layers.0.ca_qpos_sine_proj.weight" in theirs
     assert "transformer.encoder.layers.0.self_attn.in_proj_weight" in theirs
     torch.save({"model": theirs, "epoch": 49}, tmp_path / "theirs.pth")
-    other = ConditionalDETR(preset("small"), Classes.numbered(7))
+    other = ConditionalDETR(preset("shapes"), Classes.numbered(7))
     report = load_weights(other, str(tmp_path / "theirs.pth"))
     assert report.missing == report.unknown == report.reshaped == []
     for name, tensor in model.state_dict().items():
@@ -211,7 +211,7 @@ def test_only_the_later_backbone_stages_train() -> None:
 
 def test_initial_values() -> None:
     """Initialisation as in section 1 of the paper's code: see ConditionalDETR._initialise."""
-    model = ConditionalDETR.from_preset("small", 3)
+    model = ConditionalDETR.from_preset("shapes", 3)
     torch.testing.assert_close(model.class_head.bias, torch.full((3,), -4.59512))
     assert (model.box_head.layers[-1].weight == 0).all()
     assert (model.encoder.layers[0].self_attn.q_proj.bias == 0).all()

@@ -414,4 +414,6 @@ def test_loss_that_is_no_number_stops_the_run(
 ) -> None:
     arguments = [*TINY, "--dataset-dir", dataset_dir, "--epochs", 2, "--lr", "1e30", "--backbone-lr", "1e30"]
     assert run_train(*arguments, "--output-dir", tmp_path / "run") == 2
-    assert_one_sentence(capfd.readouterr().err, "the loss is nan in epoch 1, by step 6; lower --lr")
+    warning, *error = capfd.readouterr().err.splitlines()
+    assert re.match(r"warning: predictions that are not finite .* for train-\d+\.png", warning)
+    assert_one_sentence("\n".join(error), "the loss is nan in epoch 1, by step 6; lower --lr")

@@ -102,11 +102,13 @@ def test_twenty_thousand_problems(simd: str) -> None:
 def test_every_instruction_set_finds_the_same() -> None:
     """Not only the same total: the same assignment, ties and all."""
     script = (
-        "import torch; from cond_detr_kernels import match; torch.manual_seed(0); q = torch.rand(2, 9, 60, 4)\n"
+        "import torch; from cond_detr_kernels import MatchWeights, match; torch.manual_seed(0)\n"
+        "q = torch.rand(2, 9, 60, 4)\n"
         "boxes = (q * 4).round() / 4 + 0.1; counts = torch.arange(9) * 9\n"
         "operands = torch.randn(2, 9, 60, 3).round(), boxes, torch.randint(0, 3, (9, 80)), "
         "boxes[0].repeat(1, 2, 1)[:, :80]\n"
-        "print(match(*operands, counts)[0].tolist())"
+        "for softmax in (False, True):\n"
+        "    print(match(*operands, counts, weights=MatchWeights(softmax=softmax))[0].tolist())"
     )
     answers = {
         subprocess.run(
@@ -228,6 +230,28 @@ def test_match_sanitises_only_the_problem_that_needs_it(device: torch.device, ba
     assert len(pred_index[1, 0].unique()) == 4
     torch.testing.assert_close(pred_index[0], clean[0])
     torch.testing.assert_close(pred_index[1, 1], clean[1, 1])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("position", [0, 3], ids=["first class", "last class"])
+def test_softmax_notices_a_bad_logit_of_another_class(device: torch.device, bad: float, position: int) -> None:
+    weights = MatchWeights(softmax=True)
+    operands = problem(1, 1, 10, 4, [3])
+    operands[2].fill_(1)
+    operands[0][0, 0, 5, position] = bad
+    pred_index, status = match(*(t.to(device) for t in operands), weights=weights)
+    want_index, want_status = reference.match(*operands, weights=weights)
+    assert status.item() == want_status.item() == MatchStatus.SANITISED
+    torch.testing.assert_close(pred_index.cpu(), want_index)
+    operands[0][0, 0, 5, position] = -float("inf")  # a class that is ruled out is no mistake
+    assert match(*(t.to(device) for t in operands), weights=weights)[1].item() == MatchStatus.OK
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_match_without_classes(softmax: bool) -> None:
+    operands = problem(1, 1, 5, 1, [3])
+    _, status = match(operands[0][..., :0], *operands[1:], weights=MatchWeights(softmax=softmax))
+    assert status.item() == MatchStatus.SANITISED
 
 
 def test_match_survives_an_unknown_label_and_count() -> None:
