@@ -107,7 +107,7 @@ def launches(case: Case, arch: int) -> Iterator[tuple[str, Launch]]:
 
 
 def report(name: str, launch: Launch, case: Case, arch: int) -> Row:
-    compiled = launch.kernel.warmup(grid=launch.grid, **launch.arguments)
+    compiled = launch.compile()
     cubin = compiled.asm["cubin"]
     used, loop, blocks = resources(cubin), main_loop(cubin), launch.arguments
     scores = blocks["BLOCK_M"] * blocks.get("BLOCK_N", 0) / (32 * compiled.metadata.num_warps) if loop else 0

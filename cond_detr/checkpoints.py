@@ -121,6 +121,7 @@ class Checkpoint:
         path: where it was read.
         config, classes: what the model is built from.
         model: its parameters.
+        average: their moving average, if one is kept; detection uses it.
         progress: where training stood; None in files made for prediction only.
         optimizer: the optimiser's state, likewise.
     """
@@ -129,6 +130,7 @@ class Checkpoint:
     config: Config
     classes: Classes
     model: StateDict
+    average: StateDict | None = None
     progress: dict[str, Any] | None = None
     optimizer: dict[str, Any] | None = None
 
@@ -140,8 +142,8 @@ class Checkpoint:
             "classes": {"names": list(self.classes.names), "category_ids": list(self.classes.category_ids)},
             "model": self.model,
         }
-        if self.progress is not None:
-            content |= {"progress": self.progress, "optimizer": self.optimizer}
+        optional = {"average": self.average, "progress": self.progress, "optimizer": self.optimizer}
+        content |= {name: value for name, value in optional.items() if value is not None}
         unfinished = self.path.with_name(self.path.name + ".part")
         with unfinished.open("wb") as file:
             torch.save(content, file)
@@ -165,23 +167,25 @@ class Checkpoint:
             model = content["model"]
         except (KeyError, TypeError, InputError) as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: {error}") from None
-        return cls(path, config, classes, model, content.get("progress"), content.get("optimizer"))
+        optional = {name: content.get(name) for name in ("average", "progress", "optimizer")}
+        return cls(path, config, classes, model, **optional)
 
-    def load_into(self, model: nn.Module) -> None:
-        """Sets every parameter of a model.
+    def load_into(self, model: nn.Module, *, average: bool = False) -> None:
+        """Sets every parameter of a model, to the average if that is asked for and there is one.
 
         Raises:
             InputError: the model has another architecture.
         """
+        state = (self.average if average else None) or self.model
         own = model.state_dict()
-        wrong = [n for n in own.keys() | self.model.keys() if _shape(own, n) != _shape(self.model, n)]
+        wrong = [n for n in own.keys() | state.keys() if _shape(own, n) != _shape(state, n)]
         if wrong:
             name = min(wrong)
             raise InputError(
                 f"checkpoint {self.path} is of another architecture: {len(wrong)} tensors differ, "
-                f"such as {name}: expected {_shape(own, name)}, got {_shape(self.model, name)}"
+                f"such as {name}: expected {_shape(own, name)}, got {_shape(state, name)}"
             )
-        model.load_state_dict(self.model)
+        model.load_state_dict(state)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,9 @@ class TrainConfig:
         weight_decay: AdamW's, on every parameter.
         clip_norm: largest norm of the gradient.
         amp: "bf16" for autocast, "off" for fp32.
+        compile: the network goes through torch.compile.
+        cuda_graphs: capture the step, where that is possible (:mod:`cond_detr.cuda_graphs`).
+        ema: decay per step of a moving average of the weights, which is then evaluated and saved; 0 for none.
         seed: seed of everything random.
         deterministic: only deterministic algorithms.
     """
@@ -105,6 +108,9 @@ class TrainConfig:
     weight_decay: float = 1e-4
     clip_norm: float = 0.1
     amp: Literal["off", "bf16"] = "off"
+    compile: bool = False
+    cuda_graphs: bool = False
+    ema: float = 0.0
     seed: int = 0
     deterministic: bool = False
 

@@ -46,6 +46,23 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean over the processes, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+        tensor /= world_size()
+    return tensor
+
+
+def least_over_ranks(number: int, device: torch.device) -> int:
+    """The smallest of the processes' numbers."""
+    if not dist.is_initialized():
+        return number
+    tensor = torch.tensor(number, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MIN)
+    return int(tensor)
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set anywhere, so that all processes act on it together."""
     if not dist.is_initialized():

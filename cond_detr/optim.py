@@ -3,13 +3,16 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cond_detr.config import TrainConfig
 
 
-def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; weight decay on all of them, as in DETR."""
+def make_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool = False) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; weight decay on all of them, as in DETR.
+
+    A capturable one reads the learning rates from the device, where :func:`set_lr` puts them.
+    """
     groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -21,6 +24,7 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
         ],
         weight_decay=train.weight_decay,
         fused=True,
+        capturable=capturable,
     )
 
 
@@ -36,5 +40,10 @@ def lr_factor(train: TrainConfig, step: int, total_steps: int) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Sets the rates to ``factor`` times the initial ones."""
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        lr = group["initial_lr"] * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)  # a captured step reads this very tensor
+        else:
+            group["lr"] = torch.tensor(lr, device=group["params"][0].device) if group["capturable"] else lr

@@ -4,10 +4,11 @@ import torch
 
 from cond_detr.config import Config
 from cond_detr.criterion import Criterion
-from cond_detr.data.batching import pad_targets
+from cond_detr.data.batching import Batch, pad_targets
 from cond_detr.data.coco import CocoDataset
 from cond_detr.errors import InputError
 from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.step import forward_backward
 
 
 def largest_images(config: Config, dataset: CocoDataset) -> tuple[int, int]:
@@ -25,6 +26,18 @@ def largest_images(config: Config, dataset: CocoDataset) -> tuple[int, int]:
     return (long, short) if tall and not wide else (short, long)
 
 
+def empty_batch(batch_size: int, height: int, width: int, targets: int) -> Batch:
+    """Black images, each with so many targets."""
+    labels, boxes = torch.zeros(targets, dtype=torch.int64), torch.full((targets, 4), 0.5)
+    return Batch(
+        torch.zeros(batch_size, 3, height, width),
+        torch.zeros(batch_size, height, width, dtype=torch.bool),
+        pad_targets([labels] * batch_size, [boxes] * batch_size),
+        image_ids=(0,) * batch_size,
+        sizes=[(width, height)] * batch_size,
+    )
+
+
 def rehearse(
     model: ConditionalDETR, criterion: Criterion, config: Config, dataset: CocoDataset, device: torch.device
 ) -> None:
@@ -36,16 +49,11 @@ def rehearse(
     height, width = largest_images(config, dataset)
     batch_size = config.train.batch_size
     most = max(len(record.labels) for record in dataset.annotations.records)
-    labels, boxes = torch.zeros(most, dtype=torch.int64), torch.full((most, 4), 0.5)
-    targets = pad_targets([labels] * batch_size, [boxes] * batch_size).to(device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     try:
-        images = torch.zeros(batch_size, 3, height, width, device=device)
-        padding = torch.zeros(batch_size, height, width, dtype=torch.bool, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.amp == "bf16"):
-            predictions = model(images, padding)
-        criterion(predictions, targets, targets.counts.sum()).total.backward()  # type: ignore[no-untyped-call]
+        batch = empty_batch(batch_size, height, width, most).to(device)
+        forward_backward(model, criterion, batch, batch.targets.counts.sum(), config.train.amp)
     except torch.OutOfMemoryError:
         raise InputError(
             f"{batch_size} images of {width}x{height} pixels, the largest batch there can be, do not fit into the "

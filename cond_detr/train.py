@@ -14,6 +14,7 @@ from cond_detr import distributed
 from cond_detr.checkpoints import Checkpoint, LoadedWeights, load_weights
 from cond_detr.cli import default_workers, device_argument, make_folder, natural, positive, probability, rate, run
 from cond_detr.config import PRESETS, Config, preset
+from cond_detr.cuda_graphs import why_not
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
 from cond_detr.errors import InputError
@@ -39,9 +40,14 @@ SETTINGS = {
     "lr": ("train", "lr"),
     "backbone_lr": ("train", "backbone_lr"),
     "amp": ("train", "amp"),
+    "compile": ("train", "compile"),
+    "cuda_graphs": ("train", "cuda_graphs"),
+    "ema": ("train", "ema"),
     "seed": ("train", "seed"),
     "deterministic": ("train", "deterministic"),
 }
+# Pixels: COCO's images then come in some tens of padded sizes
+GRAPH_SIZE_STEP = 128
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,6 +92,15 @@ def parser() -> argparse.ArgumentParser:
     )
     training.add_argument("--matcher", choices=tuple(MATCHERS), help="how to match (default: native)")
     training.add_argument("--amp", choices=("bf16", "off"), help="bf16 autocast")
+    training.add_argument("--compile", action="store_true", help="torch.compile the network")
+    training.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help=f"capture the step, a graph for each padded size; --size-step is then {GRAPH_SIZE_STEP} unless given",
+    )
+    training.add_argument(
+        "--ema", type=probability, metavar="DECAY", help="evaluate and save a moving average of the weights"
+    )
     training.add_argument("--seed", type=natural, metavar="N")
     training.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
     running = p.add_argument_group("running")
@@ -116,6 +131,8 @@ def configure(options: dict[str, Any], base: Config) -> Config:
     if "image_size" in options:
         size = options["image_size"]
         sections["data"] |= {"image_size": size, "max_size": round(size * base.data.max_size / base.data.image_size)}
+    if sections["train"].get("cuda_graphs"):
+        sections["data"].setdefault("size_step", base.data.size_step or GRAPH_SIZE_STEP)
     if "lr_drop" in options:
         sections["train"]["lr_drop"] = options["lr_drop"] / options.get("epochs", base.train.epochs)
     return replace(
@@ -185,10 +202,25 @@ def describe(
             f"            {describe_data(val_set)}",
             f"model       Conditional DETR, preset {config.preset}, {parameters:.1f} M parameters, on {device}",
             f"attention   {'fused: ' if config.model.fused_attn else ''}{attention}",
+            f"step        {describe_step(config, model, device)}",
             f"batch       {per_step} images a step = {train.batch_size} x {train.accumulate} accumulated "
             f"x {distributed.world_size()} processes",
         ]
     )
+
+
+def describe_step(config: Config, model: ConditionalDETR, device: torch.device) -> str:
+    """How a step is run, and why it is not captured if that was asked for."""
+    train = config.train
+    parts = ["bf16 autocast" if train.amp == "bf16" else "fp32"]
+    if train.compile:
+        parts.append("torch.compile")
+    if train.cuda_graphs:
+        obstacle = why_not(config, model, device)
+        parts.append(f"no CUDA graphs: {obstacle}" if obstacle else "CUDA graphs")
+    if train.ema:
+        parts.append(f"weights averaged with decay {train.ema:g}")
+    return ", ".join(parts)
 
 
 def describe_start(options: dict[str, Any], config: Config, weights: LoadedWeights | None) -> str:

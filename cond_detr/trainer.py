@@ -5,7 +5,6 @@ augmentation of an image of (seed, epoch, index), dropout of (seed, step, rank).
 resumed computes what an undisturbed one does, with no generator states to carry along.
 """
 
-import contextlib
 import dataclasses
 import math
 import signal
@@ -13,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,10 +26,13 @@ from cond_detr import distributed
 from cond_detr.checkpoints import Checkpoint
 from cond_detr.config import Config
 from cond_detr.criterion import Criterion
+from cond_detr.cuda_graphs import CudaRecorder, GraphedStep, why_not
 from cond_detr.data.batching import Batch
 from cond_detr.data.coco import CocoDataset
 from cond_detr.data.loading import ShuffledBatches, checked, train_loader
+from cond_detr.data.prefetch import on_device
 from cond_detr.drawing import draw_detections, sheet
+from cond_detr.ema import WeightAverage
 from cond_detr.errors import InputError
 from cond_detr.evaluate import classes_in, evaluate
 from cond_detr.evaluation import Evaluation
@@ -39,8 +40,8 @@ from cond_detr.models.conditional_detr import ConditionalDETR
 from cond_detr.optim import lr_factor, make_optimizer, set_lr
 from cond_detr.rehearsal import rehearse
 from cond_detr.run_folder import RunFolder
+from cond_detr.step import LOSS_NAMES, TrainStep
 
-LOSS_NAMES = ("train_loss", "train_loss_classification", "train_loss_l1", "train_loss_giou")
 # Steps between looks at device values; each look makes the host wait
 STEPS_PER_LOOK = 10
 PREVIEW_IMAGES = 16
@@ -133,7 +134,9 @@ class Trainer:
         self.workers = workers
         self.eval_classes = classes_in(val_set, model.classes)
         self.criterion = Criterion(config.loss)
-        self.optimizer = make_optimizer(model, config.train)
+        self.graphs = config.train.cuda_graphs and why_not(config, model, device) is None
+        self.optimizer = make_optimizer(model, config.train, capturable=self.graphs)
+        self.average = WeightAverage(model, config.train.ema) if config.train.ema else None
         self.batches = ShuffledBatches(
             train_set,
             config.train.batch_size,
@@ -149,10 +152,6 @@ class Trainer:
         self.reported = False
         multiple = max(1, config.data.size_step)
         self.loader = train_loader(train_set, self.batches, workers, device.type == "cuda", multiple)
-        self.network: nn.Module = model
-        if distributed.world_size() > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            self.network = DistributedDataParallel(model, device_ids=ids)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continues where a checkpoint was written."""
@@ -168,6 +167,8 @@ class Trainer:
                 raise InputError(f"--resume: {checkpoint.path} was trained with other {what}: {before}, not {now}")
         checkpoint.load_into(self.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.average and checkpoint.average:
+            self.average.model.load_state_dict(checkpoint.average)
         self.progress = progress
 
     def run(self) -> None:
@@ -181,14 +182,24 @@ class Trainer:
         self._save_last()
         if self.device.type == "cuda":
             rehearse(self.model, self.criterion, self.config, self.train_set, self.device)
+        step = self._make_step()
         with StopSignals() as stop:
             while self.progress.epoch < self.config.train.epochs:
-                self._train_epoch(stop)
+                self._train_epoch(step, stop)
                 self._finish_epoch(stop)
 
-    def _train_epoch(self, stop: StopSignals) -> None:
+    def _make_step(self) -> TrainStep | GraphedStep:
+        train = self.config.train
+        network: nn.Module = torch.compile(self.model) if train.compile else self.model  # type: ignore[assignment]
+        if distributed.world_size() > 1 and not self.graphs:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            network = DistributedDataParallel(network, device_ids=ids)
+        step = TrainStep(self.model, network, self.criterion, self.optimizer, train)
+        return GraphedStep(step, CudaRecorder(self.device)) if self.graphs else step
+
+    def _train_epoch(self, step: TrainStep | GraphedStep, stop: StopSignals) -> None:
         progress, train = self.progress, self.config.train
-        self.network.train()
+        self.model.train()
         self.train_set.set_epoch(progress.epoch)
         self.batches.start(progress.epoch, progress.step)
         sums = torch.tensor(progress.loss_sums, dtype=torch.float64, device=self.device)
@@ -202,8 +213,8 @@ class Trainer:
             leave=False,
             disable=True if distributed.rank() else None,
         )
-        for micro_batches in _groups(checked(self.loader), train.accumulate):
-            sums += self._step(micro_batches)
+        for batches in _groups(on_device(checked(self.loader), self.device), train.accumulate):
+            sums += self._step(step, batches)
             progress.step += 1
             progress.seconds = time.perf_counter() - started
             bar.update()
@@ -226,38 +237,33 @@ class Trainer:
                 f"continue with --resume {self.folder.last}",
             )
 
-    def _step(self, micro_batches: list[Batch]) -> Tensor:
+    def _step(self, step: TrainStep | GraphedStep, batches: list[Batch]) -> Tensor:
         """One optimiser step; returns this process's (4,) losses."""
         train = self.config.train
-        step = self.progress.epoch * self.batches.steps + self.progress.step
-        torch.manual_seed(int(np.random.SeedSequence((train.seed, step, distributed.rank())).generate_state(1)[0]))
-        set_lr(self.optimizer, lr_factor(train, step, train.epochs * self.batches.steps))
+        number = self.progress.epoch * self.batches.steps + self.progress.step
+        torch.manual_seed(int(np.random.SeedSequence((train.seed, number, distributed.rank())).generate_state(1)[0]))
+        set_lr(self.optimizer, self._lr_factor(number))
         # Processes average their gradients, so each divides by its share of all boxes of the step
-        counts = torch.stack([batch.targets.counts.sum() for batch in micro_batches]).sum().to(self.device)
+        counts = torch.stack([batch.targets.counts.sum() for batch in batches]).sum()
         num_boxes = distributed.sum_over_ranks(counts).clamp(min=1) / distributed.world_size()
         losses = torch.zeros(len(LOSS_NAMES), dtype=torch.float64, device=self.device)
-        for i, batch in enumerate(micro_batches):
-            with self._gradient_sync(last=i == len(micro_batches) - 1):
-                losses += self._backward(batch.to(self.device), num_boxes)
-        nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            outcome = step.backward(batch, num_boxes, last=batch is batches[-1])
+            losses += outcome.losses
+            if not self.reported:
+                self.unseen.append((batch.image_ids, outcome.sanitised))
+        step.update()
+        if self.average:
+            self.average.update(self.model, number)
         return losses
 
-    def _backward(self, batch: Batch, num_boxes: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"):
-            predictions = self.network(batch.images, batch.padding)
-        losses = self.criterion(predictions, batch.targets, num_boxes)
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        if not self.reported:
-            self.unseen.append((batch.image_ids, losses.sanitised))
-        return torch.stack([loss.detach() for loss in losses[: len(LOSS_NAMES)]]).double()
+    def _lr_factor(self, step: int) -> float:
+        return lr_factor(self.config.train, step, self.config.train.epochs * self.batches.steps)
 
-    def _gradient_sync(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients are exchanged once a step, with the last of its batches."""
-        if last or not isinstance(self.network, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.network.no_sync()
+    def _lr(self) -> float:
+        """The transformer's learning rate in the last step that was done."""
+        last = self.progress.epoch * self.batches.steps + self.progress.step - 1
+        return self.config.train.lr * self._lr_factor(last)
 
     def _look(self, sums: Tensor, bar: Any) -> list[float]:
         """Reads the loss sums and shows them."""
@@ -265,7 +271,7 @@ class Trainer:
         values = self._finite(sums.tolist())
         mean = [value / self.progress.step for value in values]
         shown = zip(("loss", "class", "l1", "giou"), mean, strict=True)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in shown} | {"lr": f"{self.optimizer.param_groups[0]['lr']:.1e}"})
+        bar.set_postfix({k: f"{v:.3f}" for k, v in shown} | {"lr": f"{self._lr():.1e}"})
         return values
 
     def _report_sanitised(self) -> None:
@@ -293,9 +299,8 @@ class Trainer:
     def _finish_epoch(self, stop: StopSignals) -> None:
         """Evaluates, records and saves."""
         progress, train = self.progress, self.config.train
-        self.model.eval()
         result = evaluate(
-            self.model,
+            self.detector,
             self.val_set,
             self.eval_classes,
             batch_size=train.eval_batch_size,
@@ -309,7 +314,7 @@ class Trainer:
             "seconds": round(progress.seconds, 2),
             "images_per_second": round(progress.step * self.batches.images_per_step / progress.seconds, 2),
             **dict(zip(LOSS_NAMES, mean, strict=True)),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self._lr(),
             **result.metrics,
         }
         ap = result.metrics["AP"] or 0.0
@@ -328,20 +333,26 @@ class Trainer:
 
     def _write_epoch(self, result: Evaluation, record: dict[str, Any], improved: bool) -> None:
         if improved:
-            self._checkpoint(self.folder.best).save()
+            Checkpoint(self.folder.best, self.config, self.model.classes, self.detector.state_dict()).save()
             self.folder.write_results(result, epoch=record["epoch"], images=len(self.val_set))
             self._preview().save(self.folder.predictions)
         self._save_last()
         self._write_log()
         print(_line(record, self.config.train.epochs, improved), flush=True)
 
-    def _checkpoint(self, path: Path) -> Checkpoint:
-        return Checkpoint(path, self.config, self.model.classes, self.model.state_dict())
+    @property
+    def detector(self) -> ConditionalDETR:
+        """What is evaluated, in evaluation mode: the model, or the average of its weights."""
+        return (self.average.model if self.average else self.model).eval()
 
     def _save_last(self) -> None:
         if distributed.rank() == 0:
-            dataclasses.replace(
-                self._checkpoint(self.folder.last),
+            Checkpoint(
+                self.folder.last,
+                self.config,
+                self.model.classes,
+                self.model.state_dict(),
+                average=self.average.model.state_dict() if self.average else None,
                 progress=dataclasses.asdict(self.progress),
                 optimizer=self.optimizer.state_dict(),
             ).save()
@@ -355,7 +366,7 @@ class Trainer:
         pictures = []
         for record in self.val_set.annotations.records[:PREVIEW_IMAGES]:
             image = self.val_set.load(record.file_name, record.size)
-            found = self.model.predict([image], PREVIEW_THRESHOLD)[0]
+            found = self.detector.predict([image], PREVIEW_THRESHOLD)[0]
             pictures.append(draw_detections(image, found, torch.from_numpy(record.boxes)))
         return sheet(pictures)
 

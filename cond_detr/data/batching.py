@@ -1,6 +1,7 @@
 """From single images to padded batches."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from cond_detr.errors import InputError
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch, padded to the most targets that an image has.
+    """Ground truth of a batch, padded to as many targets in each image.
 
     Attributes:
         labels: (B, T) int64 classes.
@@ -21,9 +22,6 @@ class Targets(NamedTuple):
     labels: Tensor
     boxes: Tensor
     counts: Tensor
-
-    def to(self, device: torch.device) -> "Targets":
-        return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,25 @@ class Batch:
     sizes: list[tuple[int, int]]
 
     def to(self, device: torch.device) -> "Batch":
-        padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
-        images = self.images.to(device, non_blocking=True)
-        return Batch(images, padding, self.targets.to(device), self.image_ids, self.sizes)
+        """Copied without waiting, if the memory is pinned."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Called by the data loader."""
-        padding = None if self.padding is None else self.padding.pin_memory()
-        targets = Targets(*(tensor.pin_memory() for tensor in self.targets))
-        return Batch(self.images.pin_memory(), padding, targets, self.image_ids, self.sizes)
+        return self.map(Tensor.pin_memory)
+
+    def clone(self) -> "Batch":
+        return self.map(Tensor.clone)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with each of its tensors replaced."""
+        padding = None if self.padding is None else function(self.padding)
+        return replace(
+            self, images=function(self.images), padding=padding, targets=Targets(*map(function, self.targets))
+        )
+
+    def tensors(self) -> list[Tensor]:
+        return [self.images, *([] if self.padding is None else [self.padding]), *self.targets]
 
 
 def pad_images(images: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
@@ -91,10 +99,12 @@ def pad_images(images: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor 
 
 
 def pad_targets(labels: list[Tensor], boxes: list[Tensor]) -> Targets:
-    """Pads (n,) labels and (n, 4) boxes of each image to the largest n, which is at least 1."""
+    """Pads (n,) labels and (n, 4) boxes of each image to 16, 64, 256 ... targets: few shapes, whatever is in them."""
     counts = torch.tensor([len(label) for label in labels])
-    longest = max(1, int(counts.max()))
-    padded = Targets(torch.zeros(len(labels), longest, dtype=torch.int64), torch.zeros(len(labels), longest, 4), counts)
+    slots = 16
+    while slots < counts.max():
+        slots *= 4
+    padded = Targets(torch.zeros(len(labels), slots, dtype=torch.int64), torch.zeros(len(labels), slots, 4), counts)
     for i, (label, box) in enumerate(zip(labels, boxes, strict=True)):
         padded.labels[i, : len(label)] = label
         padded.boxes[i, : len(label)] = box

@@ -66,7 +66,7 @@ class ConditionalDETR(nn.Module):
         """
         saved = Checkpoint.load(Path(path))
         model = cls(saved.config, saved.classes)
-        saved.load_into(model)
+        saved.load_into(model, average=True)
         return model.eval()
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> Predictions:

@@ -15,6 +15,15 @@ from cond_detr.models.normalization import FrozenBatchNorm2d, SyncedBatchNorm2d
 Norm = Callable[[int], nn.Module]
 
 
+def convolve(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(conv(x))``. Frozen batch norm is folded into the weights: no pass over the features of its own."""
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return cast(Tensor, norm(conv(x)))
+    scale, shift = norm.affine()
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (ResNet-18 and 34)."""
 
@@ -26,12 +35,12 @@ class BasicBlock(nn.Module):
         self.bn1 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
         self.bn2 = norm(width)
-        self.downsample = shortcut(inputs, width, stride, norm)
+        self.downsample = downsampling(inputs, width, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out = F.relu(convolve(self.conv1, self.bn1, x))
+        out = convolve(self.conv2, self.bn2, out)
+        return F.relu(out + shortcut(self.downsample, x))
 
 
 class Bottleneck(nn.Module):
@@ -47,19 +56,26 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(width)
         self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
         self.bn3 = norm(width * self.expansion)
-        self.downsample = shortcut(inputs, width * self.expansion, stride, norm)
+        self.downsample = downsampling(inputs, width * self.expansion, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out = F.relu(convolve(self.conv1, self.bn1, x))
+        out = F.relu(convolve(self.conv2, self.bn2, out))
+        out = convolve(self.conv3, self.bn3, out)
+        return F.relu(out + shortcut(self.downsample, x))
 
 
-def shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module | None:
+def downsampling(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Sequential | None:
     if inputs == outputs and stride == 1:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+
+
+def shortcut(downsample: nn.Sequential | None, x: Tensor) -> Tensor:
+    if downsample is None:
+        return x
+    conv, norm = downsample
+    return convolve(cast(nn.Conv2d, conv), norm, x)
 
 
 @dataclass(frozen=True)
@@ -131,7 +147,7 @@ class ResNet(nn.Module):
                 parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(convolve(self.conv1, self.bn1, images))
         x = F.max_pool2d(x, 3, 2, 1)
         for i in range(self.num_stages):
             x = cast(nn.Module, getattr(self, f"layer{i + 1}"))(x)

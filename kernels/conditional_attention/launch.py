@@ -9,6 +9,9 @@ from torch import Tensor
 from cond_detr_kernels.conditional_attention.problem import LOG2_E, ROW_PADDING, Problem
 from cond_detr_kernels.conditional_attention.reference import drop_threshold
 
+# Multiply-adds in one instruction, which later versions of Triton do only if told so
+OPTIONS = {"enable_fp_fusion": True}
+
 
 class Launch(NamedTuple):
     """A kernel and what to launch it with; a value, so that it can also be compiled without a device."""
@@ -18,7 +21,11 @@ class Launch(NamedTuple):
     arguments: dict[str, Any]
 
     def run(self) -> None:
-        self.kernel[self.grid](**self.arguments)
+        self.kernel[self.grid](**self.arguments, **OPTIONS)
+
+    def compile(self) -> Any:
+        """The compiled kernel, which is not run."""
+        return self.kernel.warmup(grid=self.grid, **self.arguments, **OPTIONS)
 
 
 def column_block(dim: int) -> int:

@@ -50,8 +50,9 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    model: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
-    return model
+    """The model's tensors, and their average's."""
+    content = torch.load(path, weights_only=True)
+    return {f"{part}.{name}": tensor for part in ("model", "average") for name, tensor in content.get(part, {}).items()}
 
 
 def assert_same_weights(a: Path, b: Path) -> None:
@@ -104,7 +105,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, l
 
     root = tmp_path_factory.mktemp("undisturbed")
     dataset = write_dataset(root / "data", train=160, val=4)
-    options = [*TINY, "--dataset-dir", dataset, "--epochs", 4, "--dropout", 0.1]
+    options = [*TINY, "--dataset-dir", dataset, "--epochs", 4, "--dropout", 0.1, "--ema", 0.9]
     process = start_train(*options, "--output-dir", root / "run")
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output

@@ -1,0 +1,172 @@
+"""A training step captured as CUDA graphs, and replayed without the host launching its thousands of kernels.
+
+There is a graph for each shape of batch, from forward to backward, and one for clipping and update. Batches of a step
+may have different shapes, and processes may see different ones: gradients live in one buffer, exchanged between both.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cond_detr import distributed
+from cond_detr.config import Config
+from cond_detr.data.batching import Batch
+from cond_detr.models.normalization import SyncedBatchNorm2d
+from cond_detr.step import Outcome, TrainStep
+
+T = TypeVar("T")
+
+# Each costs the memory of its inputs and some host memory; shapes that come later run uncaptured
+MAX_GRAPHS = 64
+# Of each parameter's gradient, in elements: vectorised loads want it
+ALIGNMENT = 64
+
+
+def why_not(config: Config, model: nn.Module, device: torch.device) -> str | None:
+    """Why the steps of a run cannot be captured; None if they can."""
+    if device.type != "cuda":
+        return f"{device} is not a CUDA device"
+    if config.loss.matcher != "native":
+        return f"the matcher {config.loss.matcher!r} works on the host"
+    if distributed.world_size() > 1 and any(isinstance(m, SyncedBatchNorm2d) for m in model.modules()):
+        return "batch norm trains on the statistics of several processes"
+    return None
+
+
+class Recorder(Protocol):
+    """Turns functions into what repeats them."""
+
+    def warm_up(self, function: Callable[[], T]) -> T:
+        """Runs a function as it will be captured: what is set up once must not happen in a capture."""
+
+    def capture(self, function: Callable[[], None]) -> Callable[[], None]:
+        """A call that does what the function would, on the same memory; the function itself is not run."""
+
+
+class CudaRecorder:
+    """CUDA graphs on one stream and in one memory pool, for they run one after the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def warm_up(self, function: Callable[[], T]) -> T:
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            result = function()
+        current.wait_stream(self.stream)
+        return result
+
+    def capture(self, function: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            function()
+        return graph.replay
+
+
+class Shape(NamedTuple):
+    """What has to be alike for a graph to serve a batch."""
+
+    images: torch.Size
+    padded: bool
+    targets: int
+
+
+@dataclass
+class Slot:
+    """The memory that a captured pass reads and writes, and the call that repeats it."""
+
+    batch: Batch
+    num_boxes: Tensor
+    outcome: Outcome
+    replay: Callable[[], None] | None = None
+
+    def load(self, batch: Batch, num_boxes: Tensor) -> None:
+        for ours, theirs in zip(self.batch.tensors(), batch.tensors(), strict=True):
+            ours.copy_(theirs)
+        self.num_boxes.copy_(num_boxes)
+
+
+class GraphedStep:
+    """A :class:`cond_detr.step.TrainStep`, captured. What comes for the first time runs as it is, then as a graph.
+
+    Args:
+        step: whose network is the model itself or its compiled form; processes are synchronised here.
+        recorder: captures; another one only in tests.
+    """
+
+    def __init__(self, step: TrainStep, recorder: Recorder) -> None:
+        self.step = step
+        self.recorder = recorder
+        self.gradients = flat_gradients(step.model)
+        self.slots: dict[Shape, Slot | None] = {}
+        self.updates = 0
+        self.replay_update: Callable[[], None] | None = None
+        self.broken = False
+
+    def backward(self, batch: Batch, num_boxes: Tensor, *, last: bool) -> Outcome:
+        """As :meth:`cond_detr.step.TrainStep.backward`."""
+        shape = Shape(batch.images.shape, batch.padding is not None, batch.targets.labels.shape[1])
+        slot = self.slots.get(shape)
+        if slot is None and shape in self.slots and self._may_capture():
+            slot = self.slots[shape] = self._capture_pass(batch, num_boxes)
+        self.slots.setdefault(shape, None)
+        if slot is None or slot.replay is None:
+            return self.recorder.warm_up(lambda: self.step.compute(batch, num_boxes))
+        slot.load(batch, num_boxes)
+        slot.replay()
+        return Outcome(*(tensor.clone() for tensor in slot.outcome))
+
+    def update(self) -> None:
+        """As :meth:`cond_detr.step.TrainStep.update`."""
+        distributed.mean_over_ranks(self.gradients)
+        if self.updates == 1 and not self.broken:
+            self.replay_update = self._try_to_capture(self._clip_and_move)
+        self.updates += 1
+        if self.replay_update:
+            self.replay_update()
+        else:
+            self.recorder.warm_up(self._clip_and_move)
+
+    def _clip_and_move(self) -> None:
+        self.step.clip_and_move()
+        self.gradients.zero_()
+
+    def _may_capture(self) -> bool:
+        return not self.broken and sum(slot is not None for slot in self.slots.values()) < MAX_GRAPHS
+
+    def _capture_pass(self, batch: Batch, num_boxes: Tensor) -> Slot:
+        losses = torch.zeros(4, dtype=torch.float64, device=batch.images.device)
+        sanitised = torch.zeros(len(batch.images), dtype=torch.bool, device=batch.images.device)
+        slot = Slot(batch.clone(), num_boxes.clone(), Outcome(losses, sanitised))
+
+        def run() -> None:
+            for ours, theirs in zip(slot.outcome, self.step.compute(slot.batch, slot.num_boxes), strict=True):
+                ours.copy_(theirs)
+
+        slot.replay = self._try_to_capture(run)
+        return slot
+
+    def _try_to_capture(self, function: Callable[[], None]) -> Callable[[], None] | None:
+        try:
+            return self.recorder.capture(function)
+        except RuntimeError as error:
+            self.broken = True
+            reason = str(error).strip().partition("\n")[0]
+            tqdm.write(f"warning: no more CUDA graphs, steps run uncaptured from here: {reason}")
+            return None
+
+
+def flat_gradients(model: nn.Module) -> Tensor:
+    """One zeroed buffer for all gradients, which become views of it, laid out as their parameters are."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    lengths = [-(-parameter.numel() // ALIGNMENT) * ALIGNMENT for parameter in parameters]
+    flat = torch.zeros(sum(lengths), device=parameters[0].device)
+    for parameter, part in zip(parameters, torch.split(flat, lengths), strict=True):
+        parameter.grad = part.as_strided(parameter.shape, parameter.stride())
+    return flat
