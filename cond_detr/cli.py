@@ -76,6 +76,11 @@ def natural(text: str) -> int:
     return int(_bounded(text, int, lambda v: v >= 0, "a whole number of at least 0"))
 
 
+def positive_or_auto(text: str) -> int | str:
+    """A :func:`positive` option that can be found out."""
+    return text if text == "auto" else positive(text)
+
+
 def rate(text: str) -> float:
     """An option such as a learning rate."""
     return _bounded(text, float, lambda v: 0 <= v < float("inf"), "a number of at least 0")

@@ -19,6 +19,11 @@ def start(device: torch.device) -> None:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
+def restarted() -> bool:
+    """Whether torchrun has started this process anew because one failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
 def stop() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

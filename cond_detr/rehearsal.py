@@ -46,8 +46,49 @@ def rehearse(
     Raises:
         InputError: it does not fit into the device's memory.
     """
+    if not fits(config.train.batch_size, model, criterion, config, dataset, device):
+        height, width = largest_images(config, dataset)
+        raise InputError(
+            f"{config.train.batch_size} images of {width}x{height} pixels, the largest batch there can be, do not fit "
+            f"into the memory of {device}; lower --batch-size (and raise --accumulate), or --image-size"
+        )
+
+
+def largest_batch_size(
+    model: ConditionalDETR, criterion: Criterion, config: Config, dataset: CocoDataset, device: torch.device, most: int
+) -> int:
+    """How many images, of ``most``, a backward pass may have on the device: its memory holds the largest ones, and what
+    training keeps beside them.
+
+    Raises:
+        InputError: not even one.
+    """
+    # AdamW's two moments, and the buffer in which processes exchange gradients
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    kept = torch.empty(3 * trained, device=device)
+    fitting, failing = 0, most + 1
+    while failing - fitting > 1:
+        candidate = min(2 * fitting or 1, (fitting + failing) // 2)
+        if fits(candidate, model, criterion, config, dataset, device):
+            fitting = candidate
+        else:
+            failing = candidate
+    del kept
+    if fitting == 0:
+        raise InputError(f"--batch-size auto: not even one image fits into the memory of {device}; lower --image-size")
+    return fitting
+
+
+def fits(
+    batch_size: int,
+    model: ConditionalDETR,
+    criterion: Criterion,
+    config: Config,
+    dataset: CocoDataset,
+    device: torch.device,
+) -> bool:
+    """Whether there is memory for the largest batch of so many images."""
     height, width = largest_images(config, dataset)
-    batch_size = config.train.batch_size
     most = max(len(record.labels) for record in dataset.annotations.records)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
@@ -55,12 +96,12 @@ def rehearse(
         batch = empty_batch(batch_size, height, width, most).to(device)
         forward_backward(model, criterion, batch, batch.targets.counts.sum(), config.train.amp)
     except torch.OutOfMemoryError:
-        raise InputError(
-            f"{batch_size} images of {width}x{height} pixels, the largest batch there can be, do not fit into the "
-            f"memory of {device}; lower --batch-size (and raise --accumulate), or --image-size"
-        ) from None
+        return False
     finally:
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True

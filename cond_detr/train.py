@@ -12,8 +12,19 @@ import torch
 
 from cond_detr import distributed
 from cond_detr.checkpoints import Checkpoint, LoadedWeights, load_weights
-from cond_detr.cli import default_workers, device_argument, make_folder, natural, positive, probability, rate, run
+from cond_detr.cli import (
+    default_workers,
+    device_argument,
+    make_folder,
+    natural,
+    positive,
+    positive_or_auto,
+    probability,
+    rate,
+    run,
+)
 from cond_detr.config import PRESETS, Config, preset
+from cond_detr.criterion import Criterion
 from cond_detr.cuda_graphs import why_not
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
@@ -21,6 +32,7 @@ from cond_detr.errors import InputError
 from cond_detr.matcher import MATCHERS
 from cond_detr.models.conditional_detr import ConditionalDETR
 from cond_detr.models.resnet import LAYOUTS
+from cond_detr.rehearsal import largest_batch_size
 from cond_detr.run_folder import RunFolder
 from cond_detr.trainer import Interrupted, Trainer
 from cond_detr_kernels import attention_path
@@ -73,7 +85,12 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--dropout", type=probability, metavar="P", help="dropout in the transformer")
     training = p.add_argument_group("training")
     training.add_argument("--epochs", type=positive, metavar="N")
-    training.add_argument("--batch-size", type=positive, metavar="N", help="images per process and backward pass")
+    training.add_argument(
+        "--batch-size",
+        type=positive_or_auto,
+        metavar="N",
+        help="images per process and backward pass; auto: as many as fit into the GPU's memory",
+    )
     training.add_argument("--accumulate", type=positive, metavar="N", help="backward passes per optimiser step")
     training.add_argument(
         "--size-step",
@@ -235,9 +252,24 @@ def describe_start(options: dict[str, Any], config: Config, weights: LoadedWeigh
     return "random weights"
 
 
+def with_largest_batch(config: Config, model: ConditionalDETR, train_set: CocoDataset, device: torch.device) -> Config:
+    """The settings with the batch size that fits on every process."""
+    if device.type != "cuda":
+        raise InputError(f"--batch-size auto: it fills a GPU's memory, and {device} is none; give a number")
+    most = max(1, len(train_set) // (config.train.accumulate * distributed.world_size()))
+    found = largest_batch_size(model, Criterion(config.loss), config, train_set, device, most)
+    found = distributed.least_over_ranks(found, device)
+    return replace(config, train=replace(config.train, batch_size=found))
+
+
 def train(options: dict[str, Any], device: torch.device) -> None:
     """Sets a run up, or an interrupted one up again, and trains."""
     checkpoint = None
+    if distributed.restarted() and "output_dir" in options and RunFolder(options["output_dir"]).last.exists():
+        options = {"resume": "", **{name: value for name, value in options.items() if name != "weights"}}
+    auto = options.get("batch_size") == "auto"
+    if auto:
+        options = {name: value for name, value in options.items() if name != "batch_size"}
     if "resume" in options:
         if "weights" in options:
             raise InputError("--resume and --weights exclude each other: a resumed run has its own weights")
@@ -256,6 +288,8 @@ def train(options: dict[str, Any], device: torch.device) -> None:
     val_set = open_split(config.data, "val", stride)
     model = ConditionalDETR(config, train_set.annotations.classes).to(device)
     weights = load_weights(model, options["weights"]) if "weights" in options else None
+    if auto and not checkpoint:
+        config = with_largest_batch(config, model, train_set, device)
     if checkpoint:
         folder = RunFolder(checkpoint.path.parent)
     else:

@@ -76,6 +76,45 @@ def test_losses_equal_the_textbook(counts: list[int]) -> None:
         assert getattr(got, name).item() == pytest.approx(value, rel=1e-5), name
 
 
+def unpadded_loss(predictions: Predictions, labels: list[Tensor], boxes: list[Tensor], num_boxes: float) -> Tensor:
+    """The total, layer by layer and image by image, nothing padded, differentiable; SciPy assigns."""
+    total = torch.zeros((), dtype=torch.float64)
+    for logits, predicted in zip(predictions.logits, predictions.boxes, strict=True):
+        for image, (label, box) in enumerate(zip(labels, boxes, strict=True)):
+            p, pred = logits[image].sigmoid(), cxcywh_to_xyxy(predicted[image])
+            true = cxcywh_to_xyxy(box)
+            pairs = generalized_iou(pred[:, None].expand(-1, len(box), -1), true.expand(len(pred), -1, -1))
+            distance = (predicted[image][:, None] - box).abs().sum(-1)
+            focal = -0.25 * (1 - p) ** 2 * p.log() + 0.75 * p**2 * (1 - p).log()
+            cost = 2 * focal[:, label] + 5 * distance - 2 * pairs
+            query, target = (torch.from_numpy(index) for index in linear_sum_assignment(cost.detach().numpy()))
+            positive = torch.zeros_like(p, dtype=torch.bool)
+            positive[query, label[target]] = True
+            classification = torch.where(positive, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log()).sum()
+            matched = distance[query, target].sum() * 5 + (1 - pairs[query, target]).sum() * 2
+            total = total + (2 * classification + matched) / num_boxes
+    return total
+
+
+@pytest.mark.parametrize("counts", CASES.values(), ids=CASES)
+def test_gradients_equal_the_unpadded_reference(counts: list[int]) -> None:
+    predictions, labels, boxes = make(counts)
+    num_boxes = float(max(1, sum(counts)))
+    ours = Predictions(predictions.logits.requires_grad_(), predictions.boxes.requires_grad_())
+    theirs = Predictions(*(tensor.detach().double().requires_grad_() for tensor in predictions))
+    got = Criterion(LossConfig())(ours, pad_targets(labels, boxes), torch.tensor(num_boxes)).total
+    want = unpadded_loss(theirs, labels, [box.double() for box in boxes], num_boxes)
+    assert got.item() == pytest.approx(want.item(), rel=1e-5)
+    got.backward()
+    want.backward()
+    for a, b in zip(ours, theirs, strict=True):
+        if b.grad is None:  # no objects, so no boxes in the reference
+            assert a.grad is not None
+            assert (a.grad == 0).all()
+        else:
+            torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-5, atol=1e-5 * b.grad.abs().max().item())
+
+
 @pytest.mark.parametrize("counts", CASES.values(), ids=CASES)
 def test_padding_changes_nothing(counts: list[int]) -> None:
     predictions, labels, boxes = make(counts)

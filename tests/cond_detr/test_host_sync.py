@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cond_detr import ConditionalDETR, preset
 from cond_detr.classes import Classes
 from cond_detr.criterion import Criterion
-from cond_detr.data.batching import pad_targets
-from cond_detr.optim import make_optimizer
+from cond_detr.data.batching import Batch, pad_targets
+from cond_detr.optim import make_optimizer, set_lr
+from cond_detr.step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,19 +59,18 @@ def test_a_step_asks_for_nothing(counts: list[int], fused: bool, padded: bool) -
     config = replace(config, model=replace(config.model, dropout=0.1, fused_attn=fused, encoder_layers=1))
     model = ConditionalDETR(config, Classes(("a", "b", "c"), (1, 2, 3))).train()
     optimizer = make_optimizer(model, config.train)
-    criterion = Criterion(config.loss)
+    train_step = TrainStep(model, model, Criterion(config.loss), optimizer, config.train)
     images = torch.randn(2, 3, 64, 96)
     padding = torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[1, :, 64:] = True
     targets = pad_targets([torch.randint(0, 3, (n,)) for n in counts], [torch.rand(n, 4) * 0.4 + 0.1 for n in counts])
 
+    batch = Batch(images, padding if padded else None, targets, (0, 1), [(96, 64)] * 2)
+
     def step() -> None:
-        predictions = model(images, padding if padded else None)
-        losses = criterion(predictions, targets, targets.counts.sum().clamp(min=1))
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        set_lr(optimizer, 0.5)
+        train_step.backward(batch, targets.counts.sum().clamp(min=1), last=True)
+        train_step.update()
 
     step()  # the first one creates the optimiser's state
     with HostReads() as reads:

@@ -12,7 +12,7 @@ from cond_detr.config import Config
 from cond_detr.criterion import Criterion
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset, ImageRecord
-from cond_detr.rehearsal import largest_images, rehearse
+from cond_detr.rehearsal import largest_batch_size, largest_images, rehearse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -65,3 +65,21 @@ def test_says_what_does_not_fit(parts: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(model.backbone, "forward", too_large)
     with pytest.raises(InputError, match=r"4 images of \d+x\d+ pixels.*do not fit.*lower --batch-size"):
         rehearse(model, criterion, config, dataset, CPU)
+
+
+@pytest.mark.parametrize(("room", "most", "want"), [(1, 100, 1), (5, 100, 5), (64, 100, 64), (100, 7, 7), (37, 40, 37)])
+def test_finds_the_largest_batch(parts: Any, monkeypatch: pytest.MonkeyPatch, room: int, most: int, want: int) -> None:
+    config, dataset, model, criterion = parts
+
+    def with_little_memory(batch_size: int, *_: object) -> bool:
+        return batch_size <= room
+
+    monkeypatch.setattr("cond_detr.rehearsal.fits", with_little_memory)
+    assert largest_batch_size(model, criterion, config, dataset, CPU, most) == want
+
+
+def test_says_that_nothing_fits(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, dataset, model, criterion = parts
+    monkeypatch.setattr("cond_detr.rehearsal.fits", lambda *_: False)
+    with pytest.raises(InputError, match="not even one image fits"):
+        largest_batch_size(model, criterion, config, dataset, CPU, 8)

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from cond_detr import PRESETS, cli, evaluate, train
 from cond_detr.optim import lr_factor
@@ -30,11 +32,14 @@ def run_train(*arguments: object) -> int:
     return int(stop.value.code or 0)
 
 
-def start_train(*arguments: object, processes: int = 0, start_new_session: bool = False) -> "subprocess.Popen[str]":
+def start_train(
+    *arguments: object, processes: int = 0, launcher_options: Sequence[str] = (), start_new_session: bool = False
+) -> "subprocess.Popen[str]":
     """The command in a process of its own, or several under torchrun."""
     launcher = ["-m"]
     if processes:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        launcher = [*torchrun, *launcher_options, "-m"]
     return subprocess.Popen(
         [sys.executable, *launcher, "cond_detr.train", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -198,6 +203,48 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, empty: boo
         assert a["AP"] == pytest.approx(b["AP"], abs=1e-3)
 
 
+def test_processes_with_batches_of_different_sizes(tmp_path: Path) -> None:
+    """Grouped by size, each process sees other shapes in other steps; none waits for another in vain."""
+    from tests.conftest import write_dataset
+
+    dataset = write_dataset(tmp_path / "data", train=24, val=4)
+    spread_sizes(dataset)
+    options = ["--preset", "shapes", "--dataset-dir", dataset, "--epochs", 2, "--workers", 0, "--device", "cpu"]
+    options += ["--size-step", 32, "--batch-size", 2, "--accumulate", 2, "--output-dir", tmp_path / "run"]
+    both = start_train(*options, processes=2)
+    output, _ = both.communicate(timeout=200)
+    assert both.returncode == 0, output
+    assert [record["epoch"] for record in log(tmp_path / "run")] == [1, 2]
+
+
+def spread_sizes(dataset: Path) -> None:
+    """Gives the training images of a data set different sizes, with a margin at the right or at the bottom."""
+    path = dataset / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for i, record in enumerate(content["images"]):
+        width, height = record["width"], record["height"]
+        size = (width * (2 + i % 4) // 2, height) if i % 2 else (width, height * (2 + i % 3) // 2)
+        with Image.open(dataset / "train" / record["file_name"]) as image:
+            larger = Image.new("RGB", size)
+            larger.paste(image)
+        larger.save(dataset / "train" / record["file_name"])
+        record["width"], record["height"] = size
+    path.write_text(json.dumps(content))
+
+
+def test_torchrun_restarts_from_the_last_checkpoint(undisturbed: tuple[Path, Path, list[Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = [*undisturbed[2], "--output-dir", folder]
+    launcher = start_train(*options, processes=1, launcher_options=["--max-restarts=1"])
+    wait_for_epoch(launcher, folder, 1)
+    (worker,) = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    output, _ = launcher.communicate(timeout=200)
+    assert launcher.returncode == 0, output
+    assert f"resumed from {folder / 'last.pt'}" in output
+    assert_same_weights(folder / "last.pt", undisturbed[1] / "last.pt")
+
+
 def test_bf16(dataset_dir: Path, tmp_path: Path) -> None:
     options = [*TINY, "--dataset-dir", dataset_dir, "--epochs", 1]
     assert run_train(*options, "--amp", "bf16", "--output-dir", tmp_path / "bf16") == 0
@@ -308,6 +355,7 @@ BAD_OPTIONS = {
     "no CUDA": (["--device", "cuda"], "--device cuda: this torch .* sees no CUDA device"),
     "no such device": (["--device", "gpu"], "--device must be cpu, cuda or cuda:N, got 'gpu'"),
     "nothing to resume": (["--resume", "--output-dir", "nowhere"], "nothing to resume, nowhere/last.pt does not exist"),
+    "batch size auto": (["--batch-size", "auto", "--device", "cpu"], "--batch-size auto: it fills a GPU's memory"),
     "no runs": (["--resume"], "nothing to resume, no unfinished run in any folder of runs"),
     "missing checkpoint": (["--resume", "none.pt"], "checkpoint none.pt does not exist"),
     "missing weights": (["--preset", "shapes", "--weights", "none.pt"], "checkpoint none.pt does not exist"),
