@@ -3,13 +3,12 @@
 Counted on the CPU, where the operations that hand a value to the host are the same.
 """
 
-from collections import Counter
+import sys
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cond_detr import ConditionalDETR, preset
 from cond_detr.classes import Classes
@@ -18,26 +17,11 @@ from cond_detr.data.batching import Batch, pad_targets
 from cond_detr.optim import make_optimizer, set_lr
 from cond_detr.step import TrainStep
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from host_reads import HostReads
+
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-READS = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique_dim", "_unique2", "equal"}
-
-
-class HostReads(TorchDispatchMode):
-    """Counts operations whose result, or the shape of it, the host has to know."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        by_mask = name in {"index", "index_put", "index_put_"} and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-        )
-        if name in READS or by_mask:
-            self.found[name] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def test_the_counter_sees_them() -> None:
