@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +25,10 @@ from cond_detr.config import Config
 from cond_detr.criterion import Criterion
 from cond_detr.cuda_graphs import CudaRecorder, GraphedStep
 from cond_detr.data.batching import Batch, pad_targets
+from cond_detr.host_memory import keep_freed_memory
 from cond_detr.models.resnet import LAYOUTS
 from cond_detr.optim import make_optimizer
+from cond_detr.predictions import Predictions
 from cond_detr.step import TrainStep
 
 NUM_CLASSES = 91
@@ -40,6 +43,7 @@ COLUMNS = {
     "height": "d",
     "width": "d",
     "ms": ".1f",
+    "criterion_ms": ".2f",
     "images_per_second": ".1f",
     "times_transformers": ".2f",
     "times_plain": ".2f",
@@ -60,16 +64,19 @@ class Variant:
     matcher: str = "scipy"
     amp: str = "off"
     graphs: bool = False
+    compile: bool = False
 
 
 PLAIN = Variant()
 FUSED = replace(PLAIN, fused_attn=True)
 MATCHED = replace(FUSED, matcher="native")
 VARIANTS = {"plain": PLAIN, "+ fused attention": FUSED, "+ matcher": MATCHED}
+CPU_VARIANTS = {"+ compile": replace(MATCHED, compile=True)}
 CUDA_VARIANTS = {
     "+ graphs, fp32": replace(MATCHED, graphs=True),
     "+ bf16": replace(MATCHED, amp="bf16"),
     "+ graphs": replace(MATCHED, amp="bf16", graphs=True),
+    "+ compile": replace(MATCHED, amp="bf16", graphs=True, compile=True),
 }
 
 
@@ -91,11 +98,13 @@ CUDA_SETTINGS = [
 
 
 def make_batch(setting: Setting, device: torch.device) -> Batch:
-    """Images of two widths, the narrower padded, with about TARGETS objects each."""
+    """Images with about TARGETS objects each; of two widths, the narrower padded, but for the built-in ones."""
     images = torch.randn(setting.batch, 3, setting.height, setting.width)
-    padding = torch.zeros(setting.batch, setting.height, setting.width, dtype=torch.bool)
-    padding[::2, :, setting.width * 7 // 8 :] = True
-    images.masked_fill_(padding[:, None], 0)
+    padding = None
+    if setting.preset != "shapes":
+        padding = torch.zeros(setting.batch, setting.height, setting.width, dtype=torch.bool)
+        padding[::2, :, setting.width * 7 // 8 :] = True
+        images.masked_fill_(padding[:, None], 0)
     counts = torch.randint(1, 2 * TARGETS, (setting.batch,)).tolist()
     boxes = [torch.cat([torch.rand(n, 2) * 0.6 + 0.2, torch.rand(n, 2) * 0.3 + 0.05], 1) for n in counts]
     targets = pad_targets([torch.randint(0, NUM_CLASSES, (n,)) for n in counts], boxes)
@@ -121,13 +130,22 @@ class Ours:
         self.model = ConditionalDETR(config, Classes.numbered(NUM_CLASSES)).to(device).train()
         self.model.load_state_dict(weights, strict=False)
         optimizer = make_optimizer(self.model, config.train, capturable=device.type == "cuda")
-        plain = TrainStep(self.model, self.model, Criterion(config.loss), optimizer, config.train)
+        network = torch.compile(self.model) if variant.compile else self.model
+        plain = TrainStep(self.model, network, Criterion(config.loss), optimizer, config.train)
         self.criterion, self.amp = plain.criterion, variant.amp
         self.run = GraphedStep(plain, CudaRecorder(device)) if variant.graphs else plain
 
     def step(self, batch: Batch) -> None:
         self.run.backward(batch, batch.targets.counts.sum().clamp(min=1), last=True)
         self.run.update()
+
+    def criterion_alone(self, batch: Batch) -> Callable[[], None]:
+        """Matching and losses, forward and backward, of predictions that are there already."""
+        with torch.no_grad():
+            predictions = self.model(batch.images, batch.padding)
+        predictions = Predictions(*(tensor.detach().requires_grad_() for tensor in predictions))
+        num_boxes = batch.targets.counts.sum()
+        return lambda: self.criterion(predictions, batch.targets, num_boxes).total.backward()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
@@ -169,14 +187,14 @@ class Transformers:
         )
 
     def _output(self, batch: Batch) -> Any:
-        assert batch.padding is not None
         counts = batch.targets.counts.tolist()
+        mask = None if batch.padding is None else (~batch.padding).long()
         labels = [
             {"class_labels": batch.targets.labels[i, :n], "boxes": batch.targets.boxes[i, :n]}
             for i, n in enumerate(counts)
         ]
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
-            return self.model(pixel_values=batch.images, pixel_mask=(~batch.padding).long(), labels=labels)
+            return self.model(pixel_values=batch.images, pixel_mask=mask, labels=labels)
 
 
 def transformers_model(config: Config) -> nn.Module:
@@ -247,61 +265,68 @@ def implementations(setting: Setting, device: torch.device) -> Iterator[tuple[st
         return made
 
     yield "transformers", "off", lambda: make_theirs("off")
-    variants = dict(VARIANTS)
     if device.type == "cuda":
         yield "transformers, bf16", "bf16", lambda: make_theirs("bf16")
-        variants |= CUDA_VARIANTS
+    variants = VARIANTS | (CUDA_VARIANTS if device.type == "cuda" else CPU_VARIANTS)
     for name, variant in variants.items():
         yield name, variant.amp, lambda variant=variant: Ours(setting, variant, weights, device)  # type: ignore[misc]
 
 
-def activity(step: Callable[[], None], device: torch.device) -> Row:
-    """What a step asks of the device: kernels, launches, synchronisations; on the CPU operations instead of kernels."""
+def activity(step: Callable[[], None], device: torch.device, *, compiled: bool) -> Row:
+    """What a step asks of the device: kernels, launches, synchronisations, peak memory.
+
+    On the CPU operations are counted instead of kernels, which compiled code has none of.
+    """
     if device.type != "cuda":
+        if compiled:
+            return {}
         with HostReads() as counted:
             step()
         return {"kernels": counted.operations, "host_syncs": counted.found.total()}
+    peak = torch.cuda.max_memory_allocated() / 2**20
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as record:
         step()
         torch.cuda.synchronize()
     events = record.events() or []
     kernels = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
     launches = sum("LaunchKernel" in event.name or "GraphLaunch" in event.name for event in events)
-    return {"kernels": kernels, "launches": launches, "host_syncs": cuda_synchronisations(step)}
+    return {"kernels": kernels, "launches": launches, "host_syncs": cuda_synchronisations(step), "peak_mb": peak}
 
 
-def measure(setting: Setting, device: torch.device, seconds: float) -> list[Row]:
-    """A row for each implementation. On CUDA they run one after the other, as memory is part of the question."""
+def measure(setting: Setting, device: torch.device, seconds: float, *, compiled: bool = True) -> list[Row]:
+    """A row for each implementation. On a CPU they take turns, on CUDA each has the device's memory for itself."""
     torch.manual_seed(0)
     batch = make_batch(setting, device)
+    everything = [one for one in implementations(setting, device) if compiled or "compile" not in one[0]]
     rows: dict[str, Row] = {}
-    steps: dict[str, Callable[[], float]] = {}
     times: dict[str, list[float]] = {}
-    wanted = None
-    for name, amp, make in implementations(setting, device):
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        made = make()
-        loss = made.loss(batch)
-        wanted = loss if wanted is None else wanted
-        if not math.isfinite(loss) or abs(loss - wanted) > TOLERANCE[amp] * abs(wanted):
-            raise SystemExit(f"{name} on {setting.preset} finds a loss of {loss}, transformers {wanted}")
-
-        def step(made: Any = made) -> None:
-            made.step(batch)
-
-        for _ in range(3):  # graphs are captured in the second
-            step()
-        rows[name] = {"loss": loss, **activity(step, device)}
-        if device.type == "cuda":
-            times |= interleaved({name: timed(step, device)}, seconds)
-            rows[name]["peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
-            del made, step
-        else:
-            steps[name] = timed(step, device)
-    times |= interleaved(steps, seconds * len(steps)) if steps else {}
+    for group in [[one] for one in everything] if device.type == "cuda" else [everything]:
+        steps: dict[str, Callable[[], None]] = {}
+        for name, amp, make in group:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            made = make()
+            rows[name] = {"loss": made.loss(batch)}
+            check_loss(name, rows, setting, TOLERANCE[amp])
+            steps[name] = partial(made.step, batch)
+            for _ in range(3):  # graphs are captured in the second
+                steps[name]()
+            if isinstance(made, Ours):
+                loss = interleaved({"": timed(made.criterion_alone(batch), device)}, seconds / 8)[""]
+                rows[name]["criterion_ms"] = statistics.median(loss) / 1e3
+        times |= interleaved({name: timed(step, device) for name, step in steps.items()}, seconds * len(steps))
+        for name, step in steps.items():
+            rows[name] |= activity(step, device, compiled="compile" in name)
+        del made, steps, step
     return [finished(name, row, times, setting) for name, row in rows.items()]
+
+
+def check_loss(name: str, rows: dict[str, Row], setting: Setting, tolerance: float) -> None:
+    """Stops everything if a loss is not that of the transformers package."""
+    loss, wanted = rows[name]["loss"], rows["transformers"]["loss"]
+    if not math.isfinite(loss) or abs(loss - wanted) > tolerance * abs(wanted):
+        raise SystemExit(f"{name} on {setting.preset} finds a loss of {loss}, transformers {wanted}")
 
 
 def finished(name: str, row: Row, times: dict[str, list[float]], setting: Setting) -> Row:
@@ -345,16 +370,19 @@ def picture(rows: list[Row], title: str) -> object:
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="one preset, nothing compiled")
     parser.add_argument("--seconds", type=float, default=0.0, help="time for each row (default: 1 on CUDA, 8)")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.set_float32_matmul_precision("high")
+    keep_freed_memory()  # as the training command does, for all rows alike
     where = machine(device)
     print(where)
     seconds = options.seconds or (1 if device.type == "cuda" else 8)
     rows: list[Row] = []
-    for setting in CUDA_SETTINGS if device.type == "cuda" else CPU_SETTINGS:
-        rows += measure(setting, device, seconds)
+    settings = CUDA_SETTINGS if device.type == "cuda" else CPU_SETTINGS
+    for setting in settings[:2] if options.quick else settings:
+        rows += measure(setting, device, seconds, compiled=not options.quick)
         if options.json:
             write_json(options.json, "step_bench", where, rows)
     print_table(rows, COLUMNS)

@@ -29,6 +29,7 @@ from cond_detr.cuda_graphs import why_not
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
 from cond_detr.errors import InputError
+from cond_detr.host_memory import keep_freed_memory
 from cond_detr.matcher import MATCHERS
 from cond_detr.models.conditional_detr import ConditionalDETR
 from cond_detr.models.resnet import LAYOUTS
@@ -313,6 +314,8 @@ def train(options: dict[str, Any], device: torch.device) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     options = vars(parser().parse_args(argv))
     device = distributed.local_device(device_argument(options["device"]))
+    if device.type == "cpu":
+        keep_freed_memory()
     distributed.start(device)
     try:
         train(options, device)

@@ -1,5 +1,6 @@
 """The attention modules. Each owns its projections; sequences are (B, N, d_model)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +19,13 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def project(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
+    """What each of several linear layers makes of x, in one product: views of (..., d_out)."""
+    weight = torch.cat([linear.weight for linear in linears])
+    bias = torch.cat([linear.bias for linear in linears])
+    return torch.split(F.linear(x, weight, bias), [linear.out_features for linear in linears], dim=-1)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention of the encoder: positions are added to queries and keys, not to values."""
 
@@ -34,12 +42,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         """Args: x (B, S, d_model); position (B or 1, S, d_model); padding (B, S) bool, True where padded, or None."""
-        placed = x + position
+        query, key = project(x + position, self.q_proj, self.k_proj)
         return self.out_proj(
             merge_heads(
                 F.scaled_dot_product_attention(
-                    split_heads(self.q_proj(placed), self.num_heads),
-                    split_heads(self.k_proj(placed), self.num_heads),
+                    split_heads(query, self.num_heads),
+                    split_heads(key, self.num_heads),
                     split_heads(self.v_proj(x), self.num_heads),
                     attn_mask=None if padding is None else ~padding[:, None, None, :],
                     dropout_p=self.dropout if self.training else 0.0,
@@ -64,15 +72,15 @@ class QuerySelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """Args: x and query_pos (B, N, d_model)."""
-        query = self.q_content_proj(x) + self.q_pos_proj(query_pos)
-        key = self.k_content_proj(x) + self.k_pos_proj(query_pos)
+        """Args: x (B, N, d_model); query_pos (B or 1, N, d_model)."""
+        query, key, value = project(x, self.q_content_proj, self.k_content_proj, self.v_proj)
+        query_place, key_place = project(query_pos, self.q_pos_proj, self.k_pos_proj)
         return self.out_proj(
             merge_heads(
                 F.scaled_dot_product_attention(
-                    split_heads(query, self.num_heads),
-                    split_heads(key, self.num_heads),
-                    split_heads(self.v_proj(x), self.num_heads),
+                    split_heads(query + query_place, self.num_heads),
+                    split_heads(key + key_place, self.num_heads),
+                    split_heads(value, self.num_heads),
                     dropout_p=self.dropout if self.training else 0.0,
                 )
             )
@@ -120,9 +128,9 @@ class ConditionalCrossAttention(nn.Module):
         """Cross-attention from N queries to S image positions.
 
         Args:
-            x: (B, N, d_model) output of the decoder self-attention.
-            query_pos: (B, N, d_model) object query embeddings o_q; used in the first layer.
-            query_spatial: (B, N, d_model) spatial queries p_q = lambda(f) * PE(sigmoid(s)).
+            x: (B or 1, N, d_model) output of the decoder self-attention.
+            query_pos: (B or 1, N, d_model) object query embeddings o_q; used in the first layer.
+            query_spatial: (B or 1, N, d_model) spatial queries p_q = lambda(f) * PE(sigmoid(s)).
             memory: (B, S, d_model) encoder output.
             position: of the image features.
             padding: (B, S) bool, True where padded, or None.
@@ -132,12 +140,10 @@ class ConditionalCrossAttention(nn.Module):
         if self.q_pos_proj is not None:
             content = content + self.q_pos_proj(query_pos)
             spatial = spatial + content
+        key, value = project(memory, self.k_content_proj, self.v_proj)
+        sequences = content, spatial, key, position.project(self.k_spatial_proj), value
         out = self.attention(
-            split_heads(content, self.num_heads),
-            split_heads(spatial, self.num_heads),
-            split_heads(self.k_content_proj(memory), self.num_heads),
-            split_heads(position.project(self.k_spatial_proj).expand(len(x), -1, -1), self.num_heads),
-            split_heads(self.v_proj(memory), self.num_heads),
+            *(split_heads(sequence.expand(len(memory), -1, -1), self.num_heads) for sequence in sequences),
             key_padding_mask=padding,
             dropout_p=self.dropout if self.training else 0.0,
         )

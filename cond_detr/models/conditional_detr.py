@@ -77,7 +77,7 @@ class ConditionalDETR(nn.Module):
             padding: (B, H, W) bool, True where padded; None if nothing is.
         """
         features = self.input_proj(self.backbone(images))
-        batch, d_model, height, width = features.shape
+        d_model, height, width = features.shape[1:]
         if padding is None:
             mask = None
             position = image_position(torch.zeros(1, height, width, dtype=torch.bool, device=images.device), d_model)
@@ -86,8 +86,7 @@ class ConditionalDETR(nn.Module):
             mask = padding.flatten(1)
             position = image_position(padding, d_model)
         memory = self.encoder(features.flatten(2).transpose(1, 2), position.dense(), mask)
-        queries = self.query_embed.weight.expand(batch, -1, -1)
-        outputs, reference = self.decoder(queries, memory, position, mask)
+        outputs, reference = self.decoder(self.query_embed.weight[None], memory, position, mask)
         return Predictions(self.class_head(outputs).float(), self._boxes(outputs, reference))
 
     def _boxes(self, outputs: Tensor, reference: Tensor) -> Tensor:

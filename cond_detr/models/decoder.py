@@ -36,7 +36,7 @@ class DecoderLayer(nn.Module):
         x = self.norm1(x + self.dropout(self.self_attn(x, query_pos)))
         attended = self.cross_attn(x, query_pos, query_spatial, memory, position, padding)
         x = self.norm2(x + self.dropout(attended))
-        hidden = self.dropout(F.relu(self.linear1(x)))
+        hidden = self.dropout(F.relu_(self.linear1(x)))
         return self.norm3(x + self.dropout(self.linear2(hidden)))
 
 
@@ -54,6 +54,7 @@ class ConditionalDecoder(nn.Module):
         self.layers = nn.ModuleList(
             DecoderLayer(d_model, num_heads, ffn_dim, dropout, first=i == 0, fused=fused) for i in range(num_layers)
         )
+        self.dropout = dropout
         self.norm = nn.LayerNorm(d_model)
         self.query_scale = MLP(d_model, d_model, d_model, num_layers=2)
         self.ref_point_head = MLP(d_model, d_model, 2, num_layers=2)
@@ -64,19 +65,22 @@ class ConditionalDecoder(nn.Module):
         """Decodes N object queries.
 
         Args:
-            query_pos: (B, N, d_model) object query embeddings.
+            query_pos: (1, N, d_model) object query embeddings, the same for all images.
             memory: (B, S, d_model) encoder output.
             position: of the image features.
             padding: (B, S) bool, True where padded, or None.
 
         Returns:
-            The normed output of every layer (L, B, N, d_model), and reference points (B, N, 2) in [0, 1].
+            The normed output of every layer (L, B, N, d_model), and reference points (1, N, 2) in [0, 1].
         """
         # in fp32 also under autocast: bf16 would move the points of a large image by pixels
         with torch.autocast(query_pos.device.type, enabled=False):
             reference = self.ref_point_head(query_pos.float()).sigmoid()
         embedding = point_embedding(reference, query_pos.shape[-1]).to(query_pos.dtype)
         x = torch.zeros_like(query_pos)
+        if self.training and self.dropout > 0:
+            # dropout draws for each image; without it the queries are the same for all until they have seen them
+            x = x.expand(len(memory), -1, -1)
         outputs = []
         for i, layer in enumerate(self.layers):
             spatial = embedding if i == 0 else embedding * self.query_scale(x)

@@ -20,7 +20,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         x = self.norm1(x + self.dropout(self.self_attn(x, position, padding)))
-        hidden = self.dropout(F.relu(self.linear1(x)))
+        hidden = self.dropout(F.relu_(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 

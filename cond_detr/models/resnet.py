@@ -38,9 +38,9 @@ class BasicBlock(nn.Module):
         self.downsample = downsampling(inputs, width, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(convolve(self.conv1, self.bn1, x))
+        out = F.relu_(convolve(self.conv1, self.bn1, x))
         out = convolve(self.conv2, self.bn2, out)
-        return F.relu(out + shortcut(self.downsample, x))
+        return F.relu_(out + shortcut(self.downsample, x))
 
 
 class Bottleneck(nn.Module):
@@ -59,10 +59,10 @@ class Bottleneck(nn.Module):
         self.downsample = downsampling(inputs, width * self.expansion, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(convolve(self.conv1, self.bn1, x))
-        out = F.relu(convolve(self.conv2, self.bn2, out))
+        out = F.relu_(convolve(self.conv1, self.bn1, x))
+        out = F.relu_(convolve(self.conv2, self.bn2, out))
         out = convolve(self.conv3, self.bn3, out)
-        return F.relu(out + shortcut(self.downsample, x))
+        return F.relu_(out + shortcut(self.downsample, x))
 
 
 def downsampling(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Sequential | None:
@@ -147,7 +147,7 @@ class ResNet(nn.Module):
                 parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(convolve(self.conv1, self.bn1, images))
+        x = F.relu_(convolve(self.conv1, self.bn1, images))
         x = F.max_pool2d(x, 3, 2, 1)
         for i in range(self.num_stages):
             x = cast(nn.Module, getattr(self, f"layer{i + 1}"))(x)

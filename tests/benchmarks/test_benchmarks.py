@@ -14,6 +14,7 @@ import attn_bench  # noqa: E402
 import common  # noqa: E402
 import matcher_bench  # noqa: E402
 import sass  # noqa: E402
+import step_bench  # noqa: E402
 
 SASS = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
@@ -95,3 +96,26 @@ def test_pictures() -> None:
         for impl in ("scipy", "ours")
     ]
     assert len(matcher_bench.picture(rows, "here").axes) == 2  # type: ignore[attr-defined]
+
+
+def test_step_gate_stops_another_loss() -> None:
+    rows = {"transformers": {"loss": 2.0}, "ours": {"loss": 2.1}}
+    step_bench.check_loss("ours", rows, step_bench.CPU_SETTINGS[0], 0.1)
+    with pytest.raises(SystemExit, match="finds a loss of .*, transformers"):
+        step_bench.check_loss("ours", rows, step_bench.CPU_SETTINGS[0], 1e-4)
+
+
+@pytest.mark.parametrize("preset", ["shapes", "r50"])
+def test_the_transformers_package_has_the_same_sizes(preset: str) -> None:
+    """Every tensor of theirs has its place in ours, and the same ones are trained."""
+    with torch.device("meta"):
+        theirs = step_bench.transformers_model(step_bench.preset(preset))
+        ours = step_bench.ConditionalDETR.from_preset(preset, step_bench.NUM_CLASSES)
+    translated = step_bench.translate(theirs.state_dict())
+    own = ours.state_dict()
+    assert {name: tensor.shape for name, tensor in translated.items() if "tracked" not in name} == {
+        name: tensor.shape for name, tensor in own.items() if "tracked" not in name
+    }
+    if preset == "r50":  # batch norm is frozen in both
+        trained = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (theirs, ours)]
+        assert trained[0] == trained[1]
