@@ -4,6 +4,7 @@ There is a graph for each shape of batch, from forward to backward, and one for 
 may have different shapes, and processes may see different ones: gradients live in one buffer, exchanged between both.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
@@ -64,7 +65,8 @@ class CudaRecorder:
 
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+        # of this thread only: loaders go on pinning memory in theirs
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
             function()
         return graph.replay
 
@@ -131,7 +133,9 @@ class GraphedStep:
         if self.replay_update:
             self.replay_update()
         else:
-            self.recorder.warm_up(self._clip_and_move)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+                self.recorder.warm_up(self._clip_and_move)
 
     def _clip_and_move(self) -> None:
         self.step.clip_and_move()

@@ -1,6 +1,7 @@
 """AdamW with a rate for the backbone and one for the rest, and schedules as plain functions of the step."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,21 @@ def lr_factor(train: TrainConfig, step: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Continues from a saved state, on whatever device that was saved."""
+    capturable = optimizer.param_groups[0]["capturable"]
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group |= {"capturable": capturable, "lr": float(group["lr"])}
+
+
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Sets the rates to ``factor`` times the initial ones."""
     for group in optimizer.param_groups:
         lr = group["initial_lr"] * factor
-        if isinstance(group["lr"], Tensor):
+        if not group["capturable"]:
+            group["lr"] = lr
+        elif isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)  # a captured step reads this very tensor
         else:
-            group["lr"] = torch.tensor(lr, device=group["params"][0].device) if group["capturable"] else lr
+            group["lr"] = torch.tensor(lr, device=group["params"][0].device)

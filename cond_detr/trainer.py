@@ -37,7 +37,7 @@ from cond_detr.errors import InputError
 from cond_detr.evaluate import classes_in, evaluate
 from cond_detr.evaluation import Evaluation
 from cond_detr.models.conditional_detr import ConditionalDETR
-from cond_detr.optim import lr_factor, make_optimizer, set_lr
+from cond_detr.optim import lr_factor, make_optimizer, restore, set_lr
 from cond_detr.rehearsal import rehearse
 from cond_detr.run_folder import RunFolder
 from cond_detr.step import LOSS_NAMES, TrainStep
@@ -166,7 +166,7 @@ class Trainer:
             if before != now:
                 raise InputError(f"--resume: {checkpoint.path} was trained with other {what}: {before}, not {now}")
         checkpoint.load_into(self.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        restore(self.optimizer, checkpoint.optimizer)
         if self.average and checkpoint.average:
             self.average.model.load_state_dict(checkpoint.average)
         self.progress = progress

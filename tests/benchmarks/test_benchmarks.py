@@ -101,7 +101,7 @@ def test_pictures() -> None:
 def test_step_gate_stops_another_loss() -> None:
     rows = {"transformers": {"loss": 2.0}, "ours": {"loss": 2.1}}
     step_bench.check_loss("ours", rows, step_bench.CPU_SETTINGS[0], 0.1)
-    with pytest.raises(SystemExit, match="finds a loss of .*, transformers"):
+    with pytest.raises(SystemExit, match=r"finds a loss of .*, transformers"):
         step_bench.check_loss("ours", rows, step_bench.CPU_SETTINGS[0], 1e-4)
 
 

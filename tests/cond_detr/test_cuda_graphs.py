@@ -16,7 +16,7 @@ from cond_detr.config import Config
 from cond_detr.criterion import Criterion
 from cond_detr.cuda_graphs import MAX_GRAPHS, CudaRecorder, GraphedStep, Recorder, flat_gradients, why_not
 from cond_detr.data.batching import Batch, pad_targets
-from cond_detr.optim import make_optimizer, set_lr
+from cond_detr.optim import make_optimizer, restore, set_lr
 from cond_detr.step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,6 +156,20 @@ def test_gradients_share_a_buffer_and_keep_their_layout() -> None:
             assert parameter.grad.stride() == parameter.stride(), name
             parameter.grad.zero_()
     assert flat.count_nonzero() < 64 * len(list(model.parameters()))  # the gaps are still 3
+
+
+def test_a_state_moves_between_captured_and_other_runs() -> None:
+    """Learning rates are tensors on the device in the one, numbers in the other."""
+    first, second = make_step(torch.device("cpu")), make_step(torch.device("cpu"))
+    train(first, some_batches(torch.device("cpu"))[:2])
+    state = first.optimizer.state_dict()
+    for group in state["param_groups"]:
+        group |= {"capturable": True, "lr": torch.tensor(group["lr"])}
+    second.model.load_state_dict(first.model.state_dict())
+    restore(second.optimizer, state)
+    for step in (first, second):
+        train(step, some_batches(torch.device("cpu"))[2:4])
+    assert_same(first, second, rtol=0, atol=0)
 
 
 def test_obstacles_are_named() -> None:
