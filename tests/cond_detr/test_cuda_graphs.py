@@ -3,6 +3,7 @@
 Without a GPU a recorder stands in that repeats functions on the same memory, which is what a graph does.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -162,7 +163,7 @@ def test_a_state_moves_between_captured_and_other_runs() -> None:
     """Learning rates are tensors on the device in the one, numbers in the other."""
     first, second = make_step(torch.device("cpu")), make_step(torch.device("cpu"))
     train(first, some_batches(torch.device("cpu"))[:2])
-    state = first.optimizer.state_dict()
+    state = copy.deepcopy(first.optimizer.state_dict())
     for group in state["param_groups"]:
         group |= {"capturable": True, "lr": torch.tensor(group["lr"])}
     second.model.load_state_dict(first.model.state_dict())
