@@ -41,6 +41,12 @@ _DECODER_PROJECTIONS: Renaming = (
     (r"\bsa_v_proj\b", "self_attn.v_proj"),
 )
 
+# Ours sit in modules of their own, whatever forms a reference point or a spatial query
+_REFERENCE: Renaming = (
+    (r"^decoder\.ref_point_head\.", "reference_point.head."),
+    (r"^decoder\.query_scale\.", "decoder.spatial_query.query_scale."),
+)
+
 # The repository of the paper's authors. The encoder's packed projections are taken apart by _unpack.
 AUTHORS: Renaming = (
     (r"^backbone\.0\.body\.", "backbone."),
@@ -48,6 +54,9 @@ AUTHORS: Renaming = (
     (r"^class_embed\.", "class_head."),
     (r"^bbox_embed\.", "box_head."),
     *_DECODER_PROJECTIONS,
+    *_REFERENCE,
+    # DETR's decoder has torch's attention modules
+    (r"\.multihead_attn\.", ".cross_attn."),
 )
 
 # The transformers package: files (version 4 names) and modules in memory (version 5), with either of its ResNets.
@@ -66,6 +75,7 @@ TRANSFORMERS: Renaming = (
     (r"^class_labels_classifier\.", "class_head."),
     (r"^bbox_predictor\.", "box_head."),
     *_DECODER_PROJECTIONS,
+    *_REFERENCE,
     (r"\.encoder_attn\.", ".cross_attn."),
     (r"\.cross_attn\.q_pos_sine_proj\.", ".cross_attn.q_spatial_proj."),
     (r"\.cross_attn\.k_pos_proj\.", ".cross_attn.k_spatial_proj."),

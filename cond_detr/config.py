@@ -1,7 +1,7 @@
 """Settings: frozen dataclasses, and the presets as a table. Modules take the fields they need, never a whole config."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from cond_detr.errors import InputError
 
@@ -13,6 +13,7 @@ class ModelConfig:
     """Architecture; the defaults are Conditional DETR with ResNet-50.
 
     Attributes:
+        kind: "conditional-detr", or "detr" as its baseline, where content and position are added.
         backbone: a name in :data:`cond_detr.models.resnet.LAYOUTS`.
         dilation: dilate the backbone's last stage (DC5).
         d_model: width of the transformer.
@@ -21,9 +22,15 @@ class ModelConfig:
         ffn_dim: width of the feed-forward networks.
         dropout: in the transformer, attention weights included.
         num_queries: object queries, the most objects that can be found in an image.
+        reference_point: of each object query: "predicted" from it, "learned" as a parameter, or fixed at the "origin",
+            the centre of the image (section 4.3).
+        offset_regression: box centres are predicted as offsets from the reference points (Table 4).
+        spatial_query: how it is formed (Table 3), see :class:`cond_detr.models.spatial_query.SpatialQuery`.
+        projection: form of the transformation in it (Figure 5), likewise.
         fused_attn: cross-attention by :func:`cond_detr_kernels.conditional_attention`.
     """
 
+    kind: Literal["conditional-detr", "detr"] = "conditional-detr"
     backbone: str = "resnet50"
     dilation: bool = False
     d_model: int = 256
@@ -33,21 +40,34 @@ class ModelConfig:
     ffn_dim: int = 2048
     dropout: float = 0.1
     num_queries: int = 300
+    reference_point: Literal["predicted", "learned", "origin"] = "predicted"
+    offset_regression: bool = True
+    spatial_query: Literal["csq", "csq-t", "csq-p", "csq-c", "csq-i"] = "csq"
+    projection: Literal["identity", "scalar", "diagonal", "block", "full"] = "diagonal"
     fused_attn: bool = False
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the matching cost and of the losses, which are the same, and the focal loss (section 3.4).
+    """Weights of the matching cost and of the losses, which are the same, and the classification loss (section 3.4).
 
-    ``matcher`` computes the assignment: "native", or "scipy" as the reference.
+    Attributes:
+        classification: "focal", a score for each class on its own, or "softmax" over the classes and one for no object,
+            as in DETR.
+        class_weight, l1_weight, giou_weight: of the parts.
+        focal_alpha, focal_gamma: of the focal loss.
+        no_object_weight: of queries without an object in the softmax loss.
+        matcher: computes the assignment: "native", or "scipy" as the reference.
     """
+
+    classification: Literal["focal", "softmax"] = "focal"
 
     class_weight: float = 2.0
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
+    no_object_weight: float = 0.1
     matcher: Literal["native", "scipy"] = "native"
 
 
@@ -179,6 +199,24 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def as_detr(config: Config) -> Config:
+    """The baseline at the sizes of a preset: plain DETR with its softmax loss, and 100 object queries at most."""
+    model = replace(
+        config.model,
+        kind="detr",
+        reference_point="origin",
+        offset_regression=False,
+        num_queries=min(100, config.model.num_queries),
+    )
+    return replace(config, model=model, loss=replace(config.loss, classification="softmax", class_weight=1.0))
+
+
+def choices(section: type, name: str) -> tuple[str, ...]:
+    """The values that a setting may have."""
+    values: tuple[str, ...] = get_args(get_type_hints(section)[name])
+    return values
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -38,12 +38,17 @@ class Criterion:
         self.weights = weights
         self.matcher = HungarianMatcher(
             MatchWeights(
-                weights.class_weight, weights.l1_weight, weights.giou_weight, weights.focal_alpha, weights.focal_gamma
+                weights.class_weight,
+                weights.l1_weight,
+                weights.giou_weight,
+                weights.focal_alpha,
+                weights.focal_gamma,
+                softmax=weights.classification == "softmax",
             ),
             weights.matcher,
         )
 
-    def __call__(self, predictions: Predictions, targets: Targets, num_boxes: Tensor) -> Losses:
+    def __call__(self, predictions: Predictions, targets: Targets, num_boxes: Tensor, share: float = 1.0) -> Losses:
         """Losses of a batch.
 
         Args:
@@ -51,33 +56,34 @@ class Criterion:
             targets: padded targets of the B images.
             num_boxes: scalar that the sums are divided by: the number of targets, or its share where several batches
                 or processes make one step.
+            share: of the step, of this process, that the batch is; the softmax loss, a mean, is multiplied by it.
         """
         pred_index, sanitised = self.matcher(predictions, targets)
-        classification = focal_loss(
-            predictions.logits,
-            class_targets(pred_index, targets.labels, *predictions.logits.shape[2:]),
-            self.weights.focal_alpha,
-            self.weights.focal_gamma,
-        )
+        classes = class_targets(pred_index, targets.labels, *predictions.logits.shape[2:])
+        if self.weights.classification == "softmax":
+            classification = softmax_loss(predictions.logits, classes, self.weights.no_object_weight) * share
+        else:
+            focal = focal_loss(predictions.logits, classes, self.weights.focal_alpha, self.weights.focal_gamma)
+            classification = focal / num_boxes
         l1, giou = box_losses(predictions.boxes, targets.boxes, pred_index)
-        classification, l1, giou = classification / num_boxes, l1 / num_boxes, giou / num_boxes
+        l1, giou = l1 / num_boxes, giou / num_boxes
         total = (
             self.weights.class_weight * classification + self.weights.l1_weight * l1 + self.weights.giou_weight * giou
         )
         return Losses(total.sum(), classification[-1].detach(), l1[-1].detach(), giou[-1].detach(), sanitised)
 
 
-def class_targets(pred_index: Tensor, labels: Tensor, num_queries: int, num_classes: int) -> Tensor:
-    """One-hot targets (L, B, Q, C) bool of matched queries, False for the others.
+def class_targets(pred_index: Tensor, labels: Tensor, num_queries: int, num_logits: int) -> Tensor:
+    """Targets (L, B, Q, C) bool of C logits: the class of matched queries, all False for the others.
 
     Padding is sent to a slot beyond the last query, which is cut off: a scatter without a single boolean index.
     """
     layers, batch, _ = pred_index.shape
     slot = pred_index.where(pred_index >= 0, num_queries)
-    classes = labels.new_full((layers, batch, num_queries + 1), num_classes)
+    classes = labels.new_full((layers, batch, num_queries + 1), num_logits)
     classes = classes.scatter(2, slot, labels.expand_as(pred_index))[..., :num_queries]
     # torch's one_hot looks at the values on the host
-    return classes[..., None] == torch.arange(num_classes, device=labels.device)
+    return classes[..., None] == torch.arange(num_logits, device=labels.device)
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -87,6 +93,19 @@ def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> T
     wrong = (logits.sigmoid() - targets).abs()
     weight = alpha * targets + (1 - alpha) * (1 - targets)
     return (weight * wrong**gamma * cross_entropy).sum(dim=(1, 2, 3))
+
+
+def softmax_loss(logits: Tensor, targets: Tensor, no_object_weight: float) -> Tensor:
+    """Cross-entropy averaged per layer with the queries' weights: (L, B, Q, C + 1), the same bool -> (L,). As in DETR.
+
+    Queries that are all False in ``targets`` have the last class, no object, and ``no_object_weight``; the others 1.
+    """
+    matched = targets.any(-1)
+    log_p = logits.log_softmax(-1)
+    zero = torch.zeros((), dtype=logits.dtype, device=logits.device)
+    loss = -torch.where(matched, log_p.where(targets, zero).sum(-1), log_p[..., -1])
+    weight = torch.where(matched, 1.0, no_object_weight)
+    return (weight * loss).sum((1, 2)) / weight.sum((1, 2))
 
 
 def box_losses(boxes: Tensor, target_boxes: Tensor, pred_index: Tensor) -> tuple[Tensor, Tensor]:

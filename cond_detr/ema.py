@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.models.detector import Detector
 
 
 class WeightAverage:
@@ -16,7 +16,7 @@ class WeightAverage:
         decay: of the average per step, such as 0.9998; less in the first steps, so that the start is soon forgotten.
     """
 
-    def __init__(self, model: ConditionalDETR, decay: float) -> None:
+    def __init__(self, model: Detector, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 

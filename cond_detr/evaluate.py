@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from cond_detr import distributed
@@ -18,14 +17,14 @@ from cond_detr.data.coco import CocoDataset
 from cond_detr.data.loading import checked, eval_loader
 from cond_detr.errors import InputError
 from cond_detr.evaluation import Evaluation, coco_results, evaluate_results
-from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.models.detector import Detector
 from cond_detr.predictions import detections
 from cond_detr.run_folder import results_dict, write_json
 
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
+    model: Detector,
     dataset: CocoDataset,
     classes: Classes,
     *,
@@ -54,7 +53,8 @@ def evaluate(
         batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
             predictions = model(batch.images, batch.padding)
-        for image_id, found in zip(batch.image_ids, detections(predictions, batch.sizes, classes.names), strict=True):
+        images = detections(predictions, batch.sizes, classes.names, softmax=model.softmax)
+        for image_id, found in zip(batch.image_ids, images, strict=True):
             results += coco_results(image_id, found, classes.category_ids)
     return evaluate_results(dataset.annotations, distributed.gather_lists(results))
 
@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     device = distributed.local_device(device_argument(options.device))
-    model = ConditionalDETR.from_checkpoint(options.checkpoint).to(device)
+    model = Detector.from_checkpoint(options.checkpoint).to(device)
     data = model.config.data
     if options.dataset_dir:
         data = replace(data, dataset_dir=options.dataset_dir)

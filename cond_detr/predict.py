@@ -12,7 +12,7 @@ from cond_detr.cli import device_argument, make_folder, probability, run
 from cond_detr.data.transforms import check_size, open_image
 from cond_detr.drawing import draw_detections
 from cond_detr.errors import InputError
-from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.models.detector import Detector
 from cond_detr.predictions import Detections
 from cond_detr.run_folder import write_json
 
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     device = device_argument(options.device)
-    model = ConditionalDETR.from_checkpoint(options.checkpoint).to(device)
+    model = Detector.from_checkpoint(options.checkpoint).to(device)
     paths = find_images(options.images)
     make_folder(options.output_dir)
     # pictures never replace what they were made from

@@ -12,7 +12,8 @@ class Predictions(NamedTuple):
     """Raw predictions of every decoder layer, the last layer last.
 
     Attributes:
-        logits: (L, B, Q, C) class logits, fp32; sigmoid gives scores.
+        logits: (L, B, Q, C) class logits, fp32; sigmoid gives scores. Trained by softmax (L, B, Q, C + 1), the last one
+            for no object.
         boxes: (L, B, Q, 4) cxcywh in fractions of the image size without padding, fp32.
     """
 
@@ -42,8 +43,19 @@ class Detections(NamedTuple):
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
 
 
+def query_scores(logits: Tensor) -> Tensor:
+    """(B, Q, C + 1) -> (B, Q, C): the probability of the likeliest class of each query, 0 for the others."""
+    scores = logits.softmax(-1)[..., :-1]
+    return torch.where(scores == scores.amax(-1, keepdim=True), scores, 0.0)
+
+
 def detections(
-    predictions: Predictions, sizes: list[tuple[int, int]], names: tuple[str, ...], top: int = 100
+    predictions: Predictions,
+    sizes: list[tuple[int, int]],
+    names: tuple[str, ...],
+    top: int = 100,
+    *,
+    softmax: bool = False,
 ) -> list[Detections]:
     """Post-processing: the ``top`` highest scores over queries and classes of the last layer, boxes in pixels.
 
@@ -52,8 +64,9 @@ def detections(
         sizes: original (width, height) of each.
         names: the C class names.
         top: most detections per image.
+        softmax: how scores are made of logits; then, as in DETR, each query has its likeliest class only.
     """
-    scores = predictions.logits[-1].sigmoid()
+    scores = query_scores(predictions.logits[-1]) if softmax else predictions.logits[-1].sigmoid()
     num_classes = scores.shape[-1]
     scores, index = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)
     query, labels = index // num_classes, index % num_classes

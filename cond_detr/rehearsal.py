@@ -7,7 +7,7 @@ from cond_detr.criterion import Criterion
 from cond_detr.data.batching import Batch, pad_targets
 from cond_detr.data.coco import CocoDataset
 from cond_detr.errors import InputError
-from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.models.detector import Detector
 from cond_detr.step import forward_backward
 
 
@@ -38,9 +38,7 @@ def empty_batch(batch_size: int, height: int, width: int, targets: int) -> Batch
     )
 
 
-def rehearse(
-    model: ConditionalDETR, criterion: Criterion, config: Config, dataset: CocoDataset, device: torch.device
-) -> None:
+def rehearse(model: Detector, criterion: Criterion, config: Config, dataset: CocoDataset, device: torch.device) -> None:
     """Forward and backward of the largest batch; the model is left as it was.
 
     Raises:
@@ -55,7 +53,7 @@ def rehearse(
 
 
 def largest_batch_size(
-    model: ConditionalDETR, criterion: Criterion, config: Config, dataset: CocoDataset, device: torch.device, most: int
+    model: Detector, criterion: Criterion, config: Config, dataset: CocoDataset, device: torch.device, most: int
 ) -> int:
     """How many images, of ``most``, a backward pass may have on the device: its memory holds the largest ones, and what
     training keeps beside them.
@@ -81,7 +79,7 @@ def largest_batch_size(
 
 def fits(
     batch_size: int,
-    model: ConditionalDETR,
+    model: Detector,
     criterion: Criterion,
     config: Config,
     dataset: CocoDataset,

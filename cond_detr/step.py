@@ -29,11 +29,13 @@ class Outcome(NamedTuple):
     sanitised: Tensor
 
 
-def forward_backward(network: nn.Module, criterion: Criterion, batch: Batch, num_boxes: Tensor, amp: str) -> Outcome:
+def forward_backward(
+    network: nn.Module, criterion: Criterion, batch: Batch, num_boxes: Tensor, amp: str, share: float = 1.0
+) -> Outcome:
     """Adds the gradients of a batch, by this process alone."""
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=amp == "bf16"):
         predictions = network(batch.images, batch.padding)
-    losses = criterion(predictions, batch.targets, num_boxes)
+    losses = criterion(predictions, batch.targets, num_boxes, share)
     losses.total.backward()  # type: ignore[no-untyped-call]
     parts = (losses.total, losses.classification, losses.l1, losses.giou)
     return Outcome(torch.stack([part.detach() for part in parts]).double(), losses.sanitised)
@@ -77,7 +79,8 @@ class TrainStep:
 
     def compute(self, batch: Batch, num_boxes: Tensor) -> Outcome:
         """The gradients alone."""
-        return forward_backward(self.network, self.criterion, batch, num_boxes, self.train.amp)
+        share = 1 / self.train.accumulate
+        return forward_backward(self.network, self.criterion, batch, num_boxes, self.train.amp, share)
 
     def update(self) -> None:
         """Moves the parameters along the gradients, and forgets those."""

@@ -23,7 +23,7 @@ from cond_detr.cli import (
     rate,
     run,
 )
-from cond_detr.config import PRESETS, Config, preset
+from cond_detr.config import PRESETS, Config, LossConfig, ModelConfig, as_detr, choices, preset
 from cond_detr.criterion import Criterion
 from cond_detr.cuda_graphs import why_not
 from cond_detr.data import open_split
@@ -31,7 +31,8 @@ from cond_detr.data.coco import CocoDataset
 from cond_detr.errors import InputError
 from cond_detr.host_memory import keep_freed_memory
 from cond_detr.matcher import MATCHERS
-from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.models import MODELS, build
+from cond_detr.models.detector import Detector
 from cond_detr.models.resnet import LAYOUTS
 from cond_detr.rehearsal import largest_batch_size
 from cond_detr.run_folder import RunFolder
@@ -40,6 +41,14 @@ from cond_detr_kernels import attention_path
 
 # Options that set a field of the configuration: (section, field). Options left out keep the preset's value.
 SETTINGS = {
+    "model": ("model", "kind"),
+    "reference_point": ("model", "reference_point"),
+    "offset_regression": ("model", "offset_regression"),
+    "spatial_query": ("model", "spatial_query"),
+    "projection": ("model", "projection"),
+    "encoder_layers": ("model", "encoder_layers"),
+    "decoder_layers": ("model", "decoder_layers"),
+    "classification": ("loss", "classification"),
     "fused_attn": ("model", "fused_attn"),
     "num_queries": ("model", "num_queries"),
     "dropout": ("model", "dropout"),
@@ -81,9 +90,39 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--weights", metavar="FILE", help="start from the weights of a file or URL, as far as they fit")
     what.add_argument("--image-size", type=positive, metavar="N", help="short side in pixels")
     model = p.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        choices=tuple(MODELS),
+        help="conditional-detr (default), or plain DETR with its settings as the baseline",
+    )
     model.add_argument("--fused-attn", action="store_true", help="fused conditional cross-attention")
     model.add_argument("--num-queries", type=positive, metavar="N", help="object queries")
     model.add_argument("--dropout", type=probability, metavar="P", help="dropout in the transformer")
+    model.add_argument("--encoder-layers", type=natural, metavar="N")
+    model.add_argument("--decoder-layers", type=positive, metavar="N")
+    paper = p.add_argument_group("ablations of the paper (each default is the paper's choice)")
+    paper.add_argument(
+        "--reference-point",
+        choices=choices(ModelConfig, "reference_point"),
+        help="predicted from the object query, learned as a parameter, or fixed (section 4.3)",
+    )
+    paper.add_argument(
+        "--spatial-query",
+        choices=choices(ModelConfig, "spatial_query"),
+        help="csq; its transformation (t) or embedding (p) alone; the decoder's output (c); transformed by what "
+        "self-attention gave (i) (Table 3)",
+    )
+    paper.add_argument(
+        "--projection", choices=choices(ModelConfig, "projection"), help="form of the transformation (Figure 5)"
+    )
+    paper.add_argument(
+        "--offset-regression",
+        action=argparse.BooleanOptionalAction,
+        help="box centres as offsets from the reference points (Table 4)",
+    )
+    paper.add_argument(
+        "--classification", choices=choices(LossConfig, "classification"), help="loss of the classes (Table 4)"
+    )
     training = p.add_argument_group("training")
     training.add_argument("--epochs", type=positive, metavar="N")
     training.add_argument(
@@ -207,19 +246,18 @@ def describe_data(dataset: CocoDataset) -> str:
 
 
 def describe(
-    config: Config, model: ConditionalDETR, train_set: CocoDataset, val_set: CocoDataset, device: torch.device
+    config: Config, model: Detector, train_set: CocoDataset, val_set: CocoDataset, device: torch.device
 ) -> str:
     """What the run is about to do."""
     train = config.train
-    attention = attention_path(device) if config.model.fused_attn else "reference (concatenate, softmax)"
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     per_step = train.batch_size * train.accumulate * distributed.world_size()
     return "\n".join(
         [
             f"data        {describe_data(train_set)}",
             f"            {describe_data(val_set)}",
-            f"model       Conditional DETR, preset {config.preset}, {parameters:.1f} M parameters, on {device}",
-            f"attention   {'fused: ' if config.model.fused_attn else ''}{attention}",
+            f"model       {type(model).__name__}, preset {config.preset}, {parameters:.1f} M parameters, on {device}",
+            f"attention   {describe_attention(config, device)}",
             f"step        {describe_step(config, model, device)}",
             f"batch       {per_step} images a step = {train.batch_size} x {train.accumulate} accumulated "
             f"x {distributed.world_size()} processes",
@@ -227,7 +265,14 @@ def describe(
     )
 
 
-def describe_step(config: Config, model: ConditionalDETR, device: torch.device) -> str:
+def describe_attention(config: Config, device: torch.device) -> str:
+    """What computes the cross-attention."""
+    if config.model.kind == "detr":
+        return "added content and position, scaled_dot_product_attention"
+    return f"fused: {attention_path(device)}" if config.model.fused_attn else "reference (concatenate, softmax)"
+
+
+def describe_step(config: Config, model: Detector, device: torch.device) -> str:
     """How a step is run, and why it is not captured if that was asked for."""
     train = config.train
     parts = ["bf16 autocast" if train.amp == "bf16" else "fp32"]
@@ -253,7 +298,7 @@ def describe_start(options: dict[str, Any], config: Config, weights: LoadedWeigh
     return "random weights"
 
 
-def with_largest_batch(config: Config, model: ConditionalDETR, train_set: CocoDataset, device: torch.device) -> Config:
+def with_largest_batch(config: Config, model: Detector, train_set: CocoDataset, device: torch.device) -> Config:
     """The settings with the batch size that fits on every process."""
     if device.type != "cuda":
         raise InputError(f"--batch-size auto: it fills a GPU's memory, and {device} is none; give a number")
@@ -278,7 +323,8 @@ def train(options: dict[str, Any], device: torch.device) -> None:
         config = resumed_config(options, checkpoint)
     else:
         name = options.get("preset", "r50" if "dataset_dir" in options else "shapes")
-        config = configure(options, preset(name))
+        base = preset(name)
+        config = configure(options, as_detr(base) if options.get("model") == "detr" else base)
     torch.use_deterministic_algorithms(config.train.deterministic)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
@@ -287,7 +333,7 @@ def train(options: dict[str, Any], device: torch.device) -> None:
     stride = LAYOUTS[config.model.backbone].stride(config.model.dilation)
     train_set = open_split(config.data, "train", stride, seed=config.train.seed)
     val_set = open_split(config.data, "val", stride)
-    model = ConditionalDETR(config, train_set.annotations.classes).to(device)
+    model = build(config, train_set.annotations.classes).to(device)
     weights = load_weights(model, options["weights"]) if "weights" in options else None
     if auto and not checkpoint:
         config = with_largest_batch(config, model, train_set, device)

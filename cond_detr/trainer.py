@@ -36,7 +36,7 @@ from cond_detr.ema import WeightAverage
 from cond_detr.errors import InputError
 from cond_detr.evaluate import classes_in, evaluate
 from cond_detr.evaluation import Evaluation
-from cond_detr.models.conditional_detr import ConditionalDETR
+from cond_detr.models.detector import Detector
 from cond_detr.optim import lr_factor, make_optimizer, restore, set_lr
 from cond_detr.rehearsal import rehearse
 from cond_detr.run_folder import RunFolder
@@ -116,7 +116,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: ConditionalDETR,
+        model: Detector,
         config: Config,
         train_set: CocoDataset,
         val_set: CocoDataset,
@@ -341,7 +341,7 @@ class Trainer:
         print(_line(record, self.config.train.epochs, improved), flush=True)
 
     @property
-    def detector(self) -> ConditionalDETR:
+    def detector(self) -> Detector:
         """What is evaluated, in evaluation mode: the model, or the average of its weights."""
         return (self.average.model if self.average else self.model).eval()
 

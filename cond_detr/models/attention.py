@@ -1,5 +1,7 @@
 """The attention modules. Each owns its projections; sequences are (B, N, d_model)."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,8 +28,21 @@ def project(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
     return torch.split(F.linear(x, weight, bias), [linear.out_features for linear in linears], dim=-1)
 
 
+def attention_mask(padding: Tensor | None) -> Tensor | None:
+    """(B, S), True where padded -> (B, 1, 1, S), True where a key counts, as PyTorch has it."""
+    return None if padding is None else ~padding[:, None, None, :]
+
+
+class AttentionMaps(NamedTuple):
+    """Cross-attention weights, (B, H, N, S) each: of content alone, of position alone, and those that are used."""
+
+    content: Tensor
+    spatial: Tensor
+    combined: Tensor
+
+
 class SelfAttention(nn.Module):
-    """Multi-head self-attention of the encoder: positions are added to queries and keys, not to values."""
+    """Multi-head self-attention: positions are added to queries and keys, not to values."""
 
     def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -40,7 +55,7 @@ class SelfAttention(nn.Module):
         for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
         """Args: x (B, S, d_model); position (B or 1, S, d_model); padding (B, S) bool, True where padded, or None."""
         query, key = project(x + position, self.q_proj, self.k_proj)
         return self.out_proj(
@@ -49,7 +64,7 @@ class SelfAttention(nn.Module):
                     split_heads(query, self.num_heads),
                     split_heads(key, self.num_heads),
                     split_heads(self.v_proj(x), self.num_heads),
-                    attn_mask=None if padding is None else ~padding[:, None, None, :],
+                    attn_mask=attention_mask(padding),
                     dropout_p=self.dropout if self.training else 0.0,
                 )
             )
@@ -135,6 +150,40 @@ class ConditionalCrossAttention(nn.Module):
             position: of the image features.
             padding: (B, S) bool, True where padded, or None.
         """
+        dropout_p = self.dropout if self.training else 0.0
+        heads = self._heads(x, query_pos, query_spatial, memory, position)
+        return self.out_proj(merge_heads(self.attention(*heads, key_padding_mask=padding, dropout_p=dropout_p)))
+
+    def maps(
+        self,
+        x: Tensor,
+        query_pos: Tensor,
+        query_spatial: Tensor,
+        memory: Tensor,
+        position: ImagePosition,
+        padding: Tensor | None,
+    ) -> AttentionMaps:
+        """The weights that the same arguments lead to, and those of content and of position alone."""
+        q_content, q_spatial, k_content, k_spatial, _ = self._heads(x, query_pos, query_spatial, memory, position)
+        if self.q_pos_proj is not None:  # added so that the keys need not be
+            q_spatial = q_spatial - q_content
+        none = q_content.new_zeros(1, 1, 1, 1)
+        scale = (2 * q_content.shape[-1]) ** -0.5
+
+        def weights(*terms: tuple[Tensor, Tensor]) -> Tensor:
+            scores = sum((q @ k.transpose(-1, -2) for q, k in terms), none) * scale
+            mask = attention_mask(padding)
+            return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+
+        spatial = [(q_spatial, k_spatial)]
+        content = [(q_content, k_content)]
+        shared = [(q_content, k_spatial)] if self.q_pos_proj is not None else []
+        return AttentionMaps(weights(*content), weights(*spatial), weights(*content, *spatial, *shared))
+
+    def _heads(
+        self, x: Tensor, query_pos: Tensor, query_spatial: Tensor, memory: Tensor, position: ImagePosition
+    ) -> list[Tensor]:
+        """Content and spatial queries, content and spatial keys, and values: (B, H, N or S, head dim)."""
         content = self.q_content_proj(x)
         spatial = self.q_spatial_proj(query_spatial)
         if self.q_pos_proj is not None:
@@ -142,9 +191,4 @@ class ConditionalCrossAttention(nn.Module):
             spatial = spatial + content
         key, value = project(memory, self.k_content_proj, self.v_proj)
         sequences = content, spatial, key, position.project(self.k_spatial_proj), value
-        out = self.attention(
-            *(split_heads(sequence.expand(len(memory), -1, -1), self.num_heads) for sequence in sequences),
-            key_padding_mask=padding,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.out_proj(merge_heads(out))
+        return [split_heads(sequence.expand(len(memory), -1, -1), self.num_heads) for sequence in sequences]

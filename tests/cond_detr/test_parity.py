@@ -7,11 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ResNetBackbone, ResNetConfig
+from transformers import (
+    ConditionalDetrConfig,
+    ConditionalDetrForObjectDetection,
+    DetrConfig,
+    DetrForObjectDetection,
+    ResNetBackbone,
+    ResNetConfig,
+)
 
-from cond_detr import ConditionalDETR, preset
+from cond_detr import DETR, ConditionalDETR, Detector, preset
 from cond_detr.checkpoints import load_weights, translate
 from cond_detr.classes import Classes
+from cond_detr.config import as_detr
+from cond_detr.models import build
 from cond_detr.models.position_encoding import ImagePosition
 from cond_detr.models.resnet import LAYOUTS, ResNet
 
@@ -77,35 +86,37 @@ def test_same_weights_same_predictions(name: str, fused: bool) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fused", [False, True], ids=["reference", "fused"])
-def test_decoder_attends_to_the_same_positions(fused: bool) -> None:
+@pytest.mark.parametrize("kind", ["reference", "fused", "detr"])
+def test_decoder_attends_to_the_same_positions(kind: str) -> None:
     """Behind a random backbone all positions look alike; here they differ, so that where a query looks decides."""
-    theirs = transformers_model("r50").model.decoder
+    theirs = (transformers_detr() if kind == "detr" else transformers_model("r50")).model.decoder
     for name, parameter in theirs.named_parameters():
         if "norm" in name:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
         elif "attn" in name and parameter.dim() > 1:
             parameter.mul_(2)
-    model = ours("r50", fused).decoder
+    model: Detector = DETR.from_preset("r50", 5).eval() if kind == "detr" else ours("r50", kind == "fused")
     state = translate({f"model.decoder.{name}": tensor for name, tensor in theirs.state_dict().items()})
-    model.load_state_dict({name.removeprefix("decoder."): tensor for name, tensor in state.items()})
-    memory, query_pos = torch.randn(2, 35, 256), torch.randn(2, 300, 256)
+    assert not model.load_state_dict(state, strict=False).unexpected_keys
+    queries = model.config.model.num_queries
+    memory, query_pos = torch.randn(2, 35, 256), torch.randn(1, queries, 256)
     position = ImagePosition(torch.randn(2, 5, 128), torch.randn(2, 7, 128))
     padding = torch.zeros(2, 35, dtype=torch.bool)
     padding[1, 20:] = True
     want = theirs(
-        inputs_embeds=torch.zeros_like(query_pos),
+        inputs_embeds=torch.zeros(2, queries, 256),
         encoder_hidden_states=memory,
         encoder_attention_mask=~padding,
         spatial_position_embeddings=position.dense(),
-        object_queries_position_embeddings=query_pos,
+        object_queries_position_embeddings=query_pos.expand(2, -1, -1),
     )
-    outputs, reference = model(query_pos, memory, position, padding)
-    assert outputs[-1].std(1).mean() > 0.2  # queries come to different answers
+    reference = model.reference_point(query_pos).sigmoid()
+    outputs = model.decoder(query_pos, reference, memory, position, padding)
+    assert outputs[-1].std(1).mean() > 0.1  # queries come to different answers
     torch.testing.assert_close(outputs[-1], want.last_hidden_state, rtol=0, atol=1e-4)
-    torch.testing.assert_close(
-        reference, want.reference_points.transpose(0, 1).reshape(reference.shape), rtol=0, atol=1e-6
-    )
+    if kind != "detr":
+        theirs_reference = want.reference_points.transpose(0, 1).reshape(2, queries, 2)
+        torch.testing.assert_close(reference.expand(2, -1, -1), theirs_reference, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -142,10 +153,59 @@ def test_reads_the_files_that_transformers_writes(tmp_path: Path) -> None:
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
+def transformers_detr() -> nn.Module:
+    """Their plain DETR with random weights and batch statistics."""
+    config = DetrConfig(backbone_config=ResNetConfig(out_features=["stage4"]), num_labels=NUM_CLASSES)
+    model: nn.Module = DetrForObjectDetection(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and "backbone" not in name:
+                nn.init.xavier_uniform_(parameter)
+            elif "norm" in name:
+                parameter.uniform_(0.8, 1.2)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_plain_detr_has_the_same_predictions() -> None:
+    theirs = transformers_detr()
+    model = DETR.from_preset("r50", NUM_CLASSES).eval()
+    model.load_state_dict(translate(theirs.state_dict()))
+    images, padding = padded_batch()
+    want = theirs(pixel_values=images, pixel_mask=(~padding).long())
+    got = model(images, padding)
+    assert got.logits.shape == (6, 2, 100, NUM_CLASSES + 1)
+    assert want.logits.std() > 0.1
+    torch.testing.assert_close(got.logits[-1], want.logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(got.boxes[-1], want.pred_boxes, rtol=0, atol=1e-5)
+
+
+def test_reads_the_names_of_the_detr_repository(tmp_path: Path) -> None:
+    model = build(as_detr(preset("shapes")), Classes.numbered(7))
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        key = authors_name(name).replace(".ca_v_proj", ".cross_attn.v_proj").replace(".sa_v_proj", ".self_attn.v_proj")
+        packed = re.fullmatch(r"(.*_attn)\.([qkv])_proj\.(weight|bias)", key)
+        if packed:
+            key = f"{packed[1]}.in_proj_{packed[3]}"
+            tensor = torch.cat([theirs[key], tensor]) if key in theirs else tensor
+        theirs[key] = tensor
+    theirs = {name.replace(".cross_attn.", ".multihead_attn."): tensor for name, tensor in theirs.items()}
+    assert "transformer.decoder.layers.0.multihead_attn.in_proj_weight" in theirs
+    torch.save({"model": theirs}, tmp_path / "detr.pth")
+    other = build(as_detr(preset("shapes")), Classes.numbered(7))
+    report = load_weights(other, str(tmp_path / "detr.pth"))
+    assert report.missing == report.unknown == report.reshaped == []
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor), name
+
+
 def authors_name(name: str) -> str:
     """The name that the authors' repository gives to a parameter of ours, its packed projections aside."""
     for pattern, replacement in (
         (r"^backbone\.", "backbone.0.body."),
+        (r"^reference_point\.head\.", "decoder.ref_point_head."),
+        (r"^decoder\.spatial_query\.", "decoder."),
         (r"^(encoder|decoder)\.", r"transformer.\1."),
         (r"^class_head\.", "class_embed."),
         (r"^box_head\.", "bbox_embed."),

@@ -1,0 +1,152 @@
+"""What all detectors share: backbone, encoder, heads, prediction. They differ in their decoders."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from cond_detr.checkpoints import Checkpoint
+from cond_detr.classes import Classes
+from cond_detr.config import Config, preset
+from cond_detr.data.transforms import ImageLike, open_image, to_network_input
+from cond_detr.errors import InputError
+from cond_detr.models.encoder import Encoder
+from cond_detr.models.mlp import MLP
+from cond_detr.models.position_encoding import image_position
+from cond_detr.models.reference_point import ReferencePoint
+from cond_detr.models.resnet import LAYOUTS, ResNet
+from cond_detr.predictions import Detections, Predictions, detections
+
+# Every class starts with this score, so that the many background queries do not swamp the first focal losses
+PRIOR_SCORE = 0.01
+
+
+class Detector(nn.Module):
+    """A detector of a kind that a subclass is.
+
+    Args:
+        config: architecture, classification and image sizes.
+        classes: names and category ids of the classes to tell apart.
+
+    Raises:
+        InputError: settings that exclude each other.
+    """
+
+    decoder_class: ClassVar[type[nn.Module]]
+
+    def __init__(self, config: Config, classes: Classes) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = classes
+        m = config.model
+        # convolutions are faster on channels-last tensors, on the CPU as on CUDA
+        self.backbone = ResNet(LAYOUTS[m.backbone], m.dilation)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.input_proj = nn.Conv2d(self.backbone.channels, m.d_model, 1)
+        self.encoder = Encoder(m.encoder_layers, m.d_model, m.num_heads, m.ffn_dim, m.dropout)
+        self.query_embed = nn.Embedding(m.num_queries, m.d_model)
+        self.reference_point = ReferencePoint(m.reference_point, m.num_queries, m.d_model)
+        self.decoder = type(self).decoder_class(m)
+        self.softmax = config.loss.classification == "softmax"
+        self.class_head = nn.Linear(m.d_model, len(classes) + int(self.softmax))
+        self.box_head = MLP(m.d_model, m.d_model, 4, num_layers=3)
+        self._initialise()
+
+    @staticmethod
+    def adapt(name: str) -> Config:
+        """The settings of a preset for this kind of detector."""
+        return preset(name)
+
+    @classmethod
+    def from_preset(cls, name: str, num_classes: int) -> Self:
+        """An untrained model of a preset (:data:`cond_detr.config.PRESETS`) with unnamed classes."""
+        return cls(cls.adapt(name), Classes.numbered(num_classes))
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """The model of a checkpoint that ``python -m cond_detr.train`` wrote, in evaluation mode.
+
+        Raises:
+            InputError: the file is missing, not such a checkpoint, or one of another kind of detector.
+        """
+        from cond_detr.models import build
+
+        saved = Checkpoint.load(Path(path))
+        model = build(saved.config, saved.classes)
+        if not isinstance(model, cls):
+            raise InputError(f"checkpoint {path} is of a {type(model).__name__}, not of a {cls.__name__}")
+        saved.load_into(model, average=True)
+        return model.eval()
+
+    def forward(self, images: Tensor, padding: Tensor | None = None) -> Predictions:
+        """Detects.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            padding: (B, H, W) bool, True where padded; None if nothing is.
+        """
+        features = self.input_proj(self.backbone(images))
+        d_model, height, width = features.shape[1:]
+        if padding is None:
+            mask = None
+            position = image_position(torch.zeros(1, height, width, dtype=torch.bool, device=images.device), d_model)
+        else:
+            padding = F.interpolate(padding[:, None].float(), size=(height, width))[:, 0].bool()
+            mask = padding.flatten(1)
+            position = image_position(padding, d_model)
+        memory = self.encoder(features.flatten(2).transpose(1, 2), position.dense(), mask)
+        query_pos = self.query_embed.weight[None]
+        reference = self.reference_point(query_pos).sigmoid()
+        outputs = self.decoder(query_pos, reference, memory, position, mask)
+        return Predictions(self.class_head(outputs).float(), self._boxes(outputs, reference))
+
+    def _boxes(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        """The box head predicts centres as offsets from the reference point before the sigmoid (equation 1)."""
+        raw = self.box_head(outputs).float()
+        if self.config.model.offset_regression:
+            raw = torch.cat([raw[..., :2] + torch.logit(reference, eps=1e-5), raw[..., 2:]], dim=-1)
+        return raw.sigmoid()
+
+    def predict(self, images: Sequence[ImageLike], threshold: float = 0.3) -> list[Detections]:
+        """Detects objects in images of any size, one image at a time so that none depends on its company.
+
+        Args:
+            images: paths, PIL images or (H, W, 3) uint8 arrays.
+            threshold: the least score to report.
+
+        Returns:
+            The detections of each image, best first.
+
+        Raises:
+            InputError: an image cannot be read or is too small.
+        """
+        was_training = self.training
+        self.eval()
+        found = [self._detect(open_image(image), threshold) for image in images]
+        self.train(was_training)
+        return found
+
+    @torch.inference_mode()
+    def _detect(self, image: Image.Image, threshold: float) -> Detections:
+        data = self.config.data
+        pixels = to_network_input(image, data.image_size, data.max_size, self.backbone.stride)
+        predictions = self(pixels[None].to(self.query_embed.weight.device))
+        return detections(predictions, [image.size], self.classes.names, softmax=self.softmax)[0].above(threshold)
+
+    def _initialise(self) -> None:
+        """Xavier for the transformer, a low prior score for the classes, boxes that start at the reference points."""
+        for module in (self.encoder, self.decoder, self.reference_point):
+            for name, parameter in module.named_parameters():
+                if parameter.dim() > 1 and name != "points":
+                    nn.init.xavier_uniform_(parameter)
+        nn.init.normal_(self.query_embed.weight)
+        if not self.softmax:
+            nn.init.constant_(self.class_head.bias, -math.log((1 - PRIOR_SCORE) / PRIOR_SCORE))
+        if self.config.model.offset_regression:
+            for parameter in self.box_head.layers[-1].parameters():
+                nn.init.zeros_(parameter)

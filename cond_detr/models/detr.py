@@ -1,0 +1,97 @@
+"""Plain DETR, the paper's baseline (Carion et al., ECCV 2020): in cross-attention content and position are added."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cond_detr.config import Config, ModelConfig, as_detr, preset
+from cond_detr.models.attention import AttentionMaps, SelfAttention, attention_mask, merge_heads, split_heads
+from cond_detr.models.decoder import DecoderLayer
+from cond_detr.models.detector import Detector
+from cond_detr.models.position_encoding import ImagePosition
+
+
+class AddedCrossAttention(nn.Module):
+    """Multi-head attention to the image: score = (content query + object query) . (content key + spatial key)."""
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.k_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+        for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, x: Tensor, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
+    ) -> Tensor:
+        """As :class:`cond_detr.models.attention.ConditionalCrossAttention`, without a spatial query."""
+        out = F.scaled_dot_product_attention(
+            split_heads(self.q_proj(x + query_pos).expand(len(memory), -1, -1), self.num_heads),
+            split_heads(self.k_proj(memory + position.dense()), self.num_heads),
+            split_heads(self.v_proj(memory), self.num_heads),
+            attn_mask=attention_mask(padding),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(merge_heads(out))
+
+    def maps(
+        self, x: Tensor, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
+    ) -> AttentionMaps:
+        """The weights that the same arguments lead to, and those of content and of position alone."""
+
+        def weights(query: Tensor, key: Tensor) -> Tensor:
+            q = split_heads(self.q_proj(query).expand(len(memory), -1, -1), self.num_heads)
+            k = split_heads(self.k_proj(key).expand(len(memory), -1, -1), self.num_heads)
+            scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+            mask = attention_mask(padding)
+            return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+
+        dense = position.dense()
+        return AttentionMaps(weights(x, memory), weights(query_pos, dense), weights(x + query_pos, memory + dense))
+
+
+class DETRDecoder(nn.Module):
+    """The decoder stack. Reference points play no part in it."""
+
+    def __init__(self, m: ModelConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                SelfAttention(m.d_model, m.num_heads, m.dropout),
+                AddedCrossAttention(m.d_model, m.num_heads, m.dropout),
+                m.d_model,
+                m.ffn_dim,
+                m.dropout,
+            )
+            for _ in range(m.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(m.d_model)
+
+    def forward(
+        self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
+    ) -> Tensor:
+        """As :class:`cond_detr.models.decoder.ConditionalDecoder`."""
+        x = torch.zeros_like(query_pos).expand(len(memory), -1, -1)
+        outputs = []
+        for layer in cast("list[DecoderLayer]", self.layers):
+            attended = layer.attend_to_queries(x, query_pos)
+            x = layer.finish(attended, layer.cross_attn(attended, query_pos, memory, position, padding))
+            outputs.append(self.norm(x))
+        return torch.stack(outputs)
+
+
+class DETR(Detector):
+    """Plain DETR. Its settings can be changed to the rows of Table 4: reference points, offsets, focal loss."""
+
+    decoder_class = DETRDecoder
+
+    @staticmethod
+    def adapt(name: str) -> Config:
+        """The preset of that name with DETR's settings."""
+        return as_detr(preset(name))

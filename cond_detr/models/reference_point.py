@@ -1,0 +1,33 @@
+"""Reference points: where each object query looks first (section 3.2)."""
+
+import torch
+from torch import Tensor, nn
+
+from cond_detr.models.mlp import MLP
+
+
+class ReferencePoint(nn.Module):
+    """Points s of N object queries, before the sigmoid: (1, N, 2).
+
+    Args:
+        kind: "predicted" from the object queries by a small network, "learned" as parameters, or fixed at the "origin",
+            s = 0, the centre of the image, as DETR has it (section 4.3).
+        num_queries: N.
+        d_model: width of the object queries.
+    """
+
+    def __init__(self, kind: str, num_queries: int, d_model: int) -> None:
+        super().__init__()
+        self.head = MLP(d_model, d_model, 2, num_layers=2) if kind == "predicted" else None
+        # spread over the image as uniformly as sigmoids are
+        self.points = nn.Parameter(torch.logit(torch.rand(num_queries, 2), eps=0.01)) if kind == "learned" else None
+
+    def forward(self, query_pos: Tensor) -> Tensor:
+        """Args: query_pos (1, N, d_model)."""
+        # in fp32 also under autocast: bf16 would move the points of a large image by pixels
+        with torch.autocast(query_pos.device.type, enabled=False):
+            if self.head is not None:
+                return self.head(query_pos.float())
+        if self.points is not None:
+            return self.points[None]
+        return query_pos.new_zeros(1, query_pos.shape[1], 2, dtype=torch.float32)
