@@ -1,8 +1,8 @@
 """Parameters and multiply-adds of the paper's eight models, beside the paper's columns.
 
 The paper counts over the first 100 images of COCO's validation set, whose sizes it does not list. Here the counts are
-averaged over the two most frequent sizes of COCO's images, 640 x 480 and 640 x 427, which become 800 x 1066 and 800 x 1199
-pixels. Exits with 1 if a count is more than 2 % from the paper's.
+averaged over the two most frequent sizes of COCO's images, 640 x 480 and 640 x 427, which become 800 x 1066 and
+800 x 1199 pixels. Exits with 1 if a count is more than 2 % from the paper's.
 """
 
 import statistics
@@ -45,9 +45,9 @@ def multiply_adds(model: Detector, height: int, width: int) -> float:
     """In 10^9, of one image. Nothing is computed: the tensors have shapes only."""
     model = model.eval().requires_grad_(False)
     # spelled out as products, which are counted
-    with sdpa_kernel(SDPBackend.MATH), FakeTensorMode(allow_non_fake_inputs=True):
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, height, width))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with sdpa_kernel(SDPBackend.MATH), fake, FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, height, width))
     return counter.get_total_flops() / 2e9
 
 

@@ -1,0 +1,224 @@
+"""How fast Conditional DETR learns, and DETR, with the same budget on the built-in data: the paper's Figure 2, small.
+
+Every run is ``python -m cond_detr.train`` in a folder of its own: what is there already is not run again, and what was
+interrupted goes on. ``--ablations`` trains the rows of section 4.3, Tables 3 and 4 and Figure 5 instead.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from common import Row, arguments, machine, print_table, write_json
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+MODELS = {"Conditional DETR": [], "DETR": ["--model", "detr"]}
+# (table, row, switches); Conditional DETR as it is stands in all of them
+DETR_ROW = ["--model", "detr", "--reference-point", "predicted"]
+ABLATIONS = [
+    ("section 4.3", "reference point predicted (ours)", []),
+    ("section 4.3", "reference point learned", ["--reference-point", "learned"]),
+    ("section 4.3", "reference point fixed", ["--reference-point", "origin"]),
+    ("Table 3", "CSQ (ours)", []),
+    ("Table 3", "CSQ-T", ["--spatial-query", "csq-t"]),
+    ("Table 3", "CSQ-P", ["--spatial-query", "csq-p"]),
+    ("Table 3", "CSQ-C", ["--spatial-query", "csq-c"]),
+    ("Table 3", "CSQ-I", ["--spatial-query", "csq-i"]),
+    ("Figure 5", "identity", ["--projection", "identity"]),
+    ("Figure 5", "single scalar", ["--projection", "scalar"]),
+    ("Figure 5", "diagonal (ours)", []),
+    ("Figure 5", "block-diagonal", ["--projection", "block"]),
+    ("Figure 5", "full", ["--projection", "full"]),
+    ("Table 4", "DETR", ["--model", "detr"]),
+    ("Table 4", "DETR, offsets", [*DETR_ROW, "--offset-regression"]),
+    ("Table 4", "DETR, focal", ["--model", "detr", "--classification", "focal"]),
+    ("Table 4", "DETR, offsets, focal", [*DETR_ROW, "--offset-regression", "--classification", "focal"]),
+    ("Table 4", "with CSQ (ours)", []),
+]
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    model: str
+    switches: tuple[str, ...]
+    seed: int
+    epochs: int
+
+    def folder(self, root: Path) -> Path:
+        name = "-".join(part.removeprefix("--") for part in self.switches) or "conditional-detr"
+        return root / f"{name}-{self.epochs}-epochs-seed-{self.seed}"
+
+
+def train(run: Run, root: Path, threads: int) -> Row:
+    """Trains, or goes on, or finds everything done; the run's row."""
+    folder = run.folder(root)
+    if len(history(folder)) < run.epochs:
+        folder.mkdir(parents=True, exist_ok=True)
+        new = ["--preset", "shapes", "--epochs", str(run.epochs), "--seed", str(run.seed), *run.switches]
+        options = ["--resume"] if (folder / "last.pt").exists() else new
+        command = [sys.executable, "-m", "cond_detr.train", *options, "--output-dir", str(folder)]
+        with (folder / "output.txt").open("a") as output:
+            subprocess.run(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            )
+    curve = [[record["epoch"], record["AP"], record["AP50"]] for record in history(folder)]
+    return {"model": run.model, "switches": list(run.switches), "seed": run.seed, "curve": curve}
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    log = folder / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def train_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Row]:
+    """All runs, ``jobs`` at a time, with a line for each that is done."""
+    threads = max(1, torch.get_num_threads() // jobs)
+    rows: dict[Run, Row] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        pending = {pool.submit(train, run, root, threads): run for run in dict.fromkeys(runs)}
+        for done in as_completed(pending):
+            run = pending[done]
+            rows[run] = done.result()
+            name = " ".join([run.model, *run.switches])
+            print(f"{len(rows)}/{len(pending)}  {name}, seed {run.seed}: AP {final(rows[run]):.3f}", flush=True)
+    return [rows[run] for run in rows]
+
+
+def final(row: Row) -> float:
+    return float(row["curve"][-1][1])
+
+
+def epochs_to(row: Row, level: float) -> int | None:
+    """The first epoch with at least that AP."""
+    return next((epoch for epoch, ap, _ in row["curve"] if ap >= level), None)
+
+
+def comparison(rows: Sequence[Row]) -> list[Row]:
+    """For each AP level, and for DETR's final AP, the epochs that both need: the mean over the seeds that get there."""
+    detr = [row for row in rows if row["model"] == "DETR"]
+    ours = [row for row in rows if row["model"] == "Conditional DETR"]
+    best = statistics.mean(max(ap for _, ap, _ in row["curve"]) for row in detr)
+    table = []
+    for name, level in [*((f"{level:.2f}", level) for level in LEVELS), (f"DETR's best, {best:.3f}", best)]:
+        needed = {}
+        for model, group in (("conditional_detr", ours), ("detr", detr)):
+            reached = [epoch for row in group if (epoch := epochs_to(row, level)) is not None]
+            needed[model] = statistics.mean(reached) if len(reached) == len(group) else None
+        if name.startswith("DETR"):
+            needed["detr"] = statistics.mean(
+                next(epoch for epoch, ap, _ in row["curve"] if ap == max(a for _, a, _ in row["curve"])) for row in detr
+            )
+        ratio = needed["detr"] / needed["conditional_detr"] if all(needed.values()) else None  # type: ignore[operator]
+        table.append({"AP": name, **needed, "ratio": ratio})
+    return table
+
+
+def curves_picture(rows: Sequence[Row], title: str) -> object:
+    """AP over epochs: the mean of the seeds, and each of them faintly."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for i, model in enumerate(dict.fromkeys(row["model"] for row in rows)):
+        mine = [[ap for _, ap, _ in row["curve"]] for row in rows if row["model"] == model]
+        epochs = range(1, len(mine[0]) + 1)
+        for curve in mine:
+            axis.plot(epochs, curve, color=f"C{i}", alpha=0.3, linewidth=1)
+        axis.plot(epochs, [statistics.mean(values) for values in zip(*mine, strict=True)], color=f"C{i}", label=model)
+    axis.set(xlabel="epoch", ylabel="AP on held-out images", ylim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def ablation_table(rows: Sequence[Row]) -> list[Row]:
+    """The paper's rows, each with the mean and the spread of the seeds' final AP."""
+    found = defaultdict(list)
+    for row in rows:
+        found[tuple(row["switches"])].append(final(row))
+    table = []
+    for place, name, switches in ABLATIONS:
+        values = found[tuple(switches)]
+        table.append(
+            {
+                "table": place,
+                "row": name,
+                "AP": statistics.mean(values),
+                "lowest": min(values),
+                "highest": max(values),
+                "seeds": len(values),
+            }
+        )
+    return table
+
+
+def ablation_picture(table: Sequence[Row], title: str) -> object:
+    """A panel for each of the paper's tables; bars are means, lines reach from the lowest to the highest."""
+    from matplotlib.figure import Figure
+
+    places = list(dict.fromkeys(row["table"] for row in table))
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    for axis, place in zip(figure.subplots(2, 2).flat, places, strict=True):
+        mine = [row for row in table if row["table"] == place]
+        means = [row["AP"] for row in mine]
+        spread = [[row["AP"] - row["lowest"] for row in mine], [row["highest"] - row["AP"] for row in mine]]
+        bars = axis.barh([row["row"] for row in mine], means, xerr=spread, capsize=3)
+        axis.bar_label(bars, fmt="{:.3f}", fontsize=8, label_type="center", color="white")
+        axis.invert_yaxis()
+        axis.set(title=place, xlabel="AP")
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def main() -> int:
+    parser = arguments(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="one seed, 10 epochs")
+    parser.add_argument("--ablations", action="store_true", help="the paper's ablations instead of the comparison")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of every run (default: 30, of ablations 10)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each model (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at the same time (default: 1)")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/convergence"), metavar="DIR", help="of the runs")
+    options = parser.parse_args()
+    epochs = options.epochs or (10 if options.quick or options.ablations else 30)
+    seeds = range(options.seeds or (1 if options.quick else 3))
+    wanted = [(f"{t}: {n}", s) for t, n, s in ABLATIONS] if options.ablations else list(MODELS.items())
+    distinct = {tuple(switches): name for name, switches in reversed(wanted)}
+    runs = [Run(distinct[tuple(switches)], tuple(switches), seed, epochs) for _, switches in wanted for seed in seeds]
+    where = machine()
+    print(f"{where}; {len(set(runs))} runs of {epochs} epochs in {options.output_dir}")
+    rows = train_all(runs, options.output_dir, options.jobs)
+    table = ablation_table(rows) if options.ablations else comparison(rows)
+    formats = dict.fromkeys(table[0], "")
+    formats |= {
+        "AP": ".3f",
+        "lowest": ".3f",
+        "highest": ".3f",
+        "ratio": ".1f",
+        "conditional_detr": ".1f",
+        "detr": ".1f",
+    }
+    print_table(table, formats)
+    if options.json:
+        write_json(options.json, "convergence_bench", where, rows)
+        picture = ablation_picture(table, where) if options.ablations else curves_picture(rows, where)
+        picture.savefig(options.json.with_suffix(".png"), dpi=130)  # type: ignore[attr-defined]
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
