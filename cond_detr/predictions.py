@@ -49,6 +49,14 @@ def query_scores(logits: Tensor) -> Tensor:
     return torch.where(scores == scores.amax(-1, keepdim=True), scores, 0.0)
 
 
+def ranked(predictions: Predictions, top: int, *, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``top`` highest scores over queries and classes of the last layer, queries and labels: (B, K) each."""
+    scores = query_scores(predictions.logits[-1]) if softmax else predictions.logits[-1].sigmoid()
+    num_classes = scores.shape[-1]
+    scores, index = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)
+    return scores, index // num_classes, index % num_classes
+
+
 def detections(
     predictions: Predictions,
     sizes: list[tuple[int, int]],
@@ -57,7 +65,7 @@ def detections(
     *,
     softmax: bool = False,
 ) -> list[Detections]:
-    """Post-processing: the ``top`` highest scores over queries and classes of the last layer, boxes in pixels.
+    """Post-processing: the best of the last layer, boxes in pixels.
 
     Args:
         predictions: of B images.
@@ -66,10 +74,7 @@ def detections(
         top: most detections per image.
         softmax: how scores are made of logits; then, as in DETR, each query has its likeliest class only.
     """
-    scores = query_scores(predictions.logits[-1]) if softmax else predictions.logits[-1].sigmoid()
-    num_classes = scores.shape[-1]
-    scores, index = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)
-    query, labels = index // num_classes, index % num_classes
+    scores, query, labels = ranked(predictions, top, softmax=softmax)
     boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, query[..., None].expand(-1, -1, 4))
     boxes = boxes * torch.tensor([[w, h, w, h] for w, h in sizes], dtype=boxes.dtype, device=boxes.device)[:, None]
     return [

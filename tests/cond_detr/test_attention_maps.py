@@ -1,0 +1,87 @@
+"""The attention maps are those that the model uses, and are measured as they should be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from cond_detr import DETR, ConditionalDETR, Detector, InputError, attention_maps, cli
+from cond_detr.attention_maps import detection_maps, side_shares
+from cond_detr.checkpoints import Checkpoint
+from cond_detr.models.attention import split_heads
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def picture(width: int = 80, height: int = 56) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [ConditionalDETR, DETR])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_combined_weights_are_those_in_use(kind: type[Detector], layer: int) -> None:
+    """Weighing the values with them gives what the layer's attention gives."""
+    model = kind.from_preset("shapes", 3).eval()
+    for parameter in model.decoder.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    cross_attn = model.decoder.layers[layer].cross_attn  # type: ignore[union-attr, index]
+    kept = []
+    cross_attn.register_forward_hook(lambda _, arguments, output: kept.append((arguments, output)))
+    padding = torch.zeros(2, 56, 80, dtype=torch.bool)
+    padding[1, :, 40:] = True
+    model(torch.randn(2, 3, 56, 80), padding)
+    arguments, output = kept[0]
+    maps = cross_attn.maps(*arguments)
+    memory = arguments[-3]
+    value = split_heads(cross_attn.v_proj(memory), cross_attn.num_heads)
+    want = cross_attn.out_proj((maps.combined @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(want, output, rtol=1e-4, atol=1e-5)
+    for part in maps:
+        torch.testing.assert_close(part.sum(-1), torch.ones(part.shape[:-1]))
+        assert (part[1, ..., F.interpolate(padding[:, None].float(), size=(7, 10))[1, 0].flatten().bool()] == 0).all()
+
+
+@pytest.mark.parametrize("kind", [ConditionalDETR, DETR])
+def test_maps_of_detections(kind: type[Detector]) -> None:
+    model = kind.from_preset("shapes", 3).eval()
+    found = detection_maps(model, picture(), count=4)
+    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+    (best,) = model.predict([picture()], threshold=0.0)
+    assert found[0].name == best.names[0]
+    torch.testing.assert_close(found[0].box * torch.tensor([80, 56, 80, 56]), best.boxes[0])
+    assert found[0].spatial.shape == (model.config.model.num_heads, 6, 8)
+    with pytest.raises(InputError, match="--layer 7: the decoder has the layers 0 to 2"):
+        detection_maps(model, picture(), layer=7)
+
+
+def test_shares_of_a_map_that_is_known() -> None:
+    maps = torch.zeros(2, 8, 8)
+    maps[0, :, 2] = 1 / 8  # a band in the third column, from .25 to .375
+    maps[1, 5, :] = 1 / 8  # and in the sixth row, from .625 to .75
+    box = torch.tensor([0.25, 0.25, 0.75, 0.75])  # a quarter of its size is .125
+    shares = side_shares(maps, box)
+    assert shares["left"].tolist() == pytest.approx([1.0, 0.25])
+    assert shares["right"].tolist() == pytest.approx([0.0, 0.25])
+    assert shares["top"].tolist() == pytest.approx([0.25, 0.0])
+    assert shares["bottom"].tolist() == pytest.approx([0.25, 1.0])
+
+
+def test_the_command_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ConditionalDETR.from_preset("shapes", 3)
+    Checkpoint(tmp_path / "x.pt", model.config, model.classes, model.state_dict()).save()
+    picture().save(tmp_path / "photo.png")
+    arguments = [tmp_path / "photo.png", "--checkpoint", tmp_path / "x.pt", "--output-dir", tmp_path / "out"]
+    with pytest.raises(SystemExit) as stop:
+        cli.run(attention_maps.main, [*map(str, arguments), "--detections", "2", "--device", "cpu"])
+    assert stop.value.code == 0
+    drawn = sorted((tmp_path / "out").iterdir())
+    assert len(drawn) == 2
+    printed = capsys.readouterr().out
+    for path in drawn:
+        assert str(path) in printed
+        with Image.open(path) as image:
+            assert image.width > 800
