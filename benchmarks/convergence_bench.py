@@ -1,5 +1,6 @@
 """How fast Conditional DETR learns, and DETR, with the same budget on the built-in data: the paper's Figure 2, small.
 
+Both begin with the same backbone, which has learnt to classify (pretraining.py), as the paper's come from ImageNet.
 Every run is ``python -m cond_detr.train`` in a folder of its own: what is there already is not run again, and what was
 interrupted goes on. ``--ablations`` trains the rows of section 4.3, Tables 3 and 4 and Figure 5 instead.
 """
@@ -18,7 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 from common import Row, arguments, machine, print_table, write_json
+from pretraining import pretrain
 
+# A tenth of the transformer's, as in the paper
+BACKBONE_LR = "1e-4"
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 MODELS = {"Conditional DETR": [], "DETR": ["--model", "detr"]}
 # (table, row, switches); Conditional DETR as it is stands in all of them
@@ -58,12 +62,21 @@ class Run(NamedTuple):
         return root / f"{name}-{self.epochs}-epochs-seed-{self.seed}"
 
 
+def backbone_weights(root: Path) -> Path:
+    """The pretrained backbone's file, made if it is not there."""
+    path = root / "backbone.pt"
+    if not path.exists():
+        print(f"pretrained backbone: {pretrain(path):.1%} of the cut-out objects classified correctly", flush=True)
+    return path
+
+
 def train(run: Run, root: Path, threads: int) -> Row:
     """Trains, or goes on, or finds everything done; the run's row."""
     folder = run.folder(root)
     if len(history(folder)) < run.epochs:
         folder.mkdir(parents=True, exist_ok=True)
         new = ["--preset", "shapes", "--epochs", str(run.epochs), "--seed", str(run.seed), *run.switches]
+        new += ["--weights", str(root / "backbone.pt"), "--backbone-lr", BACKBONE_LR]
         options = ["--resume"] if (folder / "last.pt").exists() else new
         command = [sys.executable, "-m", "cond_detr.train", *options, "--output-dir", str(folder)]
         with (folder / "output.txt").open("a") as output:
@@ -201,6 +214,7 @@ def main() -> int:
     runs = [Run(distinct[tuple(switches)], tuple(switches), seed, epochs) for _, switches in wanted for seed in seeds]
     where = machine()
     print(f"{where}; {len(set(runs))} runs of {epochs} epochs in {options.output_dir}")
+    backbone_weights(options.output_dir)
     rows = train_all(runs, options.output_dir, options.jobs)
     table = ablation_table(rows) if options.ablations else comparison(rows)
     formats = dict.fromkeys(table[0], "")
