@@ -76,7 +76,7 @@ def train(run: Run, root: Path, threads: int) -> Row:
     if len(history(folder)) < run.epochs:
         folder.mkdir(parents=True, exist_ok=True)
         new = ["--preset", "shapes", "--epochs", str(run.epochs), "--seed", str(run.seed), *run.switches]
-        new += ["--weights", str(root / "backbone.pt"), "--backbone-lr", BACKBONE_LR]
+        new += ["--weights", str(root / "backbone.pt"), "--backbone-lr", BACKBONE_LR, "--schedule", "step"]
         options = ["--resume"] if (folder / "last.pt").exists() else new
         command = [sys.executable, "-m", "cond_detr.train", *options, "--output-dir", str(folder)]
         with (folder / "output.txt").open("a") as output:

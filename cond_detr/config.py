@@ -163,7 +163,7 @@ PRESETS: dict[str, Config] = {
         ),
         data=DataConfig(image_size=64, max_size=64, augment="flip"),
         train=TrainConfig(
-            epochs=10, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
+            epochs=15, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
         ),
     ),
     # a few hundred real images, from scratch. Features of stride 8, or small objects are a position or less; and no

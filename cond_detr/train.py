@@ -23,7 +23,7 @@ from cond_detr.cli import (
     rate,
     run,
 )
-from cond_detr.config import PRESETS, Config, LossConfig, ModelConfig, as_detr, choices, preset
+from cond_detr.config import PRESETS, Config, LossConfig, ModelConfig, TrainConfig, as_detr, choices, preset
 from cond_detr.criterion import Criterion
 from cond_detr.cuda_graphs import why_not
 from cond_detr.data import open_split
@@ -61,6 +61,7 @@ SETTINGS = {
     "eval_batch_size": ("train", "eval_batch_size"),
     "lr": ("train", "lr"),
     "backbone_lr": ("train", "backbone_lr"),
+    "schedule": ("train", "schedule"),
     "amp": ("train", "amp"),
     "compile": ("train", "compile"),
     "cuda_graphs": ("train", "cuda_graphs"),
@@ -141,6 +142,11 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--eval-batch-size", type=positive, metavar="N", help="images at once in evaluation")
     training.add_argument("--lr", type=rate, metavar="X", help="learning rate of the transformer")
     training.add_argument("--backbone-lr", type=rate, metavar="X", help="learning rate of the backbone")
+    training.add_argument(
+        "--schedule",
+        choices=choices(TrainConfig, "schedule"),
+        help="of the rates: step, or a warm-up and a cosine (default: the preset's)",
+    )
     training.add_argument(
         "--lr-drop",
         type=positive,
