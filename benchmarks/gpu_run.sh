@@ -42,7 +42,7 @@ everything() {
         python -m pip install --no-build-isolation --no-deps --no-index --target "$work/site" .
     export PYTHONPATH=$work/site
     step attn_bench 200 python benchmarks/attn_bench.py --quick --seconds 0.05 --json "$out/attn_bench.json"
-    step step_bench 120 python benchmarks/step_bench.py --quick --seconds 0.5 --json "$out/step_bench.json"
+    step step_bench 150 python benchmarks/step_bench.py --quick --seconds 0.5 --json "$out/step_bench.json"
     step matcher_bench 60 python benchmarks/matcher_bench.py --quick --seconds 0.05 --json "$out/matcher_bench.json"
     step tests 200 python -m pytest tests/kernels tests/cond_detr/test_cuda_graphs.py tests/cond_detr/test_host_sync.py \
         -p no:cacheprovider "${parallel[@]}"

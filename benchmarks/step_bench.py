@@ -4,6 +4,7 @@ Ours with one thing after the other switched on, against the transformers packag
 at the same sizes and from the same weights. The losses of all of them are compared first.
 """
 
+import gc
 import math
 import statistics
 import sys
@@ -288,7 +289,8 @@ def activity(step: Callable[[], None], device: torch.device, *, compiled: bool) 
         step()
         torch.cuda.synchronize()
     events = record.events() or []
-    kernels = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
+    on_device = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = sum(not event.is_user_annotation and not event.name.startswith("Mem") for event in on_device)
     launches = sum("LaunchKernel" in event.name or "GraphLaunch" in event.name for event in events)
     return {"kernels": kernels, "launches": launches, "host_syncs": cuda_synchronisations(step), "peak_mb": peak}
 
@@ -304,10 +306,12 @@ def measure(setting: Setting, device: torch.device, seconds: float, *, compiled:
         steps: dict[str, Callable[[], None]] = {}
         for name, amp, make in group:
             if device.type == "cuda":
+                gc.collect()
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
+            torch._dynamo.reset()
             made = make()
-            rows[name] = {"loss": made.loss(batch)}
+            rows[name] = {"loss": exact(made.loss, batch)}
             check_loss(name, rows, setting, TOLERANCE[amp])
             steps[name] = partial(made.step, batch)
             for _ in range(3):  # graphs are captured in the second
@@ -320,6 +324,16 @@ def measure(setting: Setting, device: torch.device, seconds: float, *, compiled:
             rows[name] |= activity(step, device, compiled="compile" in name)
         del made, steps, step
     return [finished(name, row, times, setting) for name, row in rows.items()]
+
+
+def exact(loss: Callable[[Batch], float], batch: Batch) -> float:
+    """The loss without TF32, which would blur the comparison."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = loss(batch)
+    torch.set_float32_matmul_precision(precision)
+    return found
 
 
 def check_loss(name: str, rows: dict[str, Row], setting: Setting, tolerance: float) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cond_detr import distributed
 from cond_detr.config import Config
 from cond_detr.data.batching import Batch
+from cond_detr.errors import InputError
 from cond_detr.models.normalization import SyncedBatchNorm2d
 from cond_detr.step import Outcome, TrainStep
 
@@ -31,6 +32,8 @@ def why_not(config: Config, model: nn.Module, device: torch.device) -> str | Non
     """Why the steps of a run cannot be captured; None if they can."""
     if device.type != "cuda":
         return f"{device} is not a CUDA device"
+    if config.train.deterministic:
+        return "deterministic algorithms may wait for the device"
     if config.loss.matcher != "native":
         return f"the matcher {config.loss.matcher!r} works on the host"
     if distributed.world_size() > 1 and any(isinstance(m, SyncedBatchNorm2d) for m in model.modules()):
@@ -56,7 +59,7 @@ class CudaRecorder:
         self.pool = torch.cuda.graph_pool_handle()
 
     def warm_up(self, function: Callable[[], T]) -> T:
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
             result = function()
@@ -157,13 +160,28 @@ class GraphedStep:
         return slot
 
     def _try_to_capture(self, function: Callable[[], None]) -> Callable[[], None] | None:
+        """What repeats the function; None if it cannot be captured, then or later.
+
+        Raises:
+            InputError: CUDA refuses, which leaves the generator and the allocator unusable.
+        """
         try:
             return self.recorder.capture(function)
+        except torch.AcceleratorError as error:
+            raise InputError(
+                f"the step cannot be captured ({_cause(error)}); start again without --cuda-graphs"
+            ) from None
         except RuntimeError as error:
             self.broken = True
-            reason = str(error).strip().partition("\n")[0]
-            tqdm.write(f"warning: no more CUDA graphs, steps run uncaptured from here: {reason}")
+            tqdm.write(f"warning: no more CUDA graphs, steps run uncaptured from here: {_cause(error)}")
             return None
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what happened first."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).strip().partition("\n")[0]
 
 
 def flat_gradients(model: nn.Module) -> Tensor:

@@ -38,10 +38,12 @@ def world_size() -> int:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process: torchrun gives each its number."""
-    if device.type == "cuda" and device.index is None:
+    """The GPU of this process, torchrun gives each its number, which becomes the current one."""
+    if device.type != "cuda":
+        return device
+    if device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
+    torch.cuda.set_device(device)
     return device
 
 

@@ -85,14 +85,22 @@ def fits(
     dataset: CocoDataset,
     device: torch.device,
 ) -> bool:
-    """Whether there is memory for the largest batch of so many images."""
+    """Whether there is memory for the largest batch of so many images, twice for CUDA graphs, which have their own."""
     height, width = largest_images(config, dataset)
     most = max(len(record.labels) for record in dataset.annotations.records)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     try:
         batch = empty_batch(batch_size, height, width, most).to(device)
+        graphs = None
+        if config.train.cuda_graphs and device.type == "cuda":
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            forward_backward(model, criterion, batch, batch.targets.counts.sum(), config.train.amp)
+            needed = torch.cuda.max_memory_allocated(device) - before
+            graphs = torch.empty(needed, dtype=torch.uint8, device=device)
         forward_backward(model, criterion, batch, batch.targets.counts.sum(), config.train.amp)
+        del graphs
     except torch.OutOfMemoryError:
         return False
     finally:

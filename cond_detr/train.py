@@ -33,6 +33,7 @@ from cond_detr.host_memory import keep_freed_memory
 from cond_detr.matcher import MATCHERS
 from cond_detr.models import MODELS, build
 from cond_detr.models.detector import Detector
+from cond_detr.models.normalization import SyncedBatchNorm2d
 from cond_detr.models.resnet import LAYOUTS
 from cond_detr.rehearsal import largest_batch_size
 from cond_detr.run_folder import RunFolder
@@ -308,6 +309,10 @@ def with_largest_batch(config: Config, model: Detector, train_set: CocoDataset, 
     """The settings with the batch size that fits on every process."""
     if device.type != "cuda":
         raise InputError(f"--batch-size auto: it fills a GPU's memory, and {device} is none; give a number")
+    if distributed.world_size() > 1 and any(isinstance(module, SyncedBatchNorm2d) for module in model.modules()):
+        raise InputError(
+            "--batch-size auto: processes share batch norm here, and cannot search on their own; give a number"
+        )
     most = max(1, len(train_set) // (config.train.accumulate * distributed.world_size()))
     found = largest_batch_size(model, Criterion(config.loss), config, train_set, device, most)
     found = distributed.least_over_ranks(found, device)

@@ -60,7 +60,7 @@ class ConditionalDecoder(nn.Module):
         )
         self.dropout = m.dropout
         self.norm = nn.LayerNorm(m.d_model)
-        self.spatial_query = SpatialQuery(m.spatial_query, m.projection, m.d_model, m.num_heads)
+        self.spatial_query = SpatialQuery(m.spatial_query, m.projection, m.d_model, m.num_heads, m.decoder_layers)
 
     def forward(
         self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cond_detr.checkpoints import Checkpoint
 from cond_detr.classes import Classes
-from cond_detr.config import Config, preset
+from cond_detr.config import Config, ModelConfig, preset
 from cond_detr.data.transforms import ImageLike, open_image, to_network_input
 from cond_detr.errors import InputError
 from cond_detr.models.encoder import Encoder
@@ -24,6 +24,11 @@ from cond_detr.predictions import Detections, Predictions, detections
 
 # Every class starts with this score, so that the many background queries do not swamp the first focal losses
 PRIOR_SCORE = 0.01
+
+
+def uses_reference_point(m: ModelConfig) -> bool:
+    """Whether it makes a difference. What does not is not built: processes would wait for its gradients in vain."""
+    return m.offset_regression or (m.kind == "conditional-detr" and m.spatial_query not in {"csq-t", "csq-c"})
 
 
 class Detector(nn.Module):
@@ -50,7 +55,8 @@ class Detector(nn.Module):
         self.input_proj = nn.Conv2d(self.backbone.channels, m.d_model, 1)
         self.encoder = Encoder(m.encoder_layers, m.d_model, m.num_heads, m.ffn_dim, m.dropout)
         self.query_embed = nn.Embedding(m.num_queries, m.d_model)
-        self.reference_point = ReferencePoint(m.reference_point, m.num_queries, m.d_model)
+        reference_point = m.reference_point if uses_reference_point(m) else "origin"
+        self.reference_point = ReferencePoint(reference_point, m.num_queries, m.d_model)
         self.decoder = type(self).decoder_class(m)
         self.softmax = config.loss.classification == "softmax"
         self.class_head = nn.Linear(m.d_model, len(classes) + int(self.softmax))

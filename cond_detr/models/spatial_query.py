@@ -6,7 +6,7 @@ from cond_detr.models.mlp import MLP
 
 
 def transformation_size(projection: str, d_model: int, num_heads: int) -> int:
-    """How many numbers make a transformation T of the position embedding, for :data:`PROJECTIONS`."""
+    """How many numbers make a transformation T of the position embedding, of a form."""
     sizes = {
         "identity": 0,
         "scalar": 1,
@@ -37,15 +37,16 @@ class SpatialQuery(nn.Module):
             "csq-p": p_s alone; "csq-c": f alone; "csq-i": T(c) p_s with c the output of this layer's self-attention.
         projection: form of T: "identity", a "scalar", the "diagonal" lambda of the paper, a "block" for each head, or
             "full".
-        d_model, num_heads: of the decoder.
+        d_model, num_heads, num_layers: of the decoder.
     """
 
-    def __init__(self, scheme: str, projection: str, d_model: int, num_heads: int) -> None:
+    def __init__(self, scheme: str, projection: str, d_model: int, num_heads: int, num_layers: int) -> None:
         super().__init__()
         self.scheme = scheme
         self.projection = projection
         self.num_heads = num_heads
-        size = transformation_size(projection, d_model, num_heads) if scheme in {"csq", "csq-t", "csq-i"} else 0
+        transforms = scheme == "csq-t" or (scheme in {"csq", "csq-i"} and num_layers > 1)
+        size = transformation_size(projection, d_model, num_heads) if transforms else 0
         self.query_scale = MLP(d_model, d_model, size, num_layers=2) if size else None
 
     def forward(self, embedding: Tensor, x: Tensor, attended: Tensor, *, first: bool) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cond_detr import ConditionalDETR, preset
+from cond_detr import ConditionalDETR, InputError, preset
 from cond_detr.config import Config
 from cond_detr.criterion import Criterion
 from cond_detr.cuda_graphs import MAX_GRAPHS, CudaRecorder, GraphedStep, Recorder, flat_gradients, why_not
@@ -134,6 +134,18 @@ def test_what_cannot_be_captured_runs_uncaptured(capsys: pytest.CaptureFixture[s
     assert printed[0].endswith("steps run uncaptured from here: operation not permitted when stream is capturing")
 
 
+def test_a_refusal_by_cuda_stops_the_run() -> None:
+    class Refusing(Repeater):
+        def capture(self, function: Callable[[], None]) -> Callable[[], None]:
+            try:
+                raise RuntimeError("the first cause\nand more")
+            except RuntimeError:
+                raise torch.AcceleratorError("operation failed due to a previous error during capture") from None
+
+    with pytest.raises(InputError, match=r"cannot be captured \(the first cause\); start again without --cuda-graphs"):
+        train(GraphedStep(make_step(torch.device("cpu")), Refusing()), some_batches(torch.device("cpu")))
+
+
 def test_the_number_of_graphs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_GRAPHS > 1
     monkeypatch.setattr("cond_detr.cuda_graphs.MAX_GRAPHS", 1)
@@ -215,3 +227,4 @@ def test_no_synchronisation_on_cuda(graphs: bool) -> None:
         train(step, batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert not isinstance(step, GraphedStep) or not step.broken
