@@ -41,8 +41,8 @@ class AttentionMaps(NamedTuple):
     combined: Tensor
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention: positions are added to queries and keys, not to values."""
+class HeadProjections(nn.Module):
+    """What plain multi-head attention learns: projections of queries, keys, values and the output, no bias at first."""
 
     def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -54,6 +54,10 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(d_model, d_model)
         for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
             nn.init.zeros_(linear.bias)
+
+
+class SelfAttention(HeadProjections):
+    """Multi-head self-attention: positions are added to queries and keys, not to values."""
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
         """Args: x (B, S, d_model); position (B or 1, S, d_model); padding (B, S) bool, True where padded, or None."""

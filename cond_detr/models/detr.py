@@ -7,25 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cond_detr.config import Config, ModelConfig, as_detr, preset
-from cond_detr.models.attention import AttentionMaps, SelfAttention, attention_mask, merge_heads, split_heads
+from cond_detr.models.attention import (
+    AttentionMaps,
+    HeadProjections,
+    SelfAttention,
+    attention_mask,
+    merge_heads,
+    split_heads,
+)
 from cond_detr.models.decoder import DecoderLayer
 from cond_detr.models.detector import Detector
 from cond_detr.models.position_encoding import ImagePosition
 
 
-class AddedCrossAttention(nn.Module):
+class AddedCrossAttention(HeadProjections):
     """Multi-head attention to the image: score = (content query + object query) . (content key + spatial key)."""
-
-    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.q_proj = nn.Linear(d_model, d_model)
-        self.k_proj = nn.Linear(d_model, d_model)
-        self.v_proj = nn.Linear(d_model, d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
-        for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
-            nn.init.zeros_(linear.bias)
 
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
