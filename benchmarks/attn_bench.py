@@ -54,7 +54,7 @@ class Speeds(NamedTuple):
     bytes: float
 
 
-# sustained rates, see the README
+# Assumed sustained rates, for the roofline only; not measured here
 SPEEDS = {"H200": Speeds(790e12, 395e12, 3.7e12, 4.3e12), "H100": Speeds(790e12, 395e12, 3.7e12, 2.9e12)}
 
 

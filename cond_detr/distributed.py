@@ -55,10 +55,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
     """The mean over the processes, in place."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-        tensor /= world_size()
-    return tensor
+    return sum_over_ranks(tensor).div_(world_size()) if dist.is_initialized() else tensor
 
 
 def least_over_ranks(number: int, device: torch.device) -> int:

@@ -80,110 +80,125 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         argument_default=argparse.SUPPRESS,
     )
-    what = p.add_argument_group("what to train on")
-    what.add_argument(
+    add_data_options(p.add_argument_group("what to train on"))
+    add_model_options(p.add_argument_group("model"))
+    add_ablations(p.add_argument_group("ablations of the paper (each default is the paper's choice)"))
+    add_training_options(p.add_argument_group("training"))
+    add_running_options(p.add_argument_group("running"))
+    return p
+
+
+def add_data_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--dataset-dir",
         "--coco-path",
         metavar="DIR",
         help="folder with train/, val/ and annotations/instances_{train,val}.json, or COCO's own layout; "
         "without it the built-in shapes are used",
     )
-    what.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: shapes, or r50 with a folder)")
-    what.add_argument("--weights", metavar="FILE", help="start from the weights of a file or URL, as far as they fit")
-    what.add_argument("--image-size", type=positive, metavar="N", help="short side in pixels")
-    model = p.add_argument_group("model")
-    model.add_argument(
+    group.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: shapes, or r50 with a folder)")
+    group.add_argument("--weights", metavar="FILE", help="start from the weights of a file or URL, as far as they fit")
+    group.add_argument("--image-size", type=positive, metavar="N", help="short side in pixels")
+
+
+def add_model_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--model",
         choices=tuple(MODELS),
         help="conditional-detr (default), or plain DETR with its settings as the baseline",
     )
-    model.add_argument("--fused-attn", action="store_true", help="fused conditional cross-attention")
-    model.add_argument("--num-queries", type=positive, metavar="N", help="object queries")
-    model.add_argument("--dropout", type=probability, metavar="P", help="dropout in the transformer")
-    model.add_argument("--encoder-layers", type=natural, metavar="N")
-    model.add_argument("--decoder-layers", type=positive, metavar="N")
-    paper = p.add_argument_group("ablations of the paper (each default is the paper's choice)")
-    paper.add_argument(
+    group.add_argument("--fused-attn", action="store_true", help="fused conditional cross-attention")
+    group.add_argument("--num-queries", type=positive, metavar="N", help="object queries")
+    group.add_argument("--dropout", type=probability, metavar="P", help="dropout in the transformer")
+    group.add_argument("--encoder-layers", type=natural, metavar="N")
+    group.add_argument("--decoder-layers", type=positive, metavar="N")
+
+
+def add_ablations(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--reference-point",
         choices=choices(ModelConfig, "reference_point"),
         help="predicted from the object query, learned as a parameter, or fixed (section 4.3)",
     )
-    paper.add_argument(
+    group.add_argument(
         "--spatial-query",
         choices=choices(ModelConfig, "spatial_query"),
         help="csq; its transformation (t) or embedding (p) alone; the decoder's output (c); transformed by what "
         "self-attention gave (i) (Table 3)",
     )
-    paper.add_argument(
+    group.add_argument(
         "--projection", choices=choices(ModelConfig, "projection"), help="form of the transformation (Figure 5)"
     )
-    paper.add_argument(
+    group.add_argument(
         "--offset-regression",
         action=argparse.BooleanOptionalAction,
         help="box centres as offsets from the reference points (Table 4)",
     )
-    paper.add_argument(
+    group.add_argument(
         "--classification", choices=choices(LossConfig, "classification"), help="loss of the classes (Table 4)"
     )
-    training = p.add_argument_group("training")
-    training.add_argument("--epochs", type=positive, metavar="N")
-    training.add_argument(
+
+
+def add_training_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--epochs", type=positive, metavar="N")
+    group.add_argument(
         "--batch-size",
         type=positive_or_auto,
         metavar="N",
         help="images per process and backward pass; auto: as many as fit into the GPU's memory",
     )
-    training.add_argument("--accumulate", type=positive, metavar="N", help="backward passes per optimiser step")
-    training.add_argument(
+    group.add_argument("--accumulate", type=positive, metavar="N", help="backward passes per optimiser step")
+    group.add_argument(
         "--size-step",
         type=natural,
         metavar="PIXELS",
         help="batches of images of like size, padded to multiples of so many pixels; 0: of any images (default)",
     )
-    training.add_argument("--eval-batch-size", type=positive, metavar="N", help="images at once in evaluation")
-    training.add_argument("--lr", type=rate, metavar="X", help="learning rate of the transformer")
-    training.add_argument("--backbone-lr", type=rate, metavar="X", help="learning rate of the backbone")
-    training.add_argument(
+    group.add_argument("--eval-batch-size", type=positive, metavar="N", help="images at once in evaluation")
+    group.add_argument("--lr", type=rate, metavar="X", help="learning rate of the transformer")
+    group.add_argument("--backbone-lr", type=rate, metavar="X", help="learning rate of the backbone")
+    group.add_argument(
         "--schedule",
         choices=choices(TrainConfig, "schedule"),
         help="of the rates: step, or a warm-up and a cosine (default: the preset's)",
     )
-    training.add_argument(
+    group.add_argument(
         "--lr-drop",
         type=positive,
         metavar="EPOCH",
         help="epochs before the rates are divided by ten (default: 4/5 of all)",
     )
-    training.add_argument("--matcher", choices=tuple(MATCHERS), help="how to match (default: native)")
-    training.add_argument("--amp", choices=("bf16", "off"), help="bf16 autocast")
-    training.add_argument("--compile", action="store_true", help="torch.compile the network")
-    training.add_argument(
+    group.add_argument("--matcher", choices=tuple(MATCHERS), help="how to match (default: native)")
+    group.add_argument("--amp", choices=("bf16", "off"), help="bf16 autocast")
+    group.add_argument("--compile", action="store_true", help="torch.compile the network")
+    group.add_argument(
         "--cuda-graphs",
         action="store_true",
         help=f"capture the step, a graph for each padded size; --size-step is then {GRAPH_SIZE_STEP} unless given",
     )
-    training.add_argument(
+    group.add_argument(
         "--ema", type=probability, metavar="DECAY", help="evaluate and save a moving average of the weights"
     )
-    training.add_argument("--seed", type=natural, metavar="N")
-    training.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
-    running = p.add_argument_group("running")
-    running.add_argument("--output-dir", type=Path, metavar="DIR", help="run folder (default: a new one under runs/)")
-    running.add_argument(
+    group.add_argument("--seed", type=natural, metavar="N")
+    group.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
+
+
+def add_running_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--output-dir", type=Path, metavar="DIR", help="run folder (default: a new one under runs/)")
+    group.add_argument(
         "--resume",
         nargs="?",
         const="",
         metavar="FILE",
         help="continue an interrupted run: of FILE, of --output-dir, or the latest under runs/",
     )
-    running.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if any)")
-    running.add_argument(
+    group.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if any)")
+    group.add_argument(
         "--workers",
         type=natural,
         metavar="N",
         help="processes that load images (default: a quarter of the cores, at most 4)",
     )
-    return p
 
 
 def configure(options: dict[str, Any], base: Config) -> Config:

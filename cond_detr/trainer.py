@@ -225,7 +225,7 @@ class Trainer:
                 break
         bar.close()
         # the processes' mean, so that each of them can go on from it; the state is safe before the evaluation begins
-        progress.loss_sums = self._finite((distributed.sum_over_ranks(sums) / distributed.world_size()).tolist())
+        progress.loss_sums = self._finite(distributed.mean_over_ranks(sums).tolist())
         self._save_last()
         self._raise_if_stopped(stop)
 

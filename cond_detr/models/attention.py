@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cond_detr.models.position_encoding import ImagePosition
 from cond_detr_kernels import conditional_attention
-from cond_detr_kernels.conditional_attention import conditional_attention_reference
+from cond_detr_kernels.conditional_attention import attention_weights, conditional_attention_reference
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -39,6 +39,11 @@ class AttentionMaps(NamedTuple):
     content: Tensor
     spatial: Tensor
     combined: Tensor
+
+
+def single_weights(query: Tensor, key: Tensor, padding: Tensor | None, scale: float | None = None) -> Tensor:
+    """The weights (B, H, N, S) that one kind of query and key leads to: (B, H, N, d), (B, H, S, d)."""
+    return attention_weights(query, query[..., :0], key, key[..., :0], key_padding_mask=padding, scale=scale)
 
 
 class HeadProjections(nn.Module):
@@ -168,21 +173,17 @@ class ConditionalCrossAttention(nn.Module):
         padding: Tensor | None,
     ) -> AttentionMaps:
         """The weights that the same arguments lead to, and those of content and of position alone."""
-        q_content, q_spatial, k_content, k_spatial, _ = self._heads(x, query_pos, query_spatial, memory, position)
+        heads = self._heads(x, query_pos, query_spatial, memory, position)[:4]
+        q_content, q_spatial, k_content, k_spatial = heads
+        combined = attention_weights(*heads, key_padding_mask=padding)
         if self.q_pos_proj is not None:  # added so that the keys need not be
             q_spatial = q_spatial - q_content
-        none = q_content.new_zeros(1, 1, 1, 1)
         scale = (2 * q_content.shape[-1]) ** -0.5
-
-        def weights(*terms: tuple[Tensor, Tensor]) -> Tensor:
-            scores = sum((q @ k.transpose(-1, -2) for q, k in terms), none) * scale
-            mask = attention_mask(padding)
-            return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
-
-        spatial = [(q_spatial, k_spatial)]
-        content = [(q_content, k_content)]
-        shared = [(q_content, k_spatial)] if self.q_pos_proj is not None else []
-        return AttentionMaps(weights(*content), weights(*spatial), weights(*content, *spatial, *shared))
+        return AttentionMaps(
+            single_weights(q_content, k_content, padding, scale),
+            single_weights(q_spatial, k_spatial, padding, scale),
+            combined,
+        )
 
     def _heads(
         self, x: Tensor, query_pos: Tensor, query_spatial: Tensor, memory: Tensor, position: ImagePosition

@@ -31,6 +31,26 @@ def uses_reference_point(m: ModelConfig) -> bool:
     return m.offset_regression or (m.kind == "conditional-detr" and m.spatial_query not in {"csq-t", "csq-c"})
 
 
+def check(m: ModelConfig) -> None:
+    """Raises the sentence for settings that make no model."""
+    if m.backbone not in LAYOUTS:
+        raise InputError(f"unknown backbone {m.backbone!r}; there are {', '.join(LAYOUTS)}")
+    if m.d_model % (4 * m.num_heads):
+        raise InputError(f"d_model must be a multiple of 4 * num_heads, got {m.d_model} and {m.num_heads} heads")
+    standard = ModelConfig()
+    if m.kind == "detr":
+        for name in ("spatial_query", "projection", "fused_attn"):
+            if getattr(m, name) != getattr(standard, name):
+                raise InputError(
+                    f"--{name.replace('_', '-')} belongs to conditional cross-attention, which plain DETR lacks"
+                )
+    elif m.spatial_query in {"csq-t", "csq-p", "csq-c"} and m.projection != standard.projection:
+        raise InputError(
+            f"--projection {m.projection} is a form of the transformation of the embedding, "
+            f"of which --spatial-query {m.spatial_query} has none"
+        )
+
+
 class Detector(nn.Module):
     """A detector of a kind that a subclass is.
 
@@ -42,6 +62,7 @@ class Detector(nn.Module):
         InputError: settings that exclude each other.
     """
 
+    kind: ClassVar[str]
     decoder_class: ClassVar[type[nn.Module]]
 
     def __init__(self, config: Config, classes: Classes) -> None:
@@ -49,6 +70,9 @@ class Detector(nn.Module):
         self.config = config
         self.classes = classes
         m = config.model
+        if m.kind != self.kind:
+            raise InputError(f"these settings are of a {m.kind}, and {type(self).__name__} is a {self.kind}")
+        check(m)
         # convolutions are faster on channels-last tensors, on the CPU as on CUDA
         self.backbone = ResNet(LAYOUTS[m.backbone], m.dilation)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -13,6 +13,7 @@ from cond_detr.models.attention import (
     SelfAttention,
     attention_mask,
     merge_heads,
+    single_weights,
     split_heads,
 )
 from cond_detr.models.decoder import DecoderLayer
@@ -42,11 +43,8 @@ class AddedCrossAttention(HeadProjections):
         """The weights that the same arguments lead to, and those of content and of position alone."""
 
         def weights(query: Tensor, key: Tensor) -> Tensor:
-            q = split_heads(self.q_proj(query).expand(len(memory), -1, -1), self.num_heads)
-            k = split_heads(self.k_proj(key).expand(len(memory), -1, -1), self.num_heads)
-            scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-            mask = attention_mask(padding)
-            return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+            q, k = self.q_proj(query).expand(len(memory), -1, -1), self.k_proj(key).expand(len(memory), -1, -1)
+            return single_weights(split_heads(q, self.num_heads), split_heads(k, self.num_heads), padding)
 
         dense = position.dense()
         return AttentionMaps(weights(x, memory), weights(query_pos, dense), weights(x + query_pos, memory + dense))
@@ -85,6 +83,7 @@ class DETRDecoder(nn.Module):
 class DETR(Detector):
     """Plain DETR. Its settings can be changed to the rows of Table 4: reference points, offsets, focal loss."""
 
+    kind = "detr"
     decoder_class = DETRDecoder
 
     @staticmethod

@@ -1,6 +1,6 @@
 """Conditional cross-attention: content and spatial dot products added per head."""
 
 from cond_detr_kernels.conditional_attention.op import attention_path, conditional_attention
-from cond_detr_kernels.conditional_attention.reference import conditional_attention_reference
+from cond_detr_kernels.conditional_attention.reference import attention_weights, conditional_attention_reference
 
-__all__ = ["attention_path", "conditional_attention", "conditional_attention_reference"]
+__all__ = ["attention_path", "attention_weights", "conditional_attention", "conditional_attention_reference"]

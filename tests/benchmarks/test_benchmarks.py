@@ -1,20 +1,15 @@
 """The parts of the benchmarks that decide what they report."""
 
 import json
-import sys
 from pathlib import Path
 
+import attn_bench
+import common
+import matcher_bench
 import pytest
+import sass
+import step_bench
 import torch
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import attn_bench  # noqa: E402
-import common  # noqa: E402
-import matcher_bench  # noqa: E402
-import sass  # noqa: E402
-import step_bench  # noqa: E402
 
 SASS = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;

@@ -3,12 +3,11 @@
 Counted on the CPU, where the operations that hand a value to the host are the same.
 """
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from host_reads import HostReads
 
 from cond_detr import ConditionalDETR, preset
 from cond_detr.classes import Classes
@@ -16,10 +15,6 @@ from cond_detr.criterion import Criterion
 from cond_detr.data.batching import Batch, pad_targets
 from cond_detr.optim import make_optimizer, set_lr
 from cond_detr.step import TrainStep
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from host_reads import HostReads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from step_bench import dilate
 from torch import Tensor, nn
 from transformers import (
     ConditionalDetrConfig,
@@ -44,16 +45,6 @@ def transformers_model(name: str) -> nn.Module:
     if name.startswith("dc5"):
         dilate(model.model.backbone.model.encoder.stages[3])
     return model.eval()
-
-
-def dilate(stage: nn.Module) -> None:
-    """Stride to dilation as torchvision's ResNet does it: the first block keeps the dilation of the stage before."""
-    for i, block in enumerate(stage.layers):
-        for module in block.modules():
-            if isinstance(module, nn.Conv2d):
-                module.stride = (1, 1)
-                if i > 0 and module.kernel_size == (3, 3):
-                    module.dilation = module.padding = (2, 2)
 
 
 def padded_batch() -> tuple[Tensor, Tensor]:
