@@ -149,23 +149,24 @@ class Config:
 _PAPER = Config()
 _DC5_TRAIN = replace(_PAPER.train, batch_size=1, eval_batch_size=1)
 
-PRESETS: dict[str, Config] = {
-    # small enough to learn in minutes on two CPU cores; 64 image tokens
-    "shapes": Config(
-        model=ModelConfig(
-            backbone="resnet6",
-            d_model=96,
-            encoder_layers=1,
-            decoder_layers=3,
-            ffn_dim=256,
-            dropout=0.0,
-            num_queries=25,
-        ),
-        data=DataConfig(image_size=64, max_size=64, augment="flip"),
-        train=TrainConfig(
-            epochs=15, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"
-        ),
+# small enough to learn in minutes on two CPU cores; 64 image tokens, 256 dilated
+_SHAPES = Config(
+    model=ModelConfig(
+        backbone="resnet6",
+        d_model=96,
+        encoder_layers=1,
+        decoder_layers=3,
+        ffn_dim=256,
+        dropout=0.0,
+        num_queries=25,
     ),
+    data=DataConfig(image_size=64, max_size=64, augment="flip"),
+    train=TrainConfig(epochs=15, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"),
+)
+
+PRESETS: dict[str, Config] = {
+    "shapes": _SHAPES,
+    "dc5-shapes": replace(_SHAPES, model=replace(_SHAPES.model, dilation=True)),
     # a few hundred real images, from scratch. Features of stride 8, or small objects are a position or less; and no
     # encoder, whose attention would take half of the time and brought nothing on 768 positions
     "small": Config(
