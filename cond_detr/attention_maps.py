@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cond_detr.cli import device_argument, make_folder, natural, run
+from cond_detr.data import shapes
 from cond_detr.data.transforms import check_size, open_image, to_network_input
 from cond_detr.errors import InputError
 from cond_detr.models.attention import AttentionMaps
@@ -109,7 +110,10 @@ def side_shares(maps: Tensor, box: Tensor) -> dict[str, Tensor]:
 
 
 def draw(image: Image.Image, found: DetectionMaps) -> Any:
-    """A figure: a row each for spatial, content and combined weights, a column for each head, the box in all."""
+    """A figure: a row each for spatial, content and combined weights, a column for each head, the box in all.
+
+    A head with half of its spatial weight near a side of the box, or more, is titled with that side.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -119,6 +123,8 @@ def draw(image: Image.Image, found: DetectionMaps) -> Any:
     axes = figure.subplots(3, heads, squeeze=False)
     left, top, right, bottom = (found.box * torch.tensor([image.width, image.height] * 2)).tolist()
     grey = image.convert("L")
+    shares = side_shares(found.spatial, found.box)
+    sides = ["".join(f", {side}" for side, share in shares.items() if share[head] >= 0.5) for head in range(heads)]
     for row, name in zip(axes, ("spatial", "content", "combined"), strict=True):
         for head, (axis, weights) in enumerate(zip(row, getattr(found, name), strict=True)):
             axis.imshow(grey, cmap="gray", extent=(0, image.width, image.height, 0))
@@ -134,7 +140,7 @@ def draw(image: Image.Image, found: DetectionMaps) -> Any:
             )
             axis.set(xlim=(0, image.width), ylim=(image.height, 0), xticks=[], yticks=[])
             if name == "spatial":
-                axis.set_title(f"head {head + 1}", fontsize=8)
+                axis.set_title(f"head {head + 1}{sides[head]}", fontsize=8)
         row[0].set_ylabel(name, fontsize=9)
     figure.suptitle(f"{found.name} {found.score:.2f}", fontsize=10)
     return figure
@@ -142,7 +148,9 @@ def draw(image: Image.Image, found: DetectionMaps) -> Any:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m cond_detr.attention_maps", description=__doc__)
-    p.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
+    p.add_argument(
+        "image", type=Path, nargs="?", metavar="IMAGE", help="an image file (default: one of the built-in data)"
+    )
     p.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt or last.pt of a run")
     p.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="for the pictures")
     p.add_argument(
@@ -153,14 +161,24 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def built_in_image() -> tuple[str, Image.Image]:
+    """Name and pixels of a held-out image of the built-in data, with one large object."""
+    annotations, load = shapes.make_split("val", 3)
+    record = annotations.records[-1]
+    return Path(record.file_name).stem, load(record.file_name, record.size)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     model = Detector.from_checkpoint(options.checkpoint).to(device_argument(options.device))
-    image = open_image(options.image)
-    check_size(image, model.backbone.stride, f"image {options.image}")
+    if options.image is None:
+        name, image = built_in_image()
+    else:
+        name, image = options.image.stem, open_image(options.image)
+    check_size(image, model.backbone.stride, f"image {options.image or name}")
     make_folder(options.output_dir)
     for number, found in enumerate(detection_maps(model, image, options.detections, options.layer), start=1):
-        path = options.output_dir / f"{options.image.stem}-{number}-{found.name}.png"
+        path = options.output_dir / f"{name}-{number}-{found.name}.png"
         draw(image, found).savefig(path, dpi=130)
         print(f"{found.name} {found.score:.2f}: {path}")
     return 0

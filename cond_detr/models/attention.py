@@ -196,4 +196,4 @@ class ConditionalCrossAttention(nn.Module):
             spatial = spatial + content
         key, value = project(memory, self.k_content_proj, self.v_proj)
         sequences = content, spatial, key, position.project(self.k_spatial_proj), value
-        return [split_heads(sequence.expand(len(memory), -1, -1), self.num_heads) for sequence in sequences]
+        return [split_heads(sequence.expand(memory.shape[0], -1, -1), self.num_heads) for sequence in sequences]

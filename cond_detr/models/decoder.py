@@ -78,7 +78,7 @@ class ConditionalDecoder(nn.Module):
         x = torch.zeros_like(query_pos)
         if self.training and self.dropout > 0:
             # dropout draws for each image; without it the queries are the same for all until they have seen them
-            x = x.expand(len(memory), -1, -1)
+            x = x.expand(memory.shape[0], -1, -1)
         outputs = []
         for i, layer in enumerate(cast("list[DecoderLayer]", self.layers)):
             attended = layer.attend_to_queries(x, query_pos)

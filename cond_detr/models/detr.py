@@ -29,7 +29,7 @@ class AddedCrossAttention(HeadProjections):
     ) -> Tensor:
         """As :class:`cond_detr.models.attention.ConditionalCrossAttention`, without a spatial query."""
         out = F.scaled_dot_product_attention(
-            split_heads(self.q_proj(x + query_pos).expand(len(memory), -1, -1), self.num_heads),
+            split_heads(self.q_proj(x + query_pos).expand(memory.shape[0], -1, -1), self.num_heads),
             split_heads(self.k_proj(memory + position.dense()), self.num_heads),
             split_heads(self.v_proj(memory), self.num_heads),
             attn_mask=attention_mask(padding),
@@ -43,7 +43,7 @@ class AddedCrossAttention(HeadProjections):
         """The weights that the same arguments lead to, and those of content and of position alone."""
 
         def weights(query: Tensor, key: Tensor) -> Tensor:
-            q, k = self.q_proj(query).expand(len(memory), -1, -1), self.k_proj(key).expand(len(memory), -1, -1)
+            q, k = self.q_proj(query).expand(memory.shape[0], -1, -1), self.k_proj(key).expand(len(memory), -1, -1)
             return single_weights(split_heads(q, self.num_heads), split_heads(k, self.num_heads), padding)
 
         dense = position.dense()
@@ -71,7 +71,7 @@ class DETRDecoder(nn.Module):
         self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
     ) -> Tensor:
         """As :class:`cond_detr.models.decoder.ConditionalDecoder`."""
-        x = torch.zeros_like(query_pos).expand(len(memory), -1, -1)
+        x = torch.zeros_like(query_pos).expand(memory.shape[0], -1, -1)
         outputs = []
         for layer in cast("list[DecoderLayer]", self.layers):
             attended = layer.attend_to_queries(x, query_pos)

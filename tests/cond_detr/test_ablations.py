@@ -1,5 +1,6 @@
 """Every model of the paper's tables trains, is saved and read again; what makes no model is refused."""
 
+from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.export import Dim, export
 
 from cond_detr import DETR, ConditionalDETR, Detector, InputError, preset
 from cond_detr.checkpoints import Checkpoint
@@ -55,27 +57,48 @@ def configs() -> dict[str, Config]:
     return found
 
 
+def taken(step: TrainStep, batch: Batch) -> None:
+    assert step.backward(batch, torch.tensor(3.0), last=True).losses.isfinite().all()
+    step.update()
+
+
 @pytest.mark.parametrize("config", configs().values(), ids=configs())
-def test_trains_saves_and_detects(config: Config, tmp_path: Path) -> None:
+def test_trains_saves_resumes_and_detects(config: Config, tmp_path: Path) -> None:
     model = build(config, CLASSES).train()
-    step = TrainStep(model, model, Criterion(config.loss), make_optimizer(model, config.train), config.train)
+    optimizer = make_optimizer(model, config.train)
+    step = TrainStep(model, model, Criterion(config.loss), optimizer, config.train)
     targets = pad_targets([torch.tensor([0, 2]), torch.tensor([1])], [torch.rand(2, 4) * 0.4 + 0.2, torch.rand(1, 4)])
     batch = Batch(torch.randn(2, 3, 32, 48), None, targets, (0, 1), [(48, 32)] * 2)
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     for _ in range(2):  # the last layer of the box head starts at zero, and holds gradients back
-        assert step.backward(batch, torch.tensor(3.0), last=True).losses.isfinite().all()
-        step.update()
+        taken(step, batch)
     for name, parameter in model.named_parameters():
         assert not torch.equal(parameter, before[name]), name
     Checkpoint(tmp_path / "x.pt", config, CLASSES, model.state_dict()).save()
     again = Detector.from_checkpoint(tmp_path / "x.pt")
     assert type(again) is (DETR if config.model.kind == "detr" else ConditionalDETR)
-    model.eval()
+    resumed = make_optimizer(again.train(), config.train)
+    resumed.load_state_dict(deepcopy(optimizer.state_dict()))
+    taken(step, batch)
+    taken(TrainStep(again, again, Criterion(config.loss), resumed, config.train), batch)
+    model.eval(), again.eval()
     for ours, theirs in zip(again(batch.images), model(batch.images), strict=True):
         assert torch.equal(ours, theirs)
     found = detections(model(batch.images), batch.sizes, CLASSES.names, softmax=model.softmax)[0]
     assert set(found.names) <= {"a", "b", "c"}
     assert found.scores.max() <= 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in configs() if name.endswith("focal")])
+def test_exports(name: str) -> None:
+    """One graph for any number and size of images. The classification only changes how many scores there are."""
+    model = build(configs()[name], CLASSES).eval()
+    sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    exported = export(model, (torch.randn(2, 3, 32, 48),), dynamic_shapes=sizes).module()
+    images = torch.randn(3, 3, 80, 56)
+    for ours, theirs in zip(exported(images), model(images), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
