@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from cond_detr import ConditionalDETR, preset
-from cond_detr.checkpoints import translate
 from cond_detr.classes import Classes
 from cond_detr.config import Config
 from cond_detr.criterion import Criterion
@@ -28,6 +27,7 @@ from cond_detr.cuda_graphs import CudaRecorder, GraphedStep
 from cond_detr.data.batching import Batch, pad_targets
 from cond_detr.host_memory import keep_freed_memory
 from cond_detr.models.resnet import LAYOUTS
+from cond_detr.naming import to_ours
 from cond_detr.optim import make_optimizer
 from cond_detr.predictions import Predictions
 from cond_detr.step import TrainStep
@@ -258,7 +258,7 @@ def implementations(setting: Setting, device: torch.device) -> Iterator[tuple[st
     """(name, precision, what makes it) of every row, all from the same weights."""
     torch.manual_seed(1)
     theirs = transformers_model(preset(setting.preset)).state_dict()
-    weights = translate(theirs)
+    weights = to_ours(theirs)
 
     def make_theirs(amp: str) -> Transformers:
         made = Transformers(setting, device, amp)

@@ -1,4 +1,4 @@
-"""Checkpoint files: our own format, and tables that translate the names other implementations use.
+"""Checkpoint files: our own format, and weights of other implementations.
 
 Our files hold plain tensors, lists, dictionaries and numbers, read with ``weights_only=True``: nothing in them can run.
 """
@@ -6,7 +6,6 @@ Our files hold plain tensors, lists, dictionaries and numbers, read with ``weigh
 import argparse
 import hashlib
 import os
-import re
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -20,107 +19,9 @@ from torch import Tensor, nn
 from cond_detr.classes import Classes
 from cond_detr.config import Config, from_dict, to_dict
 from cond_detr.errors import InputError
+from cond_detr.naming import StateDict, to_ours
 
 FORMAT = "cond_detr/1"
-
-StateDict = dict[str, Tensor]
-Renaming = tuple[tuple[str, str], ...]
-
-# Substitutions that turn a foreign name into ours, applied one after the other.
-_DECODER_PROJECTIONS: Renaming = (
-    (r"\bca_qcontent_proj\b", "cross_attn.q_content_proj"),
-    (r"\bca_qpos_proj\b", "cross_attn.q_pos_proj"),
-    (r"\bca_qpos_sine_proj\b", "cross_attn.q_spatial_proj"),
-    (r"\bca_kcontent_proj\b", "cross_attn.k_content_proj"),
-    (r"\bca_kpos_proj\b", "cross_attn.k_spatial_proj"),
-    (r"\bca_v_proj\b", "cross_attn.v_proj"),
-    (r"\bsa_qcontent_proj\b", "self_attn.q_content_proj"),
-    (r"\bsa_qpos_proj\b", "self_attn.q_pos_proj"),
-    (r"\bsa_kcontent_proj\b", "self_attn.k_content_proj"),
-    (r"\bsa_kpos_proj\b", "self_attn.k_pos_proj"),
-    (r"\bsa_v_proj\b", "self_attn.v_proj"),
-)
-
-# Ours sit in modules of their own, whatever forms a reference point or a spatial query
-_REFERENCE: Renaming = (
-    (r"^decoder\.ref_point_head\.", "reference_point.head."),
-    (r"^decoder\.query_scale\.", "decoder.spatial_query.query_scale."),
-)
-
-# The repository of the paper's authors. The encoder's packed projections are taken apart by _unpack.
-AUTHORS: Renaming = (
-    (r"^backbone\.0\.body\.", "backbone."),
-    (r"^transformer\.", ""),
-    (r"^class_embed\.", "class_head."),
-    (r"^bbox_embed\.", "box_head."),
-    *_DECODER_PROJECTIONS,
-    *_REFERENCE,
-    # DETR's decoder has torch's attention modules
-    (r"\.multihead_attn\.", ".cross_attn."),
-)
-
-# The transformers package: files (version 4 names) and modules in memory (version 5), with either of its ResNets.
-TRANSFORMERS: Renaming = (
-    (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone."),
-    (r"^backbone\.embedder\.embedder\.convolution\.", "backbone.conv1."),
-    (r"^backbone\.embedder\.embedder\.normalization\.", "backbone.bn1."),
-    *((rf"^backbone\.encoder\.stages\.{i}\.layers\.", f"backbone.layer{i + 1}.") for i in range(4)),
-    *((rf"^(backbone\..*)\.layer\.{i}\.convolution\.", rf"\1.conv{i + 1}.") for i in range(3)),
-    *((rf"^(backbone\..*)\.layer\.{i}\.normalization\.", rf"\1.bn{i + 1}.") for i in range(3)),
-    (r"^(backbone\..*)\.shortcut\.convolution\.", r"\1.downsample.0."),
-    (r"^(backbone\..*)\.shortcut\.normalization\.", r"\1.downsample.1."),
-    (r"^model\.query_position_embeddings\.", "query_embed."),
-    (r"^model\.input_projection\.", "input_proj."),
-    (r"^model\.", ""),
-    (r"^class_labels_classifier\.", "class_head."),
-    (r"^bbox_predictor\.", "box_head."),
-    *_DECODER_PROJECTIONS,
-    *_REFERENCE,
-    (r"\.encoder_attn\.", ".cross_attn."),
-    (r"\.cross_attn\.q_pos_sine_proj\.", ".cross_attn.q_spatial_proj."),
-    (r"\.cross_attn\.k_pos_proj\.", ".cross_attn.k_spatial_proj."),
-    (r"\.o_proj\.", ".out_proj."),
-    (r"\.(mlp\.)?fc([12])\.", r".linear\2."),
-    (r"\.self_attn_layer_norm\.", ".norm1."),
-    (r"\.encoder_attn_layer_norm\.", ".norm2."),
-    (r"^(encoder\..*)\.final_layer_norm\.", r"\1.norm2."),
-    (r"^(decoder\..*)\.final_layer_norm\.", r"\1.norm3."),
-    (r"^decoder\.layernorm\.", "decoder.norm."),
-)
-
-# A torchvision ResNet is a backbone and nothing else; its classifier has no counterpart here.
-TORCHVISION: Renaming = ((r"^(?=(conv1|bn1|layer\d)\.)", "backbone."),)
-
-
-def translate(state: StateDict) -> StateDict:
-    """Renames a state dict of the authors' code, the transformers package or torchvision; ours passes unchanged."""
-    if any(name.startswith("transformer.") for name in state):
-        renaming = AUTHORS
-    elif any(name.startswith("model.decoder.") for name in state):
-        renaming = TRANSFORMERS
-    elif "conv1.weight" in state:
-        renaming = TORCHVISION
-    else:
-        return state
-    translated = {}
-    for name, tensor in state.items():
-        for pattern, replacement in renaming:
-            name = re.sub(pattern, replacement, name)
-        translated[name] = tensor
-    return _unpack(translated)
-
-
-def _unpack(state: StateDict) -> StateDict:
-    """Takes torch's packed ``in_proj_weight`` and ``in_proj_bias`` apart into query, key and value."""
-    unpacked = {}
-    for name, tensor in state.items():
-        packed = re.fullmatch(r"(.*)\.in_proj_(weight|bias)", name)
-        if packed:
-            for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
-                unpacked[f"{packed[1]}.{part}_proj.{packed[2]}"] = chunk
-        else:
-            unpacked[name] = tensor
-    return unpacked
 
 
 @dataclass(frozen=True)
@@ -234,7 +135,7 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
     content = _read(_fetch(source))
     state = content.get("model", content) if isinstance(content, dict) else {}
     state = state if isinstance(state, dict) else {}
-    state = translate({name: t for name, t in state.items() if isinstance(t, Tensor)})
+    state = to_ours({name: t for name, t in state.items() if isinstance(t, Tensor)})
     own = model.state_dict()
     # a counter that batch norm keeps and frozen batch norm has no use for
     state = {name: t for name, t in state.items() if name in own or not name.endswith(".num_batches_tracked")}

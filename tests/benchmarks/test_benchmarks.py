@@ -106,7 +106,7 @@ def test_the_transformers_package_has_the_same_sizes(preset: str) -> None:
     with torch.device("meta"):
         theirs = step_bench.transformers_model(step_bench.preset(preset))
         ours = step_bench.ConditionalDETR.from_preset(preset, step_bench.NUM_CLASSES)
-    translated = step_bench.translate(theirs.state_dict())
+    translated = step_bench.to_ours(theirs.state_dict())
     own = ours.state_dict()
     assert {name: tensor.shape for name, tensor in translated.items() if "tracked" not in name} == {
         name: tensor.shape for name, tensor in own.items() if "tracked" not in name

@@ -1,4 +1,4 @@
-"""Numerical parity with the Conditional DETR of the transformers package, through the tables in checkpoints.py."""
+"""Numerical parity with the Conditional DETR of the transformers package, through the tables in naming.py."""
 
 import re
 from dataclasses import replace
@@ -18,12 +18,13 @@ from transformers import (
 )
 
 from cond_detr import DETR, ConditionalDETR, Detector, preset
-from cond_detr.checkpoints import load_weights, translate
+from cond_detr.checkpoints import load_weights
 from cond_detr.classes import Classes
 from cond_detr.config import as_detr
 from cond_detr.models import build
 from cond_detr.models.position_encoding import ImagePosition
 from cond_detr.models.resnet import LAYOUTS, ResNet
+from cond_detr.naming import to_ours
 
 DEPTHS = {"r50": [3, 4, 6, 3], "dc5-r50": [3, 4, 6, 3], "r101": [3, 4, 23, 3], "dc5-r101": [3, 4, 23, 3]}
 NUM_CLASSES = 91
@@ -67,7 +68,7 @@ def ours(name: str, fused: bool) -> ConditionalDETR:
 def test_same_weights_same_predictions(name: str, fused: bool) -> None:
     theirs = transformers_model(name)
     model = ours(name, fused)
-    model.load_state_dict(translate(theirs.state_dict()))
+    model.load_state_dict(to_ours(theirs.state_dict()))
     images, padding = padded_batch()
     want = theirs(pixel_values=images, pixel_mask=(~padding).long())
     got = model(images, padding)
@@ -87,7 +88,7 @@ def test_decoder_attends_to_the_same_positions(kind: str) -> None:
         elif "attn" in name and parameter.dim() > 1:
             parameter.mul_(2)
     model: Detector = DETR.from_preset("r50", 5).eval() if kind == "detr" else ours("r50", kind == "fused")
-    state = translate({f"model.decoder.{name}": tensor for name, tensor in theirs.state_dict().items()})
+    state = to_ours({f"model.decoder.{name}": tensor for name, tensor in theirs.state_dict().items()})
     assert not model.load_state_dict(state, strict=False).unexpected_keys
     queries = model.config.model.num_queries
     memory, query_pos = torch.randn(2, 35, 256), torch.randn(1, queries, 256)
@@ -122,7 +123,7 @@ def test_small_resnets_compute_the_same_features(name: str, depths: list[int]) -
     model.load_state_dict(
         {
             k.removeprefix("backbone."): v
-            for k, v in translate(state).items()
+            for k, v in to_ours(state).items()
             if k.startswith("backbone.") and "tracked" not in k
         }
     )
@@ -140,7 +141,7 @@ def test_reads_the_files_that_transformers_writes(tmp_path: Path) -> None:
     assert not report.missing
     assert not report.unknown
     assert not report.reshaped
-    for name, tensor in translate(theirs.state_dict()).items():
+    for name, tensor in to_ours(theirs.state_dict()).items():
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
@@ -161,7 +162,7 @@ def transformers_detr() -> nn.Module:
 def test_plain_detr_has_the_same_predictions() -> None:
     theirs = transformers_detr()
     model = DETR.from_preset("r50", NUM_CLASSES).eval()
-    model.load_state_dict(translate(theirs.state_dict()))
+    model.load_state_dict(to_ours(theirs.state_dict()))
     images, padding = padded_batch()
     want = theirs(pixel_values=images, pixel_mask=(~padding).long())
     got = model(images, padding)

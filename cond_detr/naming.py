@@ -1,0 +1,192 @@
+"""What other implementations call the same tensors: tables of names that are read both ways.
+
+In a pattern ``#`` stands for a number, and a ``*`` at the end for whatever follows. Where several patterns fit a name,
+the first one counts.
+"""
+
+import functools
+import re
+
+import torch
+from torch import Tensor
+
+StateDict = dict[str, Tensor]
+# (theirs, ours)
+Pairs = tuple[tuple[str, str], ...]
+
+
+def below(theirs: str, ours: str, pairs: Pairs) -> Pairs:
+    """The same names further down."""
+    return tuple((theirs + a, ours + b) for a, b in pairs)
+
+
+# torchvision's and timm's ResNets have our names, the transformers package's its own
+RESNET: Pairs = (("conv1.*", "conv1.*"), ("bn1.*", "bn1.*"), ("layer#.*", "layer#.*"))
+RESNET_TRANSFORMERS: Pairs = (
+    ("embedder.embedder.convolution.*", "conv1.*"),
+    ("embedder.embedder.normalization.*", "bn1.*"),
+    *(
+        (f"encoder.stages.{stage}.layers.#.{theirs}.*", f"layer{stage + 1}.#.{ours}.*")
+        for stage in range(4)
+        for theirs, ours in (
+            *((f"layer.{i}.convolution", f"conv{i + 1}") for i in range(3)),
+            *((f"layer.{i}.normalization", f"bn{i + 1}") for i in range(3)),
+            ("shortcut.convolution", "downsample.0"),
+            ("shortcut.normalization", "downsample.1"),
+        )
+    ),
+)
+
+# Projections of Conditional DETR's decoder: the authors', which the transformers package's files kept, and its modules'
+FLAT_PROJECTIONS: Pairs = (
+    ("ca_qcontent_proj.*", "cross_attn.q_content_proj.*"),
+    ("ca_qpos_proj.*", "cross_attn.q_pos_proj.*"),
+    ("ca_qpos_sine_proj.*", "cross_attn.q_spatial_proj.*"),
+    ("ca_kcontent_proj.*", "cross_attn.k_content_proj.*"),
+    ("ca_kpos_proj.*", "cross_attn.k_spatial_proj.*"),
+    ("ca_v_proj.*", "cross_attn.v_proj.*"),
+    ("sa_qcontent_proj.*", "self_attn.q_content_proj.*"),
+    ("sa_qpos_proj.*", "self_attn.q_pos_proj.*"),
+    ("sa_kcontent_proj.*", "self_attn.k_content_proj.*"),
+    ("sa_kpos_proj.*", "self_attn.k_pos_proj.*"),
+    ("sa_v_proj.*", "self_attn.v_proj.*"),
+)
+MODULE_PROJECTIONS: Pairs = (
+    ("encoder_attn.q_pos_sine_proj.*", "cross_attn.q_spatial_proj.*"),
+    ("encoder_attn.k_pos_proj.*", "cross_attn.k_spatial_proj.*"),
+)
+
+
+def original(projections: Pairs) -> Pairs:
+    """The repositories of the two papers' authors. Projections of torch's attention modules are packed there."""
+    attention = (("self_attn.*", "self_attn.*"), ("multihead_attn.*", "cross_attn.*"), ("cross_attn.*", "cross_attn.*"))
+    rest: Pairs = (("linear#.*", "linear#.*"), ("norm#.*", "norm#.*"))
+    return (
+        *below("backbone.0.body.", "backbone.", RESNET),
+        ("input_proj.*", "input_proj.*"),
+        ("query_embed.*", "query_embed.*"),
+        ("class_embed.*", "class_head.*"),
+        ("bbox_embed.*", "box_head.*"),
+        ("transformer.decoder.norm.*", "decoder.norm.*"),
+        ("transformer.decoder.ref_point_head.*", "reference_point.head.*"),
+        ("transformer.decoder.query_scale.*", "decoder.spatial_query.query_scale.*"),
+        *below("transformer.encoder.layers.#.", "encoder.layers.#.", (*attention, *rest)),
+        *below("transformer.decoder.layers.#.", "decoder.layers.#.", (*projections, *attention, *rest)),
+    )
+
+
+def transformers(backbone: Pairs, projections: Pairs, output: str, ffn: str) -> Pairs:
+    """The transformers package; ``output`` and ``ffn`` name the projection after attention and the linear layers."""
+    rest: Pairs = (
+        (f"self_attn.{output}.*", "self_attn.out_proj.*"),
+        ("self_attn.*", "self_attn.*"),
+        (f"{ffn}#.*", "linear#.*"),
+        ("self_attn_layer_norm.*", "norm1.*"),
+    )
+    cross = ((f"encoder_attn.{output}.*", "cross_attn.out_proj.*"), ("encoder_attn.*", "cross_attn.*"))
+    norms = (("encoder_attn_layer_norm.*", "norm2.*"), ("final_layer_norm.*", "norm3.*"))
+    return (
+        *backbone,
+        ("model.input_projection.*", "input_proj.*"),
+        ("model.query_position_embeddings.*", "query_embed.*"),
+        ("class_labels_classifier.*", "class_head.*"),
+        ("bbox_predictor.*", "box_head.*"),
+        ("model.decoder.layernorm.*", "decoder.norm.*"),
+        ("model.decoder.ref_point_head.*", "reference_point.head.*"),
+        ("model.decoder.query_scale.*", "decoder.spatial_query.query_scale.*"),
+        *below("model.encoder.layers.#.", "encoder.layers.#.", (*rest, ("final_layer_norm.*", "norm2.*"))),
+        *below("model.decoder.layers.#.", "decoder.layers.#.", (*projections, *cross, *rest, *norms)),
+    )
+
+
+_FILE_RESNET = below("model.backbone.conv_encoder.model.", "backbone.", RESNET_TRANSFORMERS)
+_FILE_TIMM = below("model.backbone.conv_encoder.model.", "backbone.", RESNET)
+_MODULE_RESNET = below("model.backbone.model.", "backbone.", RESNET_TRANSFORMERS)
+_MODULE_TIMM = below("model.backbone.model.", "backbone.", RESNET)
+
+# What can be written, by kind of detector. transformers: the package's files; -timm: those with timm's backbone, as
+# published for Conditional DETR and DETR; -modules: the names in its memory
+LAYOUTS: dict[str, dict[str, Pairs]] = {
+    kind: {
+        "original": original(projections),
+        "transformers": transformers(_FILE_RESNET, projections, "out_proj", "fc"),
+        "transformers-timm": transformers(_FILE_TIMM, projections, "out_proj", "fc"),
+        "transformers-modules": transformers(
+            (*_MODULE_RESNET, *_MODULE_TIMM), MODULE_PROJECTIONS if projections else (), "o_proj", "mlp.fc"
+        ),
+        "torchvision": below("", "backbone.", RESNET),
+    }
+    for kind, projections in (("conditional-detr", FLAT_PROJECTIONS), ("detr", ()))
+}
+
+
+def to_ours(state: StateDict) -> StateDict:
+    """Renames tensors of another implementation, by the table that knows most of them; unknown names stay."""
+    state = unpack(state)
+    best: dict[str, str] = {}
+    for layouts in LAYOUTS.values():
+        for pairs in layouts.values():
+            found = {name: ours for name in state if (ours := _renamed(name, pairs))}
+            best = max(best, found, key=len)
+    return {best.get(name, name): tensor for name, tensor in state.items()}
+
+
+def from_ours(state: StateDict, kind: str, layout: str) -> StateDict:
+    """Renames our tensors; those that the layout has no name for are left out.
+
+    Args:
+        state: of a detector.
+        kind: of detector.
+        layout: a name in :data:`LAYOUTS`.
+    """
+    pairs = tuple((ours, theirs) for theirs, ours in LAYOUTS[kind][layout])
+    renamed = {theirs: tensor for name, tensor in state.items() if (theirs := _renamed(name, pairs))}
+    return pack(renamed) if layout == "original" else renamed
+
+
+def unpack(state: StateDict) -> StateDict:
+    """Takes torch's packed ``in_proj_weight`` and ``in_proj_bias`` apart into query, key and value."""
+    unpacked = {}
+    for name, tensor in state.items():
+        packed = re.fullmatch(r"(.*)\.in_proj_(weight|bias)", name)
+        if packed:
+            for part, chunk in zip("qkv", tensor.chunk(3), strict=True):
+                unpacked[f"{packed[1]}.{part}_proj.{packed[2]}"] = chunk
+        else:
+            unpacked[name] = tensor
+    return unpacked
+
+
+def pack(state: StateDict) -> StateDict:
+    """The inverse of :func:`unpack`."""
+    packed = {}
+    for name, tensor in state.items():
+        part = re.fullmatch(r"(.*)\.([qkv])_proj\.(weight|bias)", name)
+        if part is None:
+            packed[name] = tensor
+        elif part[2] == "q":
+            three = [state[f"{part[1]}.{letter}_proj.{part[3]}"] for letter in "qkv"]
+            packed[f"{part[1]}.in_proj_{part[3]}"] = torch.cat(three)
+    return packed
+
+
+def _renamed(name: str, pairs: Pairs) -> str | None:
+    for pattern, replacement in _compiled(pairs):
+        match = pattern.fullmatch(name)
+        if match:
+            return match.expand(replacement)
+    return None
+
+
+@functools.cache
+def _compiled(pairs: Pairs) -> list[tuple[re.Pattern[str], str]]:
+    return [(_pattern(left), _replacement(right)) for left, right in pairs]
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text).replace(r"\#", r"(\d+)").replace(r"\*", "(.*)"))
+
+
+def _replacement(text: str) -> str:
+    numbers = iter(range(1, 10))
+    return re.sub(r"[#*]", lambda _: rf"\g<{next(numbers)}>", text)
