@@ -5,13 +5,16 @@ Our files hold plain tensors, lists, dictionaries and numbers, read with ``weigh
 
 import argparse
 import hashlib
+import json
 import os
+import zipfile
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -46,21 +49,19 @@ class Checkpoint:
     optimizer: dict[str, Any] | None = None
 
     def save(self) -> None:
-        """Writes ``path``, or leaves what was there: a reader never sees half a file."""
-        content: dict[str, Any] = {
+        """Writes ``path``. A .safetensors file holds what detection needs, and nothing to train on with."""
+        about = {
             "format": FORMAT,
             "config": to_dict(self.config),
             "classes": {"names": list(self.classes.names), "category_ids": list(self.classes.category_ids)},
-            "model": self.model,
         }
+        if self.path.suffix == ".safetensors":
+            described = {name: json.dumps(value) for name, value in about.items()}
+            write(self.path, safetensors.torch.save(_contiguous(self.average or self.model), described))
+            return
         optional = {"average": self.average, "progress": self.progress, "optimizer": self.optimizer}
-        content |= {name: value for name, value in optional.items() if value is not None}
-        unfinished = self.path.with_name(self.path.name + ".part")
-        with unfinished.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self.path)
+        present = {name: value for name, value in optional.items() if value is not None}
+        write(self.path, {**about, "model": self.model, **present})
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -69,8 +70,12 @@ class Checkpoint:
         Raises:
             InputError: it is missing, damaged or something else.
         """
-        content = _read(path)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return cls.parse(path, read(path))
+
+    @classmethod
+    def parse(cls, path: Path, content: Any) -> "Checkpoint":
+        """The checkpoint in what :func:`read` gave."""
+        if not is_checkpoint(content):
             raise InputError(f"{path} is not a checkpoint of this program (expected format {FORMAT!r})")
         try:
             classes = Classes(tuple(content["classes"]["names"]), tuple(content["classes"]["category_ids"]))
@@ -132,10 +137,7 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
     Raises:
         InputError: the file is missing, damaged, or has nothing for this model.
     """
-    content = _read(_fetch(source))
-    state = content.get("model", content) if isinstance(content, dict) else {}
-    state = state if isinstance(state, dict) else {}
-    state = to_ours({name: t for name, t in state.items() if isinstance(t, Tensor)})
+    state = weights_in(read(fetch(source)))
     own = model.state_dict()
     # a counter that batch norm keeps and frozen batch norm has no use for
     state = {name: t for name, t in state.items() if name in own or not name.endswith(".num_batches_tracked")}
@@ -155,8 +157,24 @@ def _shape(state: StateDict, name: str) -> torch.Size | None:
     return state[name].shape if name in state else None
 
 
-def _fetch(source: str) -> Path:
-    """The file itself, or a downloaded copy in torch's cache."""
+def weights_in(content: Any) -> StateDict:
+    """The tensors of a file that was read, by our names."""
+    state = content.get("model", content) if isinstance(content, dict) else {}
+    state = state if isinstance(state, dict) else {}
+    return to_ours({name: t for name, t in state.items() if isinstance(t, Tensor)})
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Whether what was read is a file of ours."""
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def fetch(source: str) -> Path:
+    """The file itself, or a downloaded copy in torch's cache.
+
+    Raises:
+        InputError: it cannot be downloaded.
+    """
     if not source.startswith(("https://", "http://")):
         return Path(source)
     # many files have the same name, such as model.safetensors
@@ -171,15 +189,63 @@ def _fetch(source: str) -> Path:
     return cached
 
 
-def _read(path: Path) -> Any:
+def read(path: Path) -> Any:
+    """What a file holds; nothing in it can run, and it cannot grow beyond its size.
+
+    Raises:
+        InputError: it is missing, damaged or something else.
+    """
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
+        _refuse_compressed(path)
         # The authors' files carry their command line beside the tensors
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0] or "it is cut off"
         raise InputError(f"checkpoint {path} cannot be read: {reason}") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    described = {name: json.loads(about[name]) for name in ("format", "config", "classes") if "config" in about}
+    return {**described, "model": tensors}
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch stores its tensors as they are; a compressed entry could fill the memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            compressed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        if compressed:
+            raise ValueError(f"its part {compressed[0]} is compressed, which torch never does")
+
+
+def write(path: Path, content: bytes | dict[str, Any]) -> None:
+    """Writes a file, or leaves what was there: a reader never sees half of one."""
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def write_weights(state: StateDict, path: Path) -> None:
+    """Tensors and nothing else, as other implementations read them."""
+    if path.suffix == ".safetensors":
+        write(path, safetensors.torch.save(_contiguous(state), {"format": "pt"}))
+    else:
+        write(path, {"model": state})
+
+
+def _contiguous(state: StateDict) -> StateDict:
+    return {name: tensor.contiguous() for name, tensor in state.items()}

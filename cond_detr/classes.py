@@ -2,6 +2,22 @@
 
 from dataclasses import dataclass
 
+# An output that no class has: COCO leaves out some of its numbers
+UNUSED = "N/A"
+_COCO = """
+1 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant
+13 stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe
+27 backpack, umbrella
+31 handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard
+42 surfboard, tennis racket, bottle
+46 wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut
+61 cake, chair, couch, potted plant, bed
+67 dining table
+70 toilet
+72 tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator
+84 book, clock, vase, scissors, teddy bear, hair drier, toothbrush
+"""
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -19,6 +35,16 @@ class Classes:
     def numbered(cls, count: int) -> "Classes":
         """Classes that nobody has named yet."""
         return cls(tuple(f"class {i}" for i in range(count)), tuple(range(count)))
+
+    @classmethod
+    def coco(cls) -> "Classes":
+        """The 91 outputs of models trained on COCO by its category ids, as the published ones are."""
+        names = [UNUSED] * 91
+        for line in _COCO.strip().splitlines():
+            first, _, run = line.partition(" ")
+            for i, name in enumerate(run.split(", "), start=int(first)):
+                names[i] = name
+        return cls(tuple(names), tuple(range(91)))
 
     def __len__(self) -> int:
         return len(self.names)

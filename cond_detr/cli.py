@@ -15,7 +15,12 @@ COMMANDS = {
     "train": "train a detector",
     "evaluate": "measure a checkpoint on a data set",
     "predict": "detect objects in images",
+    "attention": "draw where the heads look for a detection",
+    "convert": "change the format of a detector's weights",
 }
+
+# where a command's module has another name
+MODULES = {"attention": "attention_maps"}
 
 
 def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> None:
@@ -109,5 +114,5 @@ def main() -> None:
         usage = "\n".join(["usage: cond-detr COMMAND [options]", *lines, "cond-detr COMMAND --help says more"])
         print(usage, file=sys.stdout if asked_for_help else sys.stderr)
         sys.exit(0 if asked_for_help else 2)
-    module = importlib.import_module(f"cond_detr.{sys.argv[1]}")
+    module = importlib.import_module(f"cond_detr.{MODULES.get(sys.argv[1], sys.argv[1])}")
     run(module.main, sys.argv[2:])

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from cond_detr import distributed
-from cond_detr.classes import Classes
+from cond_detr.classes import UNUSED, Classes
 from cond_detr.cli import default_workers, device_argument, make_folder, natural, positive, run
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
@@ -66,14 +66,14 @@ def classes_in(dataset: CocoDataset, model_classes: Classes) -> Classes:
         InputError: the names differ.
     """
     theirs = dataset.annotations.classes
-    different = sorted(set(theirs.names) ^ set(model_classes.names))
+    different = sorted(set(theirs.names) ^ (set(model_classes.names) - {UNUSED}))
     if different:
         where = "the file" if different[0] in theirs.names else "the model"
         raise InputError(
             f"{dataset.annotations.name} has {len(theirs)} classes and the model {len(model_classes)}, "
             f"and they differ: {different[0]!r} is only in {where}"
         )
-    ids = dict(zip(theirs.names, theirs.category_ids, strict=True))
+    ids = {**dict(zip(theirs.names, theirs.category_ids, strict=True)), UNUSED: -1}  # no category of COCO's is negative
     return Classes(model_classes.names, tuple(ids[name] for name in model_classes.names))
 
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from cond_detr.checkpoints import Checkpoint
 from cond_detr.classes import Classes
 from cond_detr.config import Config, ModelConfig, preset
 from cond_detr.data.transforms import ImageLike, open_image, to_network_input
@@ -98,18 +97,24 @@ class Detector(nn.Module):
         return cls(cls.adapt(name), Classes.numbered(num_classes))
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> Self:
-        """The model of a checkpoint that ``python -m cond_detr.train`` wrote, in evaluation mode.
+    def from_checkpoint(cls, source: str | Path, *, preset_name: str | None = None) -> Self:
+        """The model of a checkpoint in evaluation mode.
+
+        Args:
+            source: path or URL of a file that ``python -m cond_detr.train`` wrote, or of a detector of the authors'
+                repository, of DETR's or of the transformers package.
+            preset_name: architecture of another's detector; by default the one of r50 and r101 that fits.
 
         Raises:
             InputError: the file is missing, not such a checkpoint, or one of another kind of detector.
         """
+        from cond_detr.foreign import open_checkpoint
         from cond_detr.models import build
 
-        saved = Checkpoint.load(Path(path))
+        saved = open_checkpoint(str(source), preset_name=preset_name)
         model = build(saved.config, saved.classes)
         if not isinstance(model, cls):
-            raise InputError(f"checkpoint {path} is of a {type(model).__name__}, not of a {cls.__name__}")
+            raise InputError(f"checkpoint {source} is of a {type(model).__name__}, not of a {cls.__name__}")
         saved.load_into(model, average=True)
         return model.eval()
 

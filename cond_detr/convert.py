@@ -1,0 +1,69 @@
+"""``cond-detr convert``: a detector's weights from one format to another.
+
+Reads checkpoints of this program, of the authors' repository, of DETR's and of the transformers package.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cond_detr.checkpoints import write_weights
+from cond_detr.cli import make_folder, run
+from cond_detr.config import PRESETS
+from cond_detr.data.coco import read_annotations
+from cond_detr.errors import InputError
+from cond_detr.foreign import open_checkpoint
+from cond_detr.naming import from_ours
+
+OURS = "cond-detr"
+FORMATS = {
+    OURS: "this program's: weights, settings, class names and ids",
+    "original": "the repositories of Conditional DETR and of DETR",
+    "transformers": "the transformers package",
+    "transformers-timm": "the same with timm's backbone, as the published models",
+    "torchvision": "the backbone alone",
+}
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="cond-detr convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("source", metavar="SOURCE", help="file or URL")
+    p.add_argument("target", type=Path, metavar="TARGET", help=f"file to write, {', '.join(SUFFIXES)}")
+    formats = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    p.add_argument("--to", choices=FORMATS, default=OURS, metavar="FORMAT", help=f"{formats} (default: {OURS})")
+    p.add_argument(
+        "--preset",
+        choices=PRESETS,
+        metavar="NAME",
+        help="architecture of another's weights, such as dc5-r50 (default: r50 or r101, whichever fits)",
+    )
+    p.add_argument(
+        "--classes", type=Path, metavar="FILE", help="annotation file in COCO's format with the classes' names and ids"
+    )
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    if options.target.suffix not in SUFFIXES:
+        raise InputError(f"{options.target} should end in {', '.join(SUFFIXES)}")
+    classes = read_annotations(options.classes).classes if options.classes else None
+    checkpoint = open_checkpoint(options.source, preset_name=options.preset, classes=classes)
+    make_folder(options.target.parent)
+    state = checkpoint.average or checkpoint.model
+    if options.to == OURS:
+        replace(checkpoint, path=options.target, model=state, average=None, progress=None, optimizer=None).save()
+    else:
+        state = from_ours(state, checkpoint.config.model.kind, options.to)
+        write_weights(state, options.target)
+    kind, backbone = checkpoint.config.model.kind, checkpoint.config.model.backbone
+    print(f"{kind} with {backbone}, {len(checkpoint.classes)} classes: {len(state)} tensors to {options.target}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,170 @@
+"""Weights of other implementations: read as detectors, and written back as they were."""
+
+import json
+import os
+import pickle
+import zipfile
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli, convert, preset
+from cond_detr.checkpoints import Checkpoint
+from cond_detr.classes import UNUSED, Classes
+from cond_detr.config import as_detr
+from cond_detr.foreign import open_checkpoint
+from cond_detr.models import build
+from cond_detr.naming import LAYOUTS, from_ours, to_ours
+from tests.cond_detr.test_parity import padded_batch, transformers_detr, transformers_model
+
+SMALL = preset("shapes")
+R50 = preset("r50")
+
+
+def run_convert(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.run(convert.main, [str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["r50", "r101", "dc5-r50"])
+def test_a_file_of_the_transformers_package_and_back(name: str, tmp_path: Path) -> None:
+    theirs = transformers_model(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "model.safetensors"
+    assert run_convert(file, tmp_path / "ours.safetensors", "--preset", name) == 0
+    model = ConditionalDETR.from_checkpoint(tmp_path / "ours.safetensors")
+    assert model.config.preset == name
+    images, padding = padded_batch()
+    want = theirs(pixel_values=images, pixel_mask=(~padding).long())
+    torch.testing.assert_close(model(images, padding).logits[-1], want.logits, rtol=0, atol=1e-4)
+    assert run_convert(tmp_path / "ours.safetensors", tmp_path / "back.safetensors", "--to", "transformers") == 0
+    assert (tmp_path / "back.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_their_plain_detr_is_recognised(tmp_path: Path) -> None:
+    theirs = transformers_detr()
+    theirs.save_pretrained(tmp_path)
+    model = Detector.from_checkpoint(tmp_path / "model.safetensors")
+    assert isinstance(model, DETR)
+    assert run_convert(tmp_path / "model.safetensors", tmp_path / "back.safetensors", "--to", "transformers") == 0
+    assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["conditional-detr", "detr"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS["detr"] if name != "torchvision"])
+def test_every_layout_names_every_tensor(kind: str, layout: str) -> None:
+    model = build(as_detr(R50) if kind == "detr" else R50, Classes.numbered(7))
+    theirs = from_ours(model.state_dict(), kind, layout)
+    assert not theirs.keys() & (model.state_dict().keys() - {"query_embed.weight", "input_proj.weight"}) - {
+        "input_proj.bias"
+    }
+    again = to_ours(theirs)
+    assert again.keys() == model.state_dict().keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [lambda: R50, lambda: as_detr(R50)], ids=["conditional-detr", "detr"])
+def test_a_file_of_the_authors_and_back(make: object, tmp_path: Path) -> None:
+    """With the command line that theirs carry, and COCO's 91 numbers."""
+    config = make()  # type: ignore[operator]
+    model = build(config, Classes.coco())
+    state = from_ours(model.state_dict(), config.model.kind, "original")
+    torch.save({"model": state, "epoch": 49, "args": Namespace(lr=1e-4)}, tmp_path / "theirs.pth")
+    again = Detector.from_checkpoint(tmp_path / "theirs.pth")
+    assert type(again) is type(model)
+    assert again.classes.names[18] == "dog"
+    assert again.classes.names.count(UNUSED) == 11
+    assert run_convert(tmp_path / "theirs.pth", tmp_path / "ours.pt") == 0
+    assert run_convert(tmp_path / "ours.pt", tmp_path / "back.pth", "--to", "original") == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_class_names_beside_the_file(tmp_path: Path) -> None:
+    config = replace(R50, model=replace(R50.model, num_queries=10))
+    state = from_ours(build(config, Classes.numbered(2)).state_dict(), "conditional-detr", "transformers-timm")
+    torch.save(state, tmp_path / "weights.pt")
+    assert open_checkpoint(str(tmp_path / "weights.pt")).classes.names == ("class 0", "class 1")
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog"}}))
+    assert open_checkpoint(str(tmp_path / "weights.pt")).classes == Classes(("cat", "dog"), (0, 1))
+    annotations = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 4, "height": 4}],
+        "annotations": [],
+        "categories": [{"id": 7, "name": "owl"}, {"id": 3, "name": "bat"}],
+    }
+    (tmp_path / "names.json").write_text(json.dumps(annotations))
+    target = tmp_path / "ours.safetensors"
+    assert run_convert(tmp_path / "weights.pt", target, "--classes", tmp_path / "names.json") == 0
+    assert Checkpoint.load(target).classes == Classes(("bat", "owl"), (3, 7))
+
+
+def test_a_safetensors_file_of_ours_detects_as_the_original(tmp_path: Path) -> None:
+    model = ConditionalDETR(SMALL, Classes(("cat", "dog"), (7, 3))).eval()
+    average = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
+    Checkpoint(tmp_path / "x.pt", SMALL, model.classes, model.state_dict(), average=average).save()
+    assert run_convert(tmp_path / "x.pt", tmp_path / "x.safetensors") == 0
+    ours, theirs = (Detector.from_checkpoint(tmp_path / name) for name in ("x.pt", "x.safetensors"))
+    assert theirs.config == SMALL
+    assert theirs.classes == model.classes
+    for a, b in zip(ours(torch.ones(1, 3, 64, 64)), theirs(torch.ones(1, 3, 64, 64)), strict=True):
+        assert torch.equal(a, b)
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Evil()}, "evil.pt")
+    Path("legacy.pt").write_bytes(pickle.dumps({"model": Evil()}))
+    for name in ("evil.pt", "legacy.pt"):
+        with pytest.raises(InputError, match=f"{name} cannot be read"):
+            Detector.from_checkpoint(name)
+    assert not Path("executed").exists()
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    model = ConditionalDETR(SMALL, Classes.numbered(2))
+    Checkpoint(tmp_path / "good.pt", SMALL, model.classes, model.state_dict()).save()
+    Checkpoint(tmp_path / "good.safetensors", SMALL, model.classes, model.state_dict()).save()
+    for name in ("good.pt", "good.safetensors"):
+        content = (tmp_path / name).read_bytes()
+        for what, part in (("half", content[: len(content) // 2]), ("empty", b""), ("text", b"no weights" * 99)):
+            path = tmp_path / name.replace("good", what)
+            path.write_bytes(part)
+            with pytest.raises(InputError, match=f"checkpoint {path} cannot be read: .") as error:
+                Detector.from_checkpoint(path)
+            assert "\n" not in str(error.value)
+    with zipfile.ZipFile(tmp_path / "good.pt") as stored:
+        parts = {entry.filename: stored.read(entry) for entry in stored.infolist()}
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for part, content in parts.items():
+            bomb.writestr(part, content)
+    with pytest.raises(InputError, match="is compressed, which torch never does"):
+        Detector.from_checkpoint(tmp_path / "bomb.pt")
+
+
+def test_what_is_no_detector(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet.pth")
+    with pytest.raises(InputError, match=r"resnet\.pth is no checkpoint of a detector: it has no object queries"):
+        Detector.from_checkpoint(tmp_path / "resnet.pth")
+    small = ConditionalDETR(SMALL, Classes.numbered(2))
+    torch.save(from_ours(small.state_dict(), "conditional-detr", "original"), tmp_path / "small.pth")
+    with pytest.raises(InputError, match=r"the architecture of none of r50, r101: \d+ tensors differ"):
+        Detector.from_checkpoint(tmp_path / "small.pth")
+    model = Detector.from_checkpoint(tmp_path / "small.pth", preset_name="shapes")
+    assert model.config == SMALL
+    assert run_convert(tmp_path / "small.pth", tmp_path / "x.onnx") == 2
