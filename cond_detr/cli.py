@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "detect objects in images",
     "attention": "draw where the heads look for a detection",
     "convert": "change the format of a detector's weights",
+    "export": "write a detector as ONNX, or for torch without this package's models",
 }
 
 # where a command's module has another name

@@ -57,6 +57,37 @@ def ranked(predictions: Predictions, top: int, *, softmax: bool = False) -> tupl
     return scores, index // num_classes, index % num_classes
 
 
+class Ranked(NamedTuple):
+    """The best detections of B images, best first; what an exported model puts out.
+
+    Attributes:
+        scores: (B, K) in [0, 1].
+        labels: (B, K) int64, index of the class.
+        boxes: (B, K, 4) xyxy in fractions of the image size.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+def best(predictions: Predictions, top: int = 100, *, softmax: bool = False) -> Ranked:
+    """The ``top`` best detections of the last layer; ``softmax`` as in :func:`detections`."""
+    scores, query, labels = ranked(predictions, top, softmax=softmax)
+    boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, query[..., None].expand(-1, -1, 4))
+    return Ranked(scores, labels, boxes)
+
+
+def in_pixels(found: Ranked, sizes: list[tuple[int, int]], names: tuple[str, ...]) -> list[Detections]:
+    """Detections with boxes in pixels, and class names: one for each (width, height)."""
+    scale = torch.tensor([[w, h, w, h] for w, h in sizes], dtype=found.boxes.dtype, device=found.boxes.device)
+    boxes = found.boxes * scale[:, None]
+    return [
+        Detections(b, s, c, [names[i] for i in c.tolist()])
+        for b, s, c in zip(boxes.cpu(), found.scores.cpu(), found.labels.cpu(), strict=True)
+    ]
+
+
 def detections(
     predictions: Predictions,
     sizes: list[tuple[int, int]],
@@ -74,10 +105,4 @@ def detections(
         top: most detections per image.
         softmax: how scores are made of logits; then, as in DETR, each query has its likeliest class only.
     """
-    scores, query, labels = ranked(predictions, top, softmax=softmax)
-    boxes = cxcywh_to_xyxy(predictions.boxes[-1]).gather(1, query[..., None].expand(-1, -1, 4))
-    boxes = boxes * torch.tensor([[w, h, w, h] for w, h in sizes], dtype=boxes.dtype, device=boxes.device)[:, None]
-    return [
-        Detections(b, s, c, [names[i] for i in c.tolist()])
-        for b, s, c in zip(boxes.cpu(), scores.cpu(), labels.cpu(), strict=True)
-    ]
+    return in_pixels(best(predictions, top, softmax=softmax), sizes, names)

@@ -1,0 +1,86 @@
+"""Exported files give what the model gives, for any number and size of images, and the same detections."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli
+from cond_detr import export as exporting
+from cond_detr.checkpoints import Checkpoint
+from cond_detr.classes import Classes
+from cond_detr.config import preset
+from cond_detr.export import Exportable, Exported, export
+from cond_detr.predictions import Ranked
+
+FILES = {"onnx": "x.onnx", "torch": "x.pt2", "aot": "x.pt2"}
+
+
+def detector(kind: type[Detector]) -> Detector:
+    """Untrained, with weights that make its scores differ."""
+    torch.manual_seed(0)
+    model = kind(kind.adapt("shapes"), Classes(("cat", "dog", "owl"), (5, 3, 9))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        model.class_head.weight.normal_()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"), [(ConditionalDETR, "onnx"), (ConditionalDETR, "torch"), (ConditionalDETR, "aot"), (DETR, "onnx")]
+)
+def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: Path) -> None:
+    model = detector(kind)
+    path = tmp_path / FILES[form]
+    export(model, path, form)
+    exported = Exported(path)
+    assert exported.about.names == ("cat", "dog", "owl")
+    with torch.no_grad():
+        for batch in (1, 3):
+            for height, width in ((64, 64), (40, 100), (97, 61)):
+                images = torch.randn(batch, 3, height, width)
+                got, want = exported.graph(images), Ranked(*Exportable(model).eval()(images))
+                torch.testing.assert_close(got.scores, want.scores, rtol=0, atol=1e-4)
+                # what scores the same may come in any order
+                gaps = F.pad(want.scores[:, :-1] - want.scores[:, 1:], (1, 1), value=1.0)
+                apart = (gaps[:, :-1] > 1e-6) & (gaps[:, 1:] > 1e-6)
+                assert apart.float().mean() > 0.6
+                assert torch.equal(got.labels[apart], want.labels[apart])
+                torch.testing.assert_close(got.boxes[apart], want.boxes[apart], rtol=0, atol=1e-4)
+    photo = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
+    (got,), (want,) = exported.predict([photo], 0.01), model.predict([photo], 0.01)
+    assert got.names[0] == want.names[0]
+    assert sorted(got.names) == sorted(want.names)
+    torch.testing.assert_close(got.boxes[0], want.boxes[0], rtol=0, atol=1e-2)
+    torch.testing.assert_close(got.scores, want.scores, rtol=0, atol=1e-4)
+
+
+def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = detector(ConditionalDETR)
+    Checkpoint(tmp_path / "best.pt", model.config, model.classes, model.state_dict()).save()
+    arguments = ["--checkpoint", str(tmp_path / "best.pt"), str(tmp_path / "out" / "x.pt2"), "--device", "cpu"]
+    with pytest.raises(SystemExit) as stop:
+        cli.run(exporting.main, arguments)
+    assert stop.value.code == 0
+    assert "wrote" in capsys.readouterr().out
+    Exported(tmp_path / "out" / "x.pt2")
+
+
+def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ConditionalDETR(preset("shapes"), Classes.numbered(2)).eval()
+    with pytest.raises(InputError, match=r"x\.pt should end in \.pt2 for format torch"):
+        export(model, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="unknown format 'tflite'; there are onnx, torch, aot"):
+        export(model, tmp_path / "x.pt2", "tflite")
+    with pytest.raises(InputError, match=r"none\.onnx does not exist"):
+        Exported(tmp_path / "none.onnx")
+    for name in ("x.onnx", "x.pt2"):
+        (tmp_path / name).write_bytes(b"no graph")
+        with pytest.raises(InputError, match=f"exported file .*{name} cannot be read: ."):
+            Exported(tmp_path / name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"this needs onnx and onnxscript: pip install 'cond-detr\[export\]'"):
+        export(model, tmp_path / "x.onnx")
