@@ -76,7 +76,7 @@ def detection_maps(model: Detector, image: Image.Image, count: int = 1, layer: i
 
 def best(predictions: Predictions, model: Detector, count: int) -> list[tuple[str, float, Tensor, int]]:
     """(class name, score, box in fractions, query) of the best detections of one image."""
-    (found,) = detections(predictions, [(1, 1)], model.classes.names, count, softmax=model.softmax)
+    (found,) = detections(predictions, [(1, 1)], model.classes, count, softmax=model.softmax)
     _, queries, _ = ranked(predictions, count, softmax=model.softmax)
     return list(zip(found.names, found.scores.tolist(), found.boxes, queries[0].tolist(), strict=True))
 

@@ -53,9 +53,9 @@ def evaluate(
         batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
             predictions = model(batch.images, batch.padding)
-        images = detections(predictions, batch.sizes, classes.names, softmax=model.softmax)
+        images = detections(predictions, batch.sizes, classes, softmax=model.softmax)
         for image_id, found in zip(batch.image_ids, images, strict=True):
-            results += coco_results(image_id, found, classes.category_ids)
+            results += coco_results(image_id, found)
     return evaluate_results(dataset.annotations, distributed.gather_lists(results))
 
 

@@ -29,13 +29,13 @@ class Evaluation:
     per_class: dict[str, dict[str, float | None]]
 
 
-def coco_results(image_id: int, found: Detections, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
+def coco_results(image_id: int, found: Detections) -> list[dict[str, Any]]:
     """Detections of an image in COCO's result format: boxes as left, top, width, height."""
     boxes = xyxy_to_cxcywh(found.boxes.double())
     boxes[:, :2] -= boxes[:, 2:] / 2
     return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for box, score, category_id in zip(boxes.tolist(), found.scores.tolist(), found.category_ids, strict=True)
     ]
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from cond_detr.classes import Classes
 from cond_detr.cli import device_argument, make_folder, run
 from cond_detr.data.transforms import ImageLike, open_image, to_network_input
 from cond_detr.errors import InputError
@@ -37,12 +38,12 @@ class About:
     """What the file says of itself.
 
     Attributes:
-        names: of the classes.
+        classes: that are told apart.
         image_size, max_size: of the short side, and most pixels of the long one.
         stride: of the network; smaller images are refused.
     """
 
-    names: tuple[str, ...]
+    classes: Classes
     image_size: int
     max_size: int
     stride: int
@@ -50,7 +51,7 @@ class About:
     @classmethod
     def of(cls, model: Detector) -> "About":
         data = model.config.data
-        return cls(model.classes.names, data.image_size, data.max_size, model.backbone.stride)
+        return cls(model.classes, data.image_size, data.max_size, model.backbone.stride)
 
     def write(self) -> str:
         return json.dumps(asdict(self))
@@ -58,7 +59,8 @@ class About:
     @classmethod
     def read(cls, text: str) -> "About":
         values = json.loads(text)
-        return cls(**{**values, "names": tuple(values["names"])})
+        names, category_ids = values["classes"]["names"], values["classes"]["category_ids"]
+        return cls(**{**values, "classes": Classes(tuple(names), tuple(category_ids))})
 
 
 class Exportable(nn.Module):
@@ -166,7 +168,7 @@ class Exported:
     def _detect(self, image: Image.Image, threshold: float) -> Detections:
         about = self.about
         pixels = to_network_input(image, about.image_size, about.max_size, about.stride)
-        return in_pixels(self.graph(pixels[None]), [image.size], about.names)[0].above(threshold)
+        return in_pixels(self.graph(pixels[None]), [image.size], about.classes)[0].above(threshold)
 
 
 Graph = Callable[[Tensor], Ranked]

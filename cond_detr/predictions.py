@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cond_detr.boxes import cxcywh_to_xyxy
+from cond_detr.classes import Classes
 
 
 class Predictions(NamedTuple):
@@ -29,18 +30,20 @@ class Detections(NamedTuple):
         scores: (K,) in [0, 1].
         labels: (K,) int64, index of the class.
         names: K class names.
+        category_ids: K ids of the classes in the data set that the model learnt from.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     names: list[str]
+    category_ids: list[int]
 
     def above(self, threshold: float) -> "Detections":
         """Those with at least this score."""
-        keep = self.scores >= threshold
-        names = [name for name, kept in zip(self.names, keep.tolist(), strict=True) if kept]
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+        count = int((self.scores >= threshold).sum())  # the best come first
+        boxes, scores, labels, names, ids = self
+        return Detections(boxes[:count], scores[:count], labels[:count], names[:count], ids[:count])
 
 
 def query_scores(logits: Tensor) -> Tensor:
@@ -78,12 +81,12 @@ def best(predictions: Predictions, top: int = 100, *, softmax: bool = False) -> 
     return Ranked(scores, labels, boxes)
 
 
-def in_pixels(found: Ranked, sizes: list[tuple[int, int]], names: tuple[str, ...]) -> list[Detections]:
-    """Detections with boxes in pixels, and class names: one for each (width, height)."""
+def in_pixels(found: Ranked, sizes: list[tuple[int, int]], classes: Classes) -> list[Detections]:
+    """Detections with boxes in pixels, class names and ids: one for each (width, height)."""
     scale = torch.tensor([[w, h, w, h] for w, h in sizes], dtype=found.boxes.dtype, device=found.boxes.device)
     boxes = found.boxes * scale[:, None]
     return [
-        Detections(b, s, c, [names[i] for i in c.tolist()])
+        Detections(b, s, c, [classes.names[i] for i in c.tolist()], [classes.category_ids[i] for i in c.tolist()])
         for b, s, c in zip(boxes.cpu(), found.scores.cpu(), found.labels.cpu(), strict=True)
     ]
 
@@ -91,7 +94,7 @@ def in_pixels(found: Ranked, sizes: list[tuple[int, int]], names: tuple[str, ...
 def detections(
     predictions: Predictions,
     sizes: list[tuple[int, int]],
-    names: tuple[str, ...],
+    classes: Classes,
     top: int = 100,
     *,
     softmax: bool = False,
@@ -101,8 +104,8 @@ def detections(
     Args:
         predictions: of B images.
         sizes: original (width, height) of each.
-        names: the C class names.
+        classes: the C classes.
         top: most detections per image.
         softmax: how scores are made of logits; then, as in DETR, each query has its likeliest class only.
     """
-    return in_pixels(best(predictions, top, softmax=softmax), sizes, names)
+    return in_pixels(best(predictions, top, softmax=softmax), sizes, classes)

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -147,31 +148,40 @@ class Detector(nn.Module):
             raw = torch.cat([raw[..., :2] + torch.logit(reference, eps=1e-5), raw[..., 2:]], dim=-1)
         return raw.sigmoid()
 
-    def predict(self, images: Sequence[ImageLike], threshold: float = 0.3) -> list[Detections]:
+    @overload  # a string is a sequence of strings, but not meant
+    def predict(self, images: ImageLike, threshold: float = 0.3) -> Detections: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, images: Sequence[ImageLike], threshold: float = 0.3) -> list[Detections]: ...
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], threshold: float = 0.3) -> Detections | list[Detections]:
         """Detects objects in images of any size, one image at a time so that none depends on its company.
 
         Args:
-            images: paths, PIL images or (H, W, 3) uint8 arrays.
+            images: paths, PIL images or (H, W, 3) uint8 arrays, or one of these.
             threshold: the least score to report.
 
         Returns:
-            The detections of each image, best first.
+            The detections of each image, best first; of one image alone those.
 
         Raises:
             InputError: an image cannot be read or is too small.
         """
-        was_training = self.training
-        self.eval()
-        found = [self._detect(open_image(image), threshold) for image in images]
-        self.train(was_training)
-        return found
+        if isinstance(images, (str, Path, Image.Image, np.ndarray)):
+            return self.detect([open_image(images)], threshold)[0]
+        return [self.detect([open_image(image)], threshold)[0] for image in images]
 
     @torch.inference_mode()
-    def _detect(self, image: Image.Image, threshold: float) -> Detections:
+    def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
+        """What :meth:`predict` does with RGB images that are of one size for the network, all of them at once."""
         data = self.config.data
-        pixels = to_network_input(image, data.image_size, data.max_size, self.backbone.stride)
-        predictions = self(pixels[None].to(self.query_embed.weight.device))
-        return detections(predictions, [image.size], self.classes.names, softmax=self.softmax)[0].above(threshold)
+        sizes = data.image_size, data.max_size
+        pixels = torch.stack([to_network_input(image, *sizes, self.backbone.stride) for image in images])
+        was_training = self.training
+        predictions = self.eval()(pixels.to(self.query_embed.weight.device))
+        self.train(was_training)
+        found = detections(predictions, [image.size for image in images], self.classes, softmax=self.softmax)
+        return [each.above(threshold) for each in found]
 
     def _initialise(self) -> None:
         """Xavier for the transformer, a low prior score for the classes, boxes that start at the reference points."""

@@ -84,7 +84,7 @@ def test_trains_saves_resumes_and_detects(config: Config, tmp_path: Path) -> Non
     model.eval(), again.eval()
     for ours, theirs in zip(again(batch.images), model(batch.images), strict=True):
         assert torch.equal(ours, theirs)
-    found = detections(model(batch.images), batch.sizes, CLASSES.names, softmax=model.softmax)[0]
+    found = detections(model(batch.images), batch.sizes, CLASSES, softmax=model.softmax)[0]
     assert set(found.names) <= {"a", "b", "c"}
     assert found.scores.max() <= 1
 
@@ -203,7 +203,7 @@ def test_softmax_loss_is_torchs_weighted_cross_entropy() -> None:
 def test_softmax_detections_are_the_likeliest_classes() -> None:
     logits = torch.tensor([[[[2.0, 1.0, 0.0], [0.0, 0.5, 9.0], [-1.0, 3.0, 0.0]]]])
     boxes = torch.rand(1, 1, 3, 4)
-    (found,) = detections(Predictions(logits, boxes), [(10, 10)], ("a", "b"), softmax=True)
+    (found,) = detections(Predictions(logits, boxes), [(10, 10)], Classes(("a", "b"), (1, 2)), softmax=True)
     assert found.names[:3] == ["b", "a", "b"]
     torch.testing.assert_close(
         found.scores[:2], torch.stack([logits[0, 0, 2].softmax(-1)[1], logits[0, 0, 0].softmax(-1)[0]])

@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cond_detr.boxes import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
+from cond_detr.classes import Classes
 from cond_detr.config import LossConfig
 from cond_detr.criterion import Criterion
 from cond_detr.data.batching import Targets, pad_targets
@@ -170,7 +171,7 @@ def test_detections_are_the_best_scores_in_pixels() -> None:
     logits = torch.full((2, 1, 3, 2), -9.0)
     logits[-1, 0, 1, 0], logits[-1, 0, 2, 1] = 2.0, 1.0
     boxes = torch.tensor([[0.5, 0.5, 0.1, 0.1], [0.5, 0.25, 0.2, 0.5], [0.1, 0.9, 0.4, 0.2]]).expand(2, 1, 3, 4)
-    (found,) = detections(Predictions(logits, boxes), [(200, 100)], ("cat", "dog"))
+    (found,) = detections(Predictions(logits, boxes), [(200, 100)], Classes(("cat", "dog"), (4, 9)))
     assert found.names[:2] == ["cat", "dog"]
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
     torch.testing.assert_close(found.boxes[0], torch.tensor([80.0, 0.0, 120.0, 50.0]))

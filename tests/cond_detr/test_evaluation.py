@@ -21,10 +21,11 @@ def truth_as_results(annotations: Annotations) -> list[dict[str, Any]]:
     """Every box of the ground truth as a detection, through the same path as a model's."""
     results = []
     for record in annotations.records:
+        ids = [annotations.classes.category_ids[label] for label in record.labels]
         found = Detections(
-            torch.from_numpy(record.boxes), torch.ones(len(record.labels)), torch.from_numpy(record.labels), []
+            torch.from_numpy(record.boxes), torch.ones(len(record.labels)), torch.from_numpy(record.labels), [], ids
         )
-        results += coco_results(record.image_id, found, annotations.classes.category_ids)
+        results += coco_results(record.image_id, found)
     return results
 
 

@@ -1,6 +1,8 @@
 """Prediction: the same boxes from the class and from the command, names in every output, and bad input."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,57 @@ def test_every_kind_of_image_gives_the_same(checkpoint: Path, tmp_path: Path) ->
         assert first.names == other.names
 
 
+def test_one_image_alone_needs_no_list(checkpoint: Path, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    model = ConditionalDETR.from_checkpoint(checkpoint)
+    (want,) = model.predict([path], threshold=0.4)
+    for alone in (path, str(path), Image.open(path), np.asarray(Image.open(path))):
+        found = model.predict(alone, threshold=0.4)
+        assert torch.equal(found.boxes, want.boxes)
+        assert found.category_ids == [{"Äpfel": 3, "bear": 7, "cat": 90}[name] for name in found.names]
+
+
+def test_batches_patterns_and_coco_form(checkpoint: Path, tmp_path: Path) -> None:
+    """Images in batches of one size come out as they do alone, in their order."""
+    sizes = [(80, 60), (80, 60), (160, 120), (60, 80), (60, 80), (80, 60)]
+    for i, size in enumerate(sizes):
+        picture(tmp_path / "in" / f"{i}.png", size)
+    (tmp_path / "in" / "4a.png").write_text("not an image")
+    for out, more in (("alone", []), ("together", ["--batch-size", 4])):
+        arguments = ["--checkpoint", checkpoint, "--output-dir", tmp_path / out, "--threshold", 0.1, *more]
+        assert run_predict(*arguments, tmp_path / "in" / "?*.png") == 2
+    alone, together = (json.loads((tmp_path / out / "predictions.json").read_text()) for out in ("alone", "together"))
+    assert [Path(entry["file"]).name for entry in together] == [f"{i}.png" for i in range(6)]
+    for one, other in zip(alone, together, strict=True):
+        assert one["file"] == other["file"]
+        for a, b in zip(one["detections"], other["detections"], strict=True):
+            assert a["class"] == b["class"]
+            np.testing.assert_allclose(a["box"], b["box"], atol=0.02)
+    results = json.loads((tmp_path / "together" / "coco_results.json").read_text())
+    assert len(results) == sum(len(entry["detections"]) for entry in together)
+    left, top, right, bottom = together[0]["detections"][0]["box"]
+    first = results[0]
+    assert (first["image_id"], first["file_name"], first["category_id"] in {3, 7, 90}) == (1, "0.png", True)
+    np.testing.assert_allclose(first["bbox"], [left, top, right - left, bottom - top], atol=0.02)
+
+
+def test_memory_does_not_grow_with_the_images(checkpoint: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from cond_detr import predict; predict.main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    arguments = ["--checkpoint", checkpoint, "--threshold", "0.9", "--device", "cpu"]
+    peaks = []
+    for count in (100, 1000):
+        for i in range(count):
+            picture(tmp_path / f"{count} images" / f"{i}.png", (24, 16))
+        command = [sys.executable, "-c", code, "--output-dir", tmp_path / str(count), *arguments, f"{count} images"]
+        done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert len(list((tmp_path / str(count)).glob("*.png"))) == count
+        peaks.append(int(done.stdout.split()[-1]) / 1024)  # MiB
+    assert peaks[1] - peaks[0] < 10
+
+
 def test_a_prediction_does_not_depend_on_its_company(checkpoint: Path, tmp_path: Path) -> None:
     images = [picture(tmp_path / "wide.png", (200, 50)), picture(tmp_path / "tall.png", (40, 90))]
     model = ConditionalDETR.from_checkpoint(checkpoint)
@@ -92,7 +145,7 @@ def test_folders_bad_images_and_equal_names(
         "one/c.png",
         "two/a.png",
     ]
-    assert {p.name for p in out.iterdir()} == {"a.png", "c.png", "a-2.png", "predictions.json"}
+    assert {p.name for p in out.iterdir()} == {"a.png", "c.png", "a-2.png", "predictions.json", "coco_results.json"}
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert "b.png cannot be read" in errors[0]
@@ -112,6 +165,7 @@ def test_pictures_never_replace_photos(checkpoint: Path, tmp_path: Path) -> None
         (["missing.png"], "image missing.png does not exist"),
         (["--checkpoint", "none.pt", "a.png"], "checkpoint none.pt does not exist"),
         (["empty"], "folder empty holds no image"),
+        (["x*.png"], "no file is called x*.png"),
         (["--output-dir", "tiny.png", "tiny.png"], "--output-dir tiny.png cannot be made: File exists"),
         (["tiny.png"], "tiny.png is 4x4 pixels, smaller than the network's stride of 8"),
     ],
@@ -139,11 +193,12 @@ def test_drawings() -> None:
         torch.tensor([0.9, 0.8, 0.7]),
         torch.tensor([0, 1, 2]),
         list(NAMES),
+        [1, 2, 3],
     )
     drawn = draw_detections(Image.new("RGB", (90, 60)), found, truth=found.boxes)
     assert drawn.size == (480, 320)
     assert sheet([drawn] * 5).size == (4 * 368 + 8, 2 * 368 + 8)
-    empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [])
+    empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [], [])
     assert draw_detections(Image.new("RGB", (900, 600)), empty).size == (900, 600)
 
 
