@@ -12,6 +12,7 @@ import torch
 from cond_detr.errors import InputError
 
 COMMANDS = {
+    "check-data": "tell what is in a data set and what is wrong with it",
     "train": "train a detector",
     "evaluate": "measure a checkpoint on a data set",
     "predict": "detect objects in images",
@@ -21,7 +22,7 @@ COMMANDS = {
 }
 
 # where a command's module has another name
-MODULES = {"attention": "attention_maps"}
+MODULES = {"attention": "attention_maps", "check-data": "check_data"}
 
 
 def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> None:
@@ -111,7 +112,7 @@ def main() -> None:
     """Entry point of ``cond-detr COMMAND ...``."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         asked_for_help = len(sys.argv) > 1 and sys.argv[1] in {"-h", "--help"}
-        lines = [f"  {name:10}{what}" for name, what in COMMANDS.items()]
+        lines = [f"  {name:12}{what}" for name, what in COMMANDS.items()]
         usage = "\n".join(["usage: cond-detr COMMAND [options]", *lines, "cond-detr COMMAND --help says more"])
         print(usage, file=sys.stdout if asked_for_help else sys.stderr)
         sys.exit(0 if asked_for_help else 2)

@@ -22,8 +22,10 @@ def class_colour(label: int) -> tuple[int, int, int]:
     return int(r * 255), int(g * 255), int(b * 255)
 
 
-def draw_detections(image: Image.Image, found: Detections, truth: Tensor | None = None) -> Image.Image:
-    """Boxes with class names and scores on an enlarged copy; ground truth (n, 4) xyxy as thin white boxes."""
+def draw_detections(
+    image: Image.Image, found: Detections, truth: Tensor | None = None, *, scores: bool = True
+) -> Image.Image:
+    """Boxes with class names, and scores, on an enlarged copy; ground truth (n, 4) xyxy as thin white boxes."""
     scale = max(1.0, SMALLEST_SIDE / min(image.size))
     canvas = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
@@ -38,7 +40,7 @@ def draw_detections(image: Image.Image, found: Detections, truth: Tensor | None 
         colour = class_colour(int(found.labels[i]))
         left, top, right, bottom = (found.boxes[i] * scale).tolist()
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
-        text = f"{found.names[i]} {found.scores[i]:.2f}"
+        text = f"{found.names[i]} {found.scores[i]:.2f}" if scores else found.names[i]
         width, height = draw.textlength(text, font=font) + 6, font_size + 4
         x = min(max(left, 0), max(0, canvas.width - width))
         y = top - height if top >= height else max(top, 0)

@@ -1,0 +1,164 @@
+"""``cond-detr check-data``: what is in a data set, what is wrong with it, and sheets of its images with their boxes."""
+
+import argparse
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from cond_detr.cli import make_folder, positive, run
+from cond_detr.data.coco import Annotations, FolderLoader, ImageRecord, find_split, read_annotations
+from cond_detr.drawing import draw_detections, sheet
+from cond_detr.errors import InputError
+from cond_detr.predict import IMAGE_SUFFIXES
+from cond_detr.predictions import Detections
+
+SPLITS = ("train", "val")
+# An image's smallest side after which objects are lost in the network's stride, for the count of small boxes
+SMALL = 8
+
+
+@dataclass
+class Findings:
+    """A split: its annotations, and sentences about what is wrong with it."""
+
+    split: str
+    annotations: Annotations
+    folder: Path
+    problems: list[str] = field(default_factory=list)
+
+
+def check_split(dataset_dir: Path, split: str) -> Findings:
+    """Reads the annotations and every image.
+
+    Raises:
+        InputError: there are no annotations that could be used.
+    """
+    folder, file = find_split(dataset_dir, split)
+    found = Findings(split, read_annotations(file), folder)
+    records = found.annotations.records
+    load = FolderLoader(folder)
+    for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
+        try:
+            load(record.file_name, record.size)
+        except InputError as error:
+            found.problems.append(str(error))
+    found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]
+    twice = [name for name, count in Counter(record.file_name for record in records).items() if count > 1]
+    found.problems += [f"image {name} is listed more than once" for name in twice]
+    listed = {record.file_name for record in records}
+    there = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    unlisted = sum(path.relative_to(folder).as_posix() not in listed for path in there)
+    if unlisted:
+        found.problems.append(f"{unlisted} images in {folder} are not in the annotations, and will not be used")
+    return found
+
+
+def compare(splits: Sequence[Findings]) -> list[str]:
+    """What is wrong between splits: other classes, the same images, classes to measure but not to learn."""
+    problems = []
+    train, val = (found.annotations for found in splits)
+    for name in sorted(set(train.classes.names) ^ set(val.classes.names)):
+        problems.append(f"class {name!r} is only in {'train' if name in train.classes.names else 'val'}")
+    counts = objects_of(train)
+    problems += [
+        f"class {name!r} has objects in val and none in train"
+        for name, count in objects_of(val).items()
+        if count and not counts.get(name)
+    ]
+    return problems
+
+
+def objects_of(annotations: Annotations) -> dict[str, int]:
+    """How many boxes each class has."""
+    counts = Counter(int(label) for record in annotations.records for label in record.labels)
+    return {name: counts[i] for i, name in enumerate(annotations.classes.names)}
+
+
+def table(splits: Sequence[Findings]) -> str:
+    """Counts of both splits, for people."""
+    rows: dict[str, list[object]] = {"": [found.split for found in splits]}
+    annotations = [found.annotations for found in splits]
+    rows["images"] = [len(a.records) for a in annotations]
+    rows["  without objects"] = [sum(not len(record.labels) for record in a.records) for a in annotations]
+    rows["  most common size"] = [most_common_size(a) for a in annotations]
+    rows["boxes"] = [sum(objects_of(a).values()) for a in annotations]
+    rows["  most in an image"] = [max(len(record.labels) for record in a.records) for a in annotations]
+    rows[f"  narrower than {SMALL} pixels"] = [sum(map(small_boxes, a.records)) for a in annotations]
+    rows["  crowds"] = [sum(entry["iscrowd"] for entry in a.ground_truth["annotations"]) for a in annotations]
+    for name in dict.fromkeys(name for a in annotations for name in a.classes.names):
+        rows[f"  {name}"] = [objects_of(a).get(name, "-") for a in annotations]
+    width = max(map(len, rows))
+    columns = [max(len(str(row[i])) for row in rows.values()) for i in range(len(splits))]
+    return "\n".join(
+        f"{name:{width}}  " + "  ".join(f"{value!s:>{column}}" for value, column in zip(row, columns, strict=True))
+        for name, row in rows.items()
+    )
+
+
+def most_common_size(annotations: Annotations) -> str:
+    ((width, height), _), *_ = Counter(record.size for record in annotations.records).most_common(1)
+    return f"{width}x{height}"
+
+
+def small_boxes(record: ImageRecord) -> int:
+    return int(((record.boxes[:, 2:] - record.boxes[:, :2]).min(1) < SMALL).sum()) if len(record.boxes) else 0
+
+
+def contact_sheet(found: Findings, count: int) -> Image.Image:
+    """Random images of a split with their boxes and class names; the same ones each time."""
+    annotations = found.annotations
+    chosen = random.Random(0).sample(annotations.records, min(count, len(annotations.records)))
+    load = FolderLoader(found.folder)
+    pictures = []
+    for record in sorted(chosen, key=lambda record: record.image_id):
+        try:
+            image = load(record.file_name, record.size)
+        except InputError:
+            continue
+        pictures.append(draw_detections(image, truth(record, annotations), scores=False))
+    return sheet(pictures)
+
+
+def truth(record: ImageRecord, annotations: Annotations) -> Detections:
+    """An image's annotations as certain detections."""
+    labels = record.labels.tolist()
+    names, ids = annotations.classes.names, annotations.classes.category_ids
+    return Detections(
+        torch.from_numpy(record.boxes),
+        torch.ones(len(labels)),
+        torch.from_numpy(record.labels),
+        [names[label] for label in labels],
+        [ids[label] for label in labels],
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="cond-detr check-data", description=__doc__)
+    p.add_argument("dataset_dir", type=Path, metavar="DIR", help="folder of a data set in COCO's format")
+    p.add_argument("--output-dir", type=Path, metavar="DIR", help="for train.png and val.png (default: none)")
+    p.add_argument("--images", type=positive, default=16, metavar="N", help="on each sheet (default: %(default)s)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    splits = [check_split(options.dataset_dir, split) for split in SPLITS]
+    print(table(splits))
+    problems = [f"{found.split}: {problem}" for found in splits for problem in found.problems] + compare(splits)
+    print("\n" + "\n".join(f"problem: {problem}" for problem in problems) if problems else "\nno problems found")
+    if options.output_dir:
+        make_folder(options.output_dir)
+        for found in splits:
+            contact_sheet(found, options.images).save(options.output_dir / f"{found.split}.png")
+        print(f"\nwrote {' and '.join(f'{split}.png' for split in SPLITS)} to {options.output_dir}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    run(main)

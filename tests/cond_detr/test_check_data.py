@@ -1,0 +1,62 @@
+"""What check-data counts and finds."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cond_detr import check_data, cli
+from cond_detr.data import shapes
+
+
+def run_check(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.run(check_data.main, [str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def test_a_good_data_set(dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_check(dataset_dir, "--output-dir", tmp_path / "sheets", "--images", 6) == 0
+    printed = capsys.readouterr().out
+    train, val = (shapes.make_split(split, count).annotations for split, count in (("train", 24), ("val", 6)))
+    rows = {line.rsplit(None, 2)[0].strip(): line.split()[-2:] for line in printed.splitlines() if line.count(" ") > 3}
+    assert rows["images"] == ["24", "6"]
+    assert rows["boxes"] == [str(sum(len(r.labels) for r in a.records)) for a in (train, val)]
+    star = shapes.NAMES.index("star")
+    assert rows["star"] == [str(sum((r.labels == star).sum() for r in a.records)) for a in (train, val)]
+    assert "no problems found" in printed
+    with Image.open(tmp_path / "sheets" / "val.png") as sheet:
+        assert sheet.width > sheet.height
+
+
+def test_everything_that_is_wrong_is_named(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (dataset_dir / "train" / "train-00001.png").write_bytes(b"no image")
+    (dataset_dir / "train" / "train-00002.png").unlink()
+    Image.new("RGB", (10, 20)).save(dataset_dir / "train" / "train-00003.png")
+    Image.new("RGB", (10, 20)).save(dataset_dir / "train" / "forgotten.png")
+    file = dataset_dir / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"] = [90, 90, 5, 5]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 2]
+    content["categories"].append({"id": 99, "name": "pentagon"})
+    file.write_text(json.dumps(content))
+    assert run_check(dataset_dir) == 1
+    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem:")]
+    for sentence in (
+        "train-00001.png cannot be read",
+        "train-00002.png does not exist",
+        "train-00003.png is 10x20 pixels, but its annotations say 64x64",
+        "1 boxes are empty or outside the image",
+        "1 images in",
+        "class 'pentagon' is only in train",
+        "class 'ring' has objects in val and none in train",
+    ):
+        assert sum(sentence in problem for problem in problems) == 1, sentence
+    assert len(problems) == 7
+
+
+def test_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_check(tmp_path / "none") == 2
+    assert "none does not exist" in capsys.readouterr().err
