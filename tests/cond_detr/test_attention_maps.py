@@ -45,6 +45,26 @@ def test_combined_weights_are_those_in_use(kind: type[Detector], layer: int) -> 
         assert (part[1, ..., F.interpolate(padding[:, None].float(), size=(7, 10))[1, 0].flatten().bool()] == 0).all()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize(("silent", "other"), [("content", "spatial"), ("spatial", "content")])
+def test_without_one_part_the_weights_are_those_of_the_other(layer: int, silent: str, other: str) -> None:
+    model = ConditionalDETR.from_preset("shapes", 3).eval()
+    cross_attn = model.decoder.layers[layer].cross_attn  # type: ignore[union-attr, index]
+    names = [f"q_{silent}_proj", *(["q_pos_proj"] if layer == 0 and silent == "content" else [])]
+    for name in names:
+        for parameter in getattr(cross_attn, name).parameters():
+            parameter.zero_()
+    kept = []
+    cross_attn.register_forward_pre_hook(lambda _, arguments: kept.append(arguments))
+    model(torch.randn(2, 3, 56, 80))
+    maps = cross_attn.maps(*kept[0])
+    assert (maps.combined - 1 / 70).abs().max() > 1e-3  # not all positions alike
+    torch.testing.assert_close(getattr(maps, silent), torch.full_like(maps.combined, 1 / 70))
+    if layer > 0 or silent == "content":  # the first layer's content query also meets the spatial key
+        torch.testing.assert_close(getattr(maps, other), maps.combined)
+
+
 @pytest.mark.parametrize("kind", [ConditionalDETR, DETR])
 def test_maps_of_detections(kind: type[Detector]) -> None:
     model = kind.from_preset("shapes", 3).eval()
