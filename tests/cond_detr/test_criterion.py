@@ -132,7 +132,10 @@ def test_padding_changes_nothing(counts: list[int]) -> None:
 
 
 def test_every_output_is_in_the_graph_without_objects() -> None:
-    """Processes whose images hold no objects must still send gradients for every parameter."""
+    """Processes whose images hold no objects must still send gradients for every parameter.
+
+    Hangs and wrong means: detr#82, RT-DETR#672, detr#550.
+    """
     predictions, labels, boxes = make([0, 0])
     predictions = Predictions(predictions.logits.requires_grad_(), predictions.boxes.requires_grad_())
     Criterion(LossConfig())(predictions, pad_targets(labels, boxes), torch.tensor(1.0)).total.backward()

@@ -118,6 +118,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, l
 
 
 def test_killed_run_continues_bit_for_bit(undisturbed: tuple[Path, Path, list[Any]], tmp_path: Path) -> None:
+    """Resuming crashes or forgets: rf-detr#84, rf-detr#460, rf-detr#969."""
     _, reference, options = undisturbed
     folder = tmp_path / "killed"
     process = start_train(*options, "--output-dir", folder)
@@ -169,7 +170,10 @@ def test_signals_save_the_state_between_steps(
 
 
 def test_accumulating_equals_a_larger_batch(dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With frozen batch norm, as in the paper's models; trained batch norm sees one backward pass at a time."""
+    """With frozen batch norm, as in the paper's models; trained batch norm sees one backward pass at a time.
+
+    The batch size changes the result: ConditionalDETR#15, DN-DETR#16.
+    """
     shapes = PRESETS["shapes"]
     tiny = replace(shapes, preset="tiny", model=replace(shapes.model, backbone="resnet18", d_model=32, ffn_dim=32))
     monkeypatch.setitem(PRESETS, "tiny", tiny)
@@ -255,6 +259,7 @@ def test_bf16(dataset_dir: Path, tmp_path: Path) -> None:
 
 
 def test_deterministic(dataset_dir: Path, tmp_path: Path) -> None:
+    """Runs that cannot be repeated: detr#313, rf-detr#742."""
     for name in ("a", "b"):
         arguments = [*TINY, "--dataset-dir", dataset_dir, "--epochs", 1, "--deterministic", "--seed", 5]
         assert run_train(*arguments, "--output-dir", tmp_path / name) == 0
@@ -265,6 +270,7 @@ def test_deterministic(dataset_dir: Path, tmp_path: Path) -> None:
 def test_fine_tuning_reports_what_was_loaded(
     dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Heads of another size: Deformable-DETR#145, DINO#148."""
     options = [*TINY, "--dataset-dir", dataset_dir, "--epochs", 1]
     assert run_train(*options, "--output-dir", tmp_path / "first") == 0
     for split in ("train", "val"):

@@ -42,6 +42,7 @@ def annotation(**changes: Any) -> dict[str, Any]:
 
 
 def test_ids_are_remapped_and_kept() -> None:
+    """Ids off by one: detr#108, RT-DETR#70, rf-detr#961."""
     checked = check_annotations(content(), "f.json")
     assert checked.classes.names == ("person", "toothbrush")
     assert checked.classes.category_ids == (1, 90)
@@ -88,6 +89,7 @@ def test_degenerate_boxes_are_dropped_and_counted(bbox: list[float]) -> None:
     ],
 )
 def test_impossible_annotations_get_a_sentence(raw: Any, sentence: str) -> None:
+    """Not a CUDA assertion later: detr#28, RT-DETR#99."""
     with pytest.raises(InputError, match=sentence) as error:
         check_annotations(raw, "f.json")
     assert "\n" not in str(error.value)

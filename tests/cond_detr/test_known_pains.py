@@ -1,0 +1,80 @@
+"""What users of DETR, Deformable DETR, RT-DETR and RF-DETR ran into, by the threads where they said so.
+
+Further ones are tested where they belong: search the tests for ``detr#``.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cond_detr import PRESETS, ConditionalDETR
+from cond_detr.boxes import xyxy_to_cxcywh
+from cond_detr.config import DataConfig, preset
+from cond_detr.criterion import Criterion
+from cond_detr.data import open_split
+from cond_detr.data.batching import Batch, pad_targets
+from cond_detr.evaluate import evaluate
+from cond_detr.optim import make_optimizer
+from cond_detr.predictions import Predictions
+from cond_detr.step import TrainStep
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_few_images_are_learnt_by_heart(dataset_dir: Path) -> None:
+    """AP stays at 0 on small data: detr#125, detr#84, ConditionalDETR#34."""
+    config = preset("shapes")
+    dataset = open_split(DataConfig(str(dataset_dir), 64, 64, augment="none"), "val", stride=8)
+    samples = [dataset[i] for i in range(4)]
+    images = torch.stack([sample.image for sample in samples])  # type: ignore[union-attr]
+    targets = pad_targets([s.labels for s in samples], [s.boxes for s in samples])  # type: ignore[union-attr]
+    batch = Batch(images, None, targets, (0, 1, 2, 3), [(64, 64)] * 4)
+    model = ConditionalDETR.from_preset("shapes", len(dataset.annotations.classes)).train()
+    step = TrainStep(model, model, Criterion(config.loss), make_optimizer(model, config.train), config.train)
+    losses = []
+    for _ in range(150):
+        losses.append(step.backward(batch, targets.counts.sum(), last=True).losses[0].item())
+        step.update()
+    assert losses[-1] < 0.15 * losses[0]
+    model.eval()
+    for sample in samples:
+        scores = model(sample.image[None]).logits[-1, 0].sigmoid()  # type: ignore[union-attr]
+        found = sorted((scores > 0.5).nonzero()[:, 1].tolist())
+        assert found == sorted(sample.labels.tolist())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["dc5-r50", "dc5-r101"])
+def test_padding_sensitive_models_are_evaluated_one_by_one(name: str) -> None:
+    """Dilated models lose ten points in padded batches: detr#217, detr#191."""
+    assert PRESETS[name].train.eval_batch_size == 1
+
+
+class Oracle(nn.Module):
+    """Finds everything, and is sure of nothing."""
+
+    softmax = False
+
+    def __init__(self, targets: list[tuple[Tensor, Tensor]], classes: int) -> None:
+        super().__init__()
+        self.targets = iter(targets)
+        self.classes = classes
+
+    def forward(self, images: Tensor, padding: Tensor | None) -> Predictions:
+        labels, boxes = next(self.targets)
+        logits = torch.full((1, 1, len(labels), self.classes), -12.0)
+        logits[0, 0, torch.arange(len(labels)), labels] = -5.0  # a score of .007
+        return Predictions(logits, boxes[None, None])
+
+
+def test_evaluation_knows_no_threshold(dataset_dir: Path) -> None:
+    """AP falls when weak detections are left out: detr#319."""
+    dataset = open_split(DataConfig(str(dataset_dir), 64, 64), "val", stride=8)
+    classes = dataset.annotations.classes
+    targets = [
+        (torch.from_numpy(record.labels), xyxy_to_cxcywh(torch.from_numpy(record.boxes)) / 64)
+        for record in dataset.annotations.records
+    ]
+    oracle = Oracle(targets, len(classes))
+    result = evaluate(oracle, dataset, classes, batch_size=1, device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert result.metrics["AP"] == pytest.approx(1)
