@@ -5,7 +5,6 @@ written into the file.
 """
 
 import argparse
-import importlib.util
 import json
 import zipfile
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 from cond_detr.classes import Classes
 from cond_detr.cli import device_argument, make_folder, run
 from cond_detr.data.transforms import ImageLike, open_image, to_network_input
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, need
 from cond_detr.models import Detector, build
 from cond_detr.predictions import Detections, Ranked, best, in_pixels
 
@@ -117,7 +116,7 @@ def export(model: Detector, path: str | Path, kind: str | None = None) -> None:
 
 
 def _write_onnx(program: ExportedProgram, path: Path, about: str) -> None:
-    need("onnx", "onnxscript")
+    need("export", "onnx", "onnxscript")
     made = torch.onnx.export(
         program,
         input_names=["images"],
@@ -129,13 +128,6 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str) -> None:
     assert made is not None
     made.model.metadata_props[KEY] = about
     made.save(path)
-
-
-def need(*packages: str) -> None:
-    """Raises the sentence for packages that are not installed."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"this needs {' and '.join(missing)}: pip install 'cond-detr[export]'")
 
 
 class Exported:
@@ -175,7 +167,7 @@ Graph = Callable[[Tensor], Ranked]
 
 
 def _open_onnx(path: Path) -> tuple[Graph, str]:
-    need("onnxruntime")
+    need("export", "onnxruntime")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())

@@ -192,6 +192,7 @@ def add_running_options(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="continue an interrupted run: of FILE, of --output-dir, or the latest under runs/",
     )
+    group.add_argument("--tensorboard", action="store_true", help="also write the curves for TensorBoard")
     group.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if any)")
     group.add_argument(
         "--workers",
@@ -368,7 +369,16 @@ def train(options: dict[str, Any], device: torch.device) -> None:
     else:
         folder = distributed.from_rank_zero(lambda: RunFolder.plan(options.get("output_dir"), config.preset))
     workers = options.get("workers", 0 if config.data.dataset_dir is None else default_workers())
-    trainer = Trainer(model, config, train_set, val_set, folder=folder, device=device, workers=workers)
+    trainer = Trainer(
+        model,
+        config,
+        train_set,
+        val_set,
+        folder=folder,
+        device=device,
+        workers=workers,
+        tensorboard=options.get("tensorboard", False),
+    )
     if checkpoint:
         trainer.restore(checkpoint)
     if distributed.rank() == 0:

@@ -36,6 +36,7 @@ from cond_detr.ema import WeightAverage
 from cond_detr.errors import InputError
 from cond_detr.evaluate import classes_in, evaluate
 from cond_detr.evaluation import Evaluation
+from cond_detr.events import Events
 from cond_detr.models.detector import Detector
 from cond_detr.optim import lr_factor, make_optimizer, restore, set_lr
 from cond_detr.rehearsal import rehearse
@@ -112,6 +113,7 @@ class Trainer:
         folder: where the run's files go; the same on every process.
         device: where to run.
         workers: processes that load images.
+        tensorboard: also write the curves for TensorBoard, to ``tensorboard/`` in the folder.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Trainer:
         folder: RunFolder,
         device: torch.device,
         workers: int,
+        tensorboard: bool = False,
     ) -> None:
         self.model = model
         self.config = config
@@ -132,6 +135,8 @@ class Trainer:
         self.folder = folder
         self.device = device
         self.workers = workers
+        self.tensorboard = tensorboard
+        self.events: Events | None = None
         self.eval_classes = classes_in(val_set, model.classes)
         self.criterion = Criterion(config.loss)
         self.graphs = config.train.cuda_graphs and why_not(config, model, device) is None
@@ -178,6 +183,8 @@ class Trainer:
             Interrupted: a signal came; ``last.pt`` holds the state.
             InputError: an image cannot be read, the loss is not a number, or a batch does not fit into memory.
         """
+        if self.tensorboard and distributed.rank() == 0:
+            self.events = Events(self.folder.path / "tensorboard", self.progress.epoch + 1)
         self._write_log()
         self._save_last()
         if self.device.type == "cuda":
@@ -338,6 +345,8 @@ class Trainer:
             self._preview().save(self.folder.predictions)
         self._save_last()
         self._write_log()
+        if self.events:
+            self.events.write(record)
         print(_line(record, self.config.train.epochs, improved), flush=True)
 
     @property

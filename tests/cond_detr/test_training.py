@@ -103,6 +103,19 @@ def test_a_run_writes_its_folder(dataset_dir: Path, tmp_path: Path, capsys: pyte
     assert "triangle" in capsys.readouterr().out
 
 
+def test_curves_for_tensorboard(dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = [*TINY, "--dataset-dir", dataset_dir, "--epochs", 2, "--tensorboard", "--output-dir"]
+    assert run_train(*options, tmp_path / "run") == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    for tag, name in (("precision/AP50", "AP50"), ("loss/train_loss", "train_loss"), ("run/lr", "lr")):
+        got = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert got == [(record["epoch"], pytest.approx(record[name])) for record in log(tmp_path / "run")]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run_train(*options, tmp_path / "other") == 2
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Any]]:
     """A data set, a finished run on it, and the options that both it and the disturbed runs have."""
