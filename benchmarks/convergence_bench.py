@@ -206,7 +206,7 @@ def ablation_picture(table: Sequence[Row], title: str) -> object:
 def main() -> int:
     parser = arguments(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--quick", action="store_true", help="one seed, 12 epochs")
+    parser.add_argument("--quick", action="store_true", help="one seed, 10 epochs")
     parser.add_argument("--ablations", action="store_true", help="the paper's ablations instead of the comparison")
     parser.add_argument("--epochs", type=int, metavar="N", help="of every run (default: 18, of ablations 3)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each model (default: 3)")
@@ -215,7 +215,7 @@ def main() -> int:
     )
     parser.add_argument("--output-dir", type=Path, default=Path("runs/convergence"), metavar="DIR", help="of the runs")
     options = parser.parse_args()
-    epochs = options.epochs or (12 if options.quick else 3 if options.ablations else 18)
+    epochs = options.epochs or (10 if options.quick else 3 if options.ablations else 18)
     seeds = range(options.seeds or (1 if options.quick else 3))
     wanted = [(f"{t}: {n}", s) for t, n, s in ABLATIONS] if options.ablations else list(MODELS.items())
     distinct = {tuple(switches): name for name, switches in reversed(wanted)}
