@@ -21,12 +21,22 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Boxes of no area against each other give 0 rather than NaN.
     """
-    low_a, high_a, low_b, high_b = a[..., :2], a[..., 2:], b[..., :2], b[..., 2:]
-    intersection = _area((torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0))
-    union = _area(high_a - low_a) + _area(high_b - low_b) - intersection
-    hull = _area(torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b))
+    intersection, union = _intersection_and_union(a, b)
+    hull = _area(torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2]))
     tiny = torch.finfo(union.dtype).tiny
     return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes pair by pair: (..., 4) and (..., 4) xyxy -> (...); 0 for boxes of no area."""
+    intersection, union = _intersection_and_union(a, b)
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    low_a, high_a, low_b, high_b = a[..., :2], a[..., 2:], b[..., :2], b[..., 2:]
+    intersection = _area((torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0))
+    return intersection, _area(high_a - low_a) + _area(high_b - low_b) - intersection
 
 
 def _area(size: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a detector",
     "evaluate": "measure a checkpoint on a data set",
     "predict": "detect objects in images",
+    "report": "write a page about a run",
     "attention": "draw where the heads look for a detection",
     "convert": "change the format of a detector's weights",
     "export": "write a detector as ONNX, or for torch without this package's models",

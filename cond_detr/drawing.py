@@ -63,6 +63,11 @@ def sheet(pictures: Sequence[Image.Image], columns: int = 4, cell: int = 360, ga
 
 
 def draw_metrics(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes :func:`metrics_figure`."""
+    metrics_figure(history).savefig(path, dpi=110)
+
+
+def metrics_figure(history: Sequence[dict[str, Any]]) -> Any:
     """Learning curves: training losses at the left, average precision at the right."""
     from matplotlib.figure import Figure
 
@@ -84,4 +89,4 @@ def draw_metrics(history: Sequence[dict[str, Any]], path: Path) -> None:
     for axes in (losses, precision):
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=110)
+    return figure

@@ -18,11 +18,10 @@ from cond_detr.data.loading import checked, eval_loader
 from cond_detr.errors import InputError
 from cond_detr.evaluation import Evaluation, coco_results, evaluate_results
 from cond_detr.models.detector import Detector
-from cond_detr.predictions import detections
+from cond_detr.predictions import Detections, detections
 from cond_detr.run_folder import results_dict, write_json
 
 
-@torch.inference_mode()
 def evaluate(
     model: Detector,
     dataset: CocoDataset,
@@ -35,6 +34,25 @@ def evaluate(
 ) -> Evaluation:
     """Runs a detector over a data set and measures it; every process gets the result.
 
+    The arguments are those of :func:`run_over`.
+    """
+    found = run_over(model, dataset, classes, batch_size=batch_size, device=device, workers=workers, amp=amp)
+    results = [result for image_id, image in found for result in coco_results(image_id, image)]
+    return evaluate_results(dataset.annotations, distributed.gather_lists(results))
+
+
+def run_over(
+    model: Detector,
+    dataset: CocoDataset,
+    classes: Classes,
+    *,
+    batch_size: int,
+    device: torch.device,
+    workers: int = 0,
+    amp: Literal["off", "bf16"] = "off",
+) -> list[tuple[int, Detections]]:
+    """The best detections, however unsure, in each image of a data set that is this process's: (image id, detections).
+
     Args:
         model: in evaluation mode, on ``device``.
         dataset: opened for evaluation.
@@ -46,17 +64,16 @@ def evaluate(
     """
     pin = device.type == "cuda"
     loader = eval_loader(dataset, batch_size, workers, pin, distributed.rank(), distributed.world_size())
-    results = []
+    found: list[tuple[int, Detections]] = []
     # only a bar on a terminal: in a file it would be noise
     bar = tqdm(checked(loader), "evaluate", len(loader), unit="batch", leave=False, disable=None)
     for batch in bar:
         batch = batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
             predictions = model(batch.images, batch.padding)
         images = detections(predictions, batch.sizes, classes, softmax=model.softmax)
-        for image_id, found in zip(batch.image_ids, images, strict=True):
-            results += coco_results(image_id, found)
-    return evaluate_results(dataset.annotations, distributed.gather_lists(results))
+        found += zip(batch.image_ids, images, strict=True)
+    return found
 
 
 def classes_in(dataset: CocoDataset, model_classes: Classes) -> Classes:

@@ -23,10 +23,12 @@ class Evaluation:
     Attributes:
         metrics: AP, AP50, AP75, APS, APM, APL.
         per_class: AP and AP50 of each class by name.
+        precision: of each class by name, at an IoU of 0.5, for the recalls 0, 0.01 ... 1; None without objects.
     """
 
     metrics: dict[str, float | None]
     per_class: dict[str, dict[str, float | None]]
+    precision: dict[str, list[float] | None]
 
 
 def coco_results(image_id: int, found: Detections) -> list[dict[str, Any]]:
@@ -57,7 +59,11 @@ def evaluate_results(annotations: Annotations, results: list[dict[str, Any]]) ->
         name: {"AP": _mean(precision[:, :, i]), "AP50": _mean(precision[0, :, i])}
         for i, name in enumerate(annotations.classes.names)
     }
-    return Evaluation({name: _known(coco_eval.stats[i]) for i, name in enumerate(METRICS)}, per_class)
+    curves = {
+        name: precision[0, :, i].tolist() if (precision[0, :, i] > -1).any() else None
+        for i, name in enumerate(annotations.classes.names)
+    }
+    return Evaluation({name: _known(coco_eval.stats[i]) for i, name in enumerate(METRICS)}, per_class, curves)
 
 
 def _mean(precision: Any) -> float | None:

@@ -1,0 +1,225 @@
+"""``cond-detr report``: a run on one page that needs nothing else: settings, curves, classes, images, attention."""
+
+import argparse
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cond_detr.attention_maps import detection_maps, draw
+from cond_detr.boxes import iou
+from cond_detr.cli import default_workers, device_argument, run
+from cond_detr.data import open_split
+from cond_detr.data.coco import CocoDataset, ImageRecord
+from cond_detr.drawing import draw_detections, metrics_figure
+from cond_detr.errors import InputError
+from cond_detr.evaluate import classes_in, run_over
+from cond_detr.evaluation import Evaluation, coco_results, evaluate_results
+from cond_detr.models.detector import Detector
+from cond_detr.predictions import Detections
+from cond_detr.run_folder import RunFolder, write_text
+from cond_detr_kernels import linear_sum_assignment
+
+THRESHOLD = 0.3
+SHOWN = 6
+
+PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>$title</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
+td:first-child, th:first-child { text-align: left; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+figure { margin: 0; } figcaption { font-size: .85rem; color: #555; } img, svg { max-width: 100%; height: auto; }
+details { margin-top: 1rem; } pre { font-size: .85rem; overflow-x: auto; }
+</style></head><body>
+<h1>$title</h1>
+<p>$summary</p>
+<h2>Learning curves</h2>$curves
+<h2>Classes</h2>$classes$precision
+<h2>Images with the best detections</h2><p>Ground truth in white; detections with a score of $threshold or more.</p>
+<div class="pictures">$best</div>
+<h2>Images with the worst detections</h2><div class="pictures">$worst</div>
+<h2>Where the heads look</h2><p>For the surest detection in the first image above: the last decoder layer.</p>$attention
+<h2>Settings</h2><details><summary>all of them</summary><pre>$settings</pre></details>
+</body></html>
+""")
+
+
+class Judged(NamedTuple):
+    """An image, what was found in it, and how well that covers what is there, from 0 to 1."""
+
+    record: ImageRecord
+    found: Detections
+    quality: float
+
+
+def quality(found: Detections, record: ImageRecord) -> float:
+    """IoU of detections and objects of the same class, matched one to one: their sum over the larger number of both."""
+    most = max(len(found.labels), len(record.labels))
+    if most == 0:
+        return 1.0
+    overlap = iou(found.boxes.double()[:, None], torch.from_numpy(record.boxes).double()[None]).numpy()
+    overlap *= found.labels.numpy()[:, None] == record.labels[None]
+    return float(overlap[linear_sum_assignment(overlap, maximize=True)].sum()) / most
+
+
+def judge(dataset: CocoDataset, found: dict[int, Detections]) -> list[Judged]:
+    """The images, the best first."""
+    judged = []
+    for record in dataset.annotations.records:
+        shown = found[record.image_id].above(THRESHOLD)
+        judged.append(Judged(record, shown, quality(shown, record)))
+    return sorted(judged, key=lambda each: (-each.quality, -len(each.record.labels)))
+
+
+def embedded(image: Image.Image, caption: str) -> str:
+    """A figure with the image inside the page."""
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=88)
+    data = base64.b64encode(file.getvalue()).decode()
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/jpeg;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def drawing(figure: Any) -> str:
+    """A matplotlib figure inside the page, sharp at any size."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def pictures(chosen: Sequence[Judged], dataset: CocoDataset) -> str:
+    figures = []
+    for record, found, value in chosen:
+        image = draw_detections(dataset.load(record.file_name, record.size), found, torch.from_numpy(record.boxes))
+        figures.append(embedded(image, f"{record.file_name}: {value:.2f}"))
+    return "".join(figures)
+
+
+def class_table(evaluation: Evaluation, dataset: CocoDataset) -> str:
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f}"
+
+    labels = np.concatenate([record.labels for record in dataset.annotations.records])
+    rows = [("all classes", len(labels), evaluation.metrics["AP"], evaluation.metrics["AP50"])]
+    for i, (name, values) in enumerate(evaluation.per_class.items()):
+        rows.append((name, int((labels == i).sum()), values["AP"], values["AP50"]))
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{count}</td><td>{percent(ap)}</td><td>{percent(ap50)}</td></tr>"
+        for name, count, ap, ap50 in rows
+    )
+    return f"<table><tr><th>class</th><th>objects</th><th>AP</th><th>AP50</th></tr>{body}</table>"
+
+
+def precision_figure(evaluation: Evaluation) -> Any:
+    """Precision over recall at an IoU of 0.5, a line for each class; with many classes the mean alone is named."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    recall = np.linspace(0, 1, 101)
+    curves = {name: curve for name, curve in evaluation.precision.items() if curve is not None}
+    few = len(curves) <= 10
+    for name, curve in curves.items():
+        axes.plot(recall, curve, label=name if few else None, alpha=1 if few else 0.2, linewidth=1)
+    if curves:
+        axes.plot(recall, np.mean(list(curves.values()), axis=0), color="black", linewidth=2, label="mean")
+        axes.legend()
+    axes.set(xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def read_history(folder: RunFolder) -> list[dict[str, Any]]:
+    """The records of log.jsonl.
+
+    Raises:
+        InputError: there is no log, or it is damaged.
+    """
+    path = folder.path / "log.jsonl"
+    try:
+        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not history:
+        raise InputError(f"{path} is empty: no epoch has finished yet")
+    return history
+
+
+def page(model: Detector, dataset: CocoDataset, folder: RunFolder, device: torch.device, workers: int) -> str:
+    """The report as HTML."""
+    history = read_history(folder)
+    found = dict(
+        run_over(
+            model,
+            dataset,
+            classes_in(dataset, model.classes),
+            batch_size=model.config.train.eval_batch_size,
+            device=device,
+            workers=workers,
+        )
+    )
+    results = [result for image_id, image in found.items() for result in coco_results(image_id, image)]
+    evaluation = evaluate_results(dataset.annotations, results)
+    judged = judge(dataset, found)
+    first = judged[0].record
+    maps = detection_maps(model, dataset.load(first.file_name, first.size))
+    m = model.config.model
+    summary = (
+        f"{m.kind} with {m.backbone}, {len(history)} of {model.config.train.epochs} epochs; "
+        f"{len(dataset)} images of {dataset.annotations.name}"
+    )
+    return PAGE.substitute(
+        title=html.escape(f"Run {folder.path.resolve().name}"),
+        summary=html.escape(summary),
+        curves=drawing(metrics_figure(history)),
+        classes=class_table(evaluation, dataset),
+        precision=drawing(precision_figure(evaluation)),
+        threshold=THRESHOLD,
+        best=pictures(judged[:SHOWN], dataset),
+        worst=pictures(judged[: -SHOWN - 1 : -1], dataset),
+        attention="".join(drawing(draw(dataset.load(first.file_name, first.size), each)) for each in maps),
+        settings=html.escape((folder.path / "config.json").read_text(encoding="utf-8")),
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="cond-detr report", description=__doc__)
+    p.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    p.add_argument("--output", type=Path, metavar="FILE", help="page to write (default: report.html in the folder)")
+    p.add_argument("--dataset-dir", metavar="DIR", help="data set folder (default: the one it was trained on)")
+    p.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if any)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    folder = RunFolder(options.run)
+    device = device_argument(options.device)
+    model = Detector.from_checkpoint(folder.best).to(device)
+    data = model.config.data
+    if options.dataset_dir:
+        data = replace(data, dataset_dir=options.dataset_dir)
+    dataset = open_split(data, "val", model.backbone.stride)
+    workers = 0 if data.dataset_dir is None else default_workers()
+    target = options.output or folder.path / "report.html"
+    write_text(target, page(model, dataset, folder, device, workers))
+    print(f"wrote {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,78 @@
+"""The page about a run: complete, self-contained, and honest about what is good and bad."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from cond_detr import cli, report
+from cond_detr.data import shapes
+from cond_detr.data.coco import ImageRecord
+from cond_detr.predictions import Detections
+from cond_detr.report import quality
+from tests.cond_detr.test_training import TINY, run_train
+
+VOID = {"meta", "img", "br"}
+
+
+class Checker(HTMLParser):
+    """Collects text and sources, and sees that every tag is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in {"src", "href"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_page_that_needs_nothing_else(dataset_dir: Path, tmp_path: Path) -> None:
+    assert run_train(*TINY, "--dataset-dir", dataset_dir, "--epochs", 1, "--output-dir", tmp_path / "a<b") == 0
+    with pytest.raises(SystemExit) as stop:
+        cli.run(report.main, [str(tmp_path / "a<b"), "--device", "cpu"])
+    assert stop.value.code == 0
+    checker = Checker()
+    checker.feed((tmp_path / "a<b" / "report.html").read_text(encoding="utf-8"))
+    assert checker.open == []
+    assert "Run a<b" in checker.text
+    assert all(name in checker.text for name in shapes.NAMES)
+    assert all(source.startswith(("data:image/", "#")) for source in checker.sources)
+    assert sum(source.startswith("data:image/jpeg") for source in checker.sources) == 12
+    qualities = [float(value) for value in re.findall(r"val-\d+\.png: ([\d.]+)", checker.text)]
+    assert qualities[:6] == sorted(qualities[:6], reverse=True)
+    assert qualities[6:] == sorted(qualities[6:])
+
+
+def test_quality() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    record = ImageRecord(1, "a.png", (40, 40), boxes.numpy(), torch.tensor([0, 1]).numpy())
+
+    def of(found: torch.Tensor, labels: list[int]) -> float:
+        ones = torch.ones(len(labels))
+        return quality(Detections(found, ones, torch.tensor(labels, dtype=torch.int64), [], []), record)
+
+    assert of(boxes, [0, 1]) == pytest.approx(1)
+    assert of(boxes, [1, 0]) == 0
+    assert of(boxes[:1], [0]) == pytest.approx(0.5)
+    assert of(boxes + torch.tensor([0.0, 5, 0, 5]), [0, 1]) == pytest.approx(1 / 3)
+    assert of(torch.cat([boxes, boxes]), [0, 1, 0, 1]) == pytest.approx(0.5)
+    assert of(boxes[:0], []) == 0
+
+
+def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.run(report.main, [str(tmp_path / "none")])
+    assert stop.value.code == 2
+    assert "best.pt does not exist" in capsys.readouterr().err
