@@ -38,7 +38,8 @@ PAGE = Template("""<!doctype html>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin-bottom: 1.5rem; } td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
+table { border-collapse: collapse; margin-bottom: 1.5rem; }
+td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
 td:first-child, th:first-child { text-align: left; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-size: .85rem; color: #555; } img, svg { max-width: 100%; height: auto; }
@@ -51,7 +52,9 @@ details { margin-top: 1rem; } pre { font-size: .85rem; overflow-x: auto; }
 <h2>Images with the best detections</h2><p>Ground truth in white; detections with a score of $threshold or more.</p>
 <div class="pictures">$best</div>
 <h2>Images with the worst detections</h2><div class="pictures">$worst</div>
-<h2>Where the heads look</h2><p>For the surest detection in the best of these images: the last decoder layer.</p>$attention
+<h2>Where the heads look</h2>
+<p>For the surest detection in the best of these images: the last decoder layer.</p>
+$attention
 <h2>Settings</h2><details><summary>all of them</summary><pre>$settings</pre></details>
 </body></html>
 """)
