@@ -370,7 +370,7 @@ def assert_one_sentence(stderr: str, sentence: str) -> None:
 
 
 BAD_OPTIONS = {
-    "unknown preset": (["--preset", "r5000"], "unknown preset 'r5000'; there are shapes, small, r50"),
+    "unknown preset": (["--preset", "r5000"], "unknown preset 'r5000'; there are shapes, dc5-shapes, small, r50"),
     "no CUDA": (["--device", "cuda"], "--device cuda: this torch .* sees no CUDA device"),
     "no such device": (["--device", "gpu"], "--device must be cpu, cuda or cuda:N, got 'gpu'"),
     "nothing to resume": (["--resume", "--output-dir", "nowhere"], "nothing to resume, nowhere/last.pt does not exist"),
