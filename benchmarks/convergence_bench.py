@@ -196,7 +196,8 @@ def ablation_picture(table: Sequence[Row], title: str) -> object:
         means = [row["AP"] for row in mine]
         spread = [[row["AP"] - row["lowest"] for row in mine], [row["highest"] - row["AP"] for row in mine]]
         bars = axis.barh([row["row"] for row in mine], means, xerr=spread, capsize=3)
-        axis.bar_label(bars, fmt="{:.3f}", fontsize=8, label_type="center", color="white")
+        axis.bar_label(bars, fmt="{:.3f}", fontsize=8, padding=4)
+        axis.margins(x=0.15)
         axis.invert_yaxis()
         axis.set(title=place, xlabel="AP")
     figure.suptitle(title, fontsize=9)
