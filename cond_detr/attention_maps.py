@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "image", type=Path, nargs="?", metavar="IMAGE", help="an image file (default: one of the built-in data)"
     )
-    p.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt or last.pt of a run")
+    p.add_argument("--checkpoint", required=True, metavar="FILE", help="best.pt of a run, or another's detector")
     p.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="for the pictures")
     p.add_argument(
         "--detections", type=natural, default=3, metavar="N", help="pictures: of the best detections (default: 3)"

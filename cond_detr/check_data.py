@@ -60,7 +60,7 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
 
 
 def compare(splits: Sequence[Findings]) -> list[str]:
-    """What is wrong between splits: other classes, the same images, classes to measure but not to learn."""
+    """What is wrong between splits: other classes, and classes to measure but not to learn."""
     problems = []
     train, val = (found.annotations for found in splits)
     for name in sorted(set(train.classes.names) ^ set(val.classes.names)):

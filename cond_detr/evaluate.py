@@ -22,25 +22,6 @@ from cond_detr.predictions import Detections, detections
 from cond_detr.run_folder import results_dict, write_json
 
 
-def evaluate(
-    model: Detector,
-    dataset: CocoDataset,
-    classes: Classes,
-    *,
-    batch_size: int,
-    device: torch.device,
-    workers: int = 0,
-    amp: Literal["off", "bf16"] = "off",
-) -> Evaluation:
-    """Runs a detector over a data set and measures it; every process gets the result.
-
-    The arguments are those of :func:`run_over`.
-    """
-    found = run_over(model, dataset, classes, batch_size=batch_size, device=device, workers=workers, amp=amp)
-    results = [result for image_id, image in found for result in coco_results(image_id, image)]
-    return evaluate_results(dataset.annotations, distributed.gather_lists(results))
-
-
 def run_over(
     model: Detector,
     dataset: CocoDataset,
@@ -74,6 +55,12 @@ def run_over(
         images = detections(predictions, batch.sizes, classes, softmax=model.softmax)
         found += zip(batch.image_ids, images, strict=True)
     return found
+
+
+def measure(dataset: CocoDataset, found: list[tuple[int, Detections]]) -> Evaluation:
+    """COCO's metrics of what :func:`run_over` found in all processes; every process gets them."""
+    results = [result for image_id, image in found for result in coco_results(image_id, image)]
+    return evaluate_results(dataset.annotations, distributed.gather_lists(results))
 
 
 def classes_in(dataset: CocoDataset, model_classes: Classes) -> Classes:
@@ -112,7 +99,7 @@ def table(evaluation: Evaluation) -> str:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m cond_detr.evaluate", description=__doc__)
-    p.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt or last.pt of a run")
+    p.add_argument("--checkpoint", required=True, metavar="FILE", help="best.pt of a run, or another's detector")
     p.add_argument(
         "--dataset-dir", "--coco-path", metavar="DIR", help="data set folder (default: the one it was trained on)"
     )
@@ -139,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.dataset_dir:
         data = replace(data, dataset_dir=options.dataset_dir)
     dataset = open_split(data, "val", model.backbone.stride)
-    evaluation = evaluate(
+    found = run_over(
         model,
         dataset,
         classes_in(dataset, model.classes),
@@ -147,11 +134,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=device,
         workers=0 if data.dataset_dir is None else options.workers,
     )
-    folder = options.output_dir or options.checkpoint.parent / "evaluation"
+    evaluation = measure(dataset, found)
+    folder = options.output_dir or Path(options.checkpoint).parent / "evaluation"
     make_folder(folder)
     write_json(
         folder / "results.json",
-        results_dict(evaluation, checkpoint=str(options.checkpoint), images=len(dataset)),
+        results_dict(evaluation, checkpoint=options.checkpoint, images=len(dataset)),
     )
     print(table(evaluation))
     print(f"wrote {folder / 'results.json'}")

@@ -133,6 +133,8 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str) -> None:
 class Exported:
     """Detections from an exported file, as :meth:`Detector.predict` makes them from a checkpoint.
 
+    A file that AOTInductor compiled is a program: open only what you trust.
+
     Args:
         path: of a file that :func:`export` wrote.
 
@@ -154,7 +156,7 @@ class Exported:
             raise InputError(f"exported file {path} cannot be read: {reason}") from None
 
     def predict(self, images: Sequence[ImageLike], threshold: float = 0.3) -> list[Detections]:
-        """The detections of each image, best first; arguments as of :meth:`Detector.predict`."""
+        """The detections with at least that score of each image (a path, PIL image or array), best first."""
         return [self._detect(open_image(image), threshold) for image in images]
 
     def _detect(self, image: Image.Image, threshold: float) -> Detections:

@@ -10,6 +10,8 @@ import re
 import torch
 from torch import Tensor
 
+from cond_detr.errors import InputError
+
 StateDict = dict[str, Tensor]
 # (theirs, ours)
 Pairs = tuple[tuple[str, str], ...]
@@ -132,15 +134,21 @@ def to_ours(state: StateDict) -> StateDict:
 
 
 def from_ours(state: StateDict, kind: str, layout: str) -> StateDict:
-    """Renames our tensors; those that the layout has no name for are left out.
+    """Renames our tensors; "torchvision" takes the backbone's only.
 
     Args:
         state: of a detector.
         kind: of detector.
         layout: a name in :data:`LAYOUTS`.
+
+    Raises:
+        InputError: the layout has no name for a tensor, as for what only an ablation has.
     """
     pairs = tuple((ours, theirs) for theirs, ours in LAYOUTS[kind][layout])
     renamed = {theirs: tensor for name, tensor in state.items() if (theirs := _renamed(name, pairs))}
+    if layout != "torchvision" and len(renamed) < len(state):
+        unnamed = next(name for name in state if _renamed(name, pairs) is None)
+        raise InputError(f"format {layout} has no name for {unnamed}: it knows the paper's {kind} only")
     return pack(renamed) if layout == "original" else renamed
 
 

@@ -123,7 +123,7 @@ def network_size(image: Image.Image, data: DataConfig) -> tuple[int, int]:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m cond_detr.predict", description=__doc__)
     p.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of them, patterns")
-    p.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt or last.pt of a run")
+    p.add_argument("--checkpoint", required=True, metavar="FILE", help="best.pt of a run, or another's detector")
     p.add_argument(
         "--output-dir",
         type=Path,

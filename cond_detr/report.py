@@ -22,8 +22,8 @@ from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset, ImageRecord
 from cond_detr.drawing import draw_detections, metrics_figure
 from cond_detr.errors import InputError
-from cond_detr.evaluate import classes_in, run_over
-from cond_detr.evaluation import Evaluation, coco_results, evaluate_results
+from cond_detr.evaluate import classes_in, measure, run_over
+from cond_detr.evaluation import Evaluation
 from cond_detr.models.detector import Detector
 from cond_detr.predictions import Detections
 from cond_detr.run_folder import RunFolder, write_text
@@ -165,19 +165,16 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
 def page(model: Detector, dataset: CocoDataset, folder: RunFolder, device: torch.device, workers: int) -> str:
     """The report as HTML."""
     history = read_history(folder)
-    found = dict(
-        run_over(
-            model,
-            dataset,
-            classes_in(dataset, model.classes),
-            batch_size=model.config.train.eval_batch_size,
-            device=device,
-            workers=workers,
-        )
+    found = run_over(
+        model,
+        dataset,
+        classes_in(dataset, model.classes),
+        batch_size=model.config.train.eval_batch_size,
+        device=device,
+        workers=workers,
     )
-    results = [result for image_id, image in found.items() for result in coco_results(image_id, image)]
-    evaluation = evaluate_results(dataset.annotations, results)
-    judged = judge(dataset, found)
+    evaluation = measure(dataset, found)
+    judged = judge(dataset, dict(found))
     first = judged[0].record
     maps = detection_maps(model, dataset.load(first.file_name, first.size))
     m = model.config.model

@@ -34,7 +34,7 @@ from cond_detr.data.prefetch import on_device
 from cond_detr.drawing import draw_detections, sheet
 from cond_detr.ema import WeightAverage
 from cond_detr.errors import InputError
-from cond_detr.evaluate import classes_in, evaluate
+from cond_detr.evaluate import classes_in, measure, run_over
 from cond_detr.evaluation import Evaluation
 from cond_detr.events import Events
 from cond_detr.models.detector import Detector
@@ -306,7 +306,7 @@ class Trainer:
     def _finish_epoch(self, stop: StopSignals) -> None:
         """Evaluates, records and saves."""
         progress, train = self.progress, self.config.train
-        result = evaluate(
+        found = run_over(
             self.detector,
             self.val_set,
             self.eval_classes,
@@ -315,6 +315,7 @@ class Trainer:
             workers=self.workers,
             amp=train.amp,
         )
+        result = measure(self.val_set, found)
         mean = [total / progress.step for total in progress.loss_sums]
         record = {
             "epoch": progress.epoch + 1,

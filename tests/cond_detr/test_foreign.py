@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli, convert, preset
+from cond_detr import (
+    DETR,
+    ConditionalDETR,
+    Detector,
+    InputError,
+    attention_maps,
+    cli,
+    convert,
+    evaluate,
+    predict,
+    preset,
+)
 from cond_detr.checkpoints import Checkpoint
 from cond_detr.classes import UNUSED, Classes
 from cond_detr.config import as_detr
@@ -168,3 +179,30 @@ def test_what_is_no_detector(tmp_path: Path) -> None:
     model = Detector.from_checkpoint(tmp_path / "small.pth", preset_name="shapes")
     assert model.config == SMALL
     assert run_convert(tmp_path / "small.pth", tmp_path / "x.onnx") == 2
+
+
+def test_an_ablation_is_not_cut_to_fit(tmp_path: Path) -> None:
+    config = replace(R50, model=replace(R50.model, reference_point="learned"))
+    state = build(config, Classes.numbered(2)).state_dict()
+    assert "backbone.conv1.weight" in state
+    assert "conv1.weight" in from_ours(state, "conditional-detr", "torchvision")
+    with pytest.raises(InputError, match=r"format original has no name for reference_point\.points"):
+        from_ours(state, "conditional-detr", "original")
+
+
+def test_urls_reach_the_download(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As they are: as a path one of the slashes would be lost."""
+    asked = []
+
+    def download(url: str, target: str) -> None:
+        asked.append(url)
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    url = "https://example.org/model.safetensors"
+    for command, rest in ((predict, ["x.png", "--output-dir", "out"]), (evaluate, []), (attention_maps, [])):
+        rest = rest or ["--output-dir", "out"]
+        with pytest.raises(SystemExit):
+            cli.run(command.main, ["--checkpoint", url, "--device", "cpu", *rest])
+        assert f"weights {url} cannot be downloaded: no network" in capsys.readouterr().err
+    assert asked == [url] * 3

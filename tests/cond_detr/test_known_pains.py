@@ -15,7 +15,7 @@ from cond_detr.config import DataConfig, preset
 from cond_detr.criterion import Criterion
 from cond_detr.data import open_split
 from cond_detr.data.batching import Batch, pad_targets
-from cond_detr.evaluate import evaluate
+from cond_detr.evaluate import measure, run_over
 from cond_detr.optim import make_optimizer
 from cond_detr.predictions import Predictions
 from cond_detr.step import TrainStep
@@ -76,5 +76,5 @@ def test_evaluation_knows_no_threshold(dataset_dir: Path) -> None:
         for record in dataset.annotations.records
     ]
     oracle = Oracle(targets, len(classes))
-    result = evaluate(oracle, dataset, classes, batch_size=1, device=torch.device("cpu"))  # type: ignore[arg-type]
-    assert result.metrics["AP"] == pytest.approx(1)
+    found = run_over(oracle, dataset, classes, batch_size=1, device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert measure(dataset, found).metrics["AP"] == pytest.approx(1)
