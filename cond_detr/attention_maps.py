@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cond_detr.cli import device_argument, make_folder, natural, run
+from cond_detr.cli import command_parser, device_argument, make_folder, natural, run
 from cond_detr.data import shapes
 from cond_detr.data.transforms import check_size, open_image, to_network_input
 from cond_detr.errors import InputError
@@ -147,7 +147,12 @@ def draw(image: Image.Image, found: DetectionMaps) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m cond_detr.attention_maps", description=__doc__)
+    p = command_parser(
+        "attention",
+        __doc__,
+        "--checkpoint runs/dc5-shapes/best.pt --output-dir out",
+        "--checkpoint runs/r50/best.pt --output-dir out --detections 5 --layer 5 photo.jpg",
+    )
     p.add_argument(
         "image", type=Path, nargs="?", metavar="IMAGE", help="an image file (default: one of the built-in data)"
     )

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from cond_detr.cli import make_folder, positive, run
+from cond_detr.cli import command_parser, make_folder, positive, run
 from cond_detr.data.coco import Annotations, FolderLoader, ImageRecord, find_split, read_annotations
 from cond_detr.drawing import draw_detections, sheet
 from cond_detr.errors import InputError
@@ -139,7 +139,12 @@ def truth(record: ImageRecord, annotations: Annotations) -> Detections:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="cond-detr check-data", description=__doc__)
+    p = command_parser(
+        "check-data",
+        __doc__,
+        "DIR",
+        "DIR --output-dir sheets --images 24",
+    )
     p.add_argument("dataset_dir", type=Path, metavar="DIR", help="folder of a data set in COCO's format")
     p.add_argument("--output-dir", type=Path, metavar="DIR", help="for train.png and val.png (default: none)")
     p.add_argument("--images", type=positive, default=16, metavar="N", help="on each sheet (default: %(default)s)")

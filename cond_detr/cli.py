@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +35,26 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         print(f"error: {error}", file=sys.stderr)
         code = 2
     sys.exit(code)
+
+
+def command_parser(name: str, doc: str, *examples: str, **options: Any) -> argparse.ArgumentParser:
+    """The parser of a command.
+
+    Args:
+        name: of the command.
+        doc: its module's docstring, "``how it is called``: what it does".
+        examples: what may follow the name, shown below the options.
+        options: of the parser.
+    """
+    what = doc.partition(": ")[2].strip()
+    lines = "\n".join(f"  cond-detr {name} {example}" for example in examples)
+    return argparse.ArgumentParser(
+        prog=f"cond-detr {name}",
+        description=what[0].upper() + what[1:],
+        epilog=f"examples:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **options,
+    )
 
 
 def device_argument(name: str) -> torch.device:

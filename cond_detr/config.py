@@ -1,7 +1,7 @@
 """Settings: frozen dataclasses, and the presets as a table. Modules take the fields they need, never a whole config."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from cond_detr.errors import InputError
 
@@ -212,6 +212,39 @@ def as_detr(config: Config) -> Config:
         num_queries=min(100, config.model.num_queries),
     )
     return replace(config, model=model, loss=replace(config.loss, classification="softmax", class_weight=1.0))
+
+
+def change(section: T, values: dict[str, Any]) -> T:
+    """A section with other values.
+
+    Raises:
+        InputError: a value is not one that its setting can have.
+    """
+    types = get_type_hints(type(section))
+    for name, value in values.items():
+        check_value(name, value, types[name])
+    return replace(section, **values)  # type: ignore[type-var]
+
+
+# Settings of which there must be one at least, and fractions of a whole that must leave something
+_COUNTS = {"num_queries", "decoder_layers", "epochs", "batch_size", "accumulate", "eval_batch_size", "image_size"}
+_FRACTIONS = {"dropout", "ema"}
+
+
+def check_value(name: str, value: Any, kind: Any) -> None:
+    """Raises the sentence for a value that a setting of that type cannot have."""
+    if get_origin(kind) is Literal:
+        fits, wanted = value in get_args(kind), f"one of {', '.join(get_args(kind))}"
+    elif kind is bool:
+        fits, wanted = isinstance(value, bool), "True or False"
+    elif kind in (int, float):
+        least, limit = int(name in _COUNTS), 1 if name in _FRACTIONS else float("inf")
+        fits = isinstance(value, (int, kind)) and not isinstance(value, bool) and least <= value < limit
+        wanted = f"a {'whole ' * (kind is int)}number of at least {least}{' and below 1' * (limit == 1)}"
+    else:
+        fits, wanted = isinstance(value, kind), "text"
+    if not fits:
+        raise InputError(f"{name} must be {wanted}, got {value!r}")
 
 
 def choices(section: type, name: str) -> tuple[str, ...]:

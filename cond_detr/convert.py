@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cond_detr.checkpoints import write_weights
-from cond_detr.cli import make_folder, run
+from cond_detr.cli import command_parser, make_folder, run
 from cond_detr.config import PRESETS
 from cond_detr.data.coco import read_annotations
 from cond_detr.errors import InputError
@@ -28,8 +28,12 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="cond-detr convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    p = command_parser(
+        "convert",
+        __doc__,
+        "model.safetensors best.pt --preset dc5-r50",
+        "runs/r50/best.pt model.safetensors --to transformers",
+        "ConditionalDETR_r50dc5_epoch50.pth best.pt --preset dc5-r50 --classes instances_val2017.json",
     )
     p.add_argument("source", metavar="SOURCE", help="file or URL")
     p.add_argument("target", type=Path, metavar="TARGET", help=f"file to write, {', '.join(SUFFIXES)}")

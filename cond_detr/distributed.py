@@ -1,7 +1,8 @@
 """The few things that many processes have to agree on. All of them work, and cost nothing, with one process."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -13,20 +14,22 @@ from cond_detr.errors import InputError
 T = TypeVar("T")
 
 
-def start(device: torch.device) -> None:
-    """Joins the process group if torchrun started this process."""
-    if "RANK" in os.environ:
+@contextlib.contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Within it, this process is one of those that torchrun started, if it did and nobody has joined them yet."""
+    joins = "RANK" in os.environ and not dist.is_initialized()
+    if joins:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        if joins:
+            dist.destroy_process_group()
 
 
 def restarted() -> bool:
     """Whether torchrun has started this process anew because one failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-
-
-def stop() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def rank() -> int:

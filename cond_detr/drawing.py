@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from cond_detr.data.transforms import ImageLike, open_image
 from cond_detr.predictions import Detections
 
 # Small images are enlarged so that labels can be read
@@ -23,9 +24,17 @@ def class_colour(label: int) -> tuple[int, int, int]:
 
 
 def draw_detections(
-    image: Image.Image, found: Detections, truth: Tensor | None = None, *, scores: bool = True
+    image: ImageLike, found: Detections, truth: Tensor | None = None, *, scores: bool = True
 ) -> Image.Image:
-    """Boxes with class names, and scores, on an enlarged copy; ground truth (n, 4) xyxy as thin white boxes."""
+    """Boxes with class names, and scores, on a copy that is enlarged if it is small.
+
+    Args:
+        image: path, PIL image or (H, W, 3) uint8 array.
+        found: its detections.
+        truth: (n, 4) xyxy in pixels, drawn as thin white boxes.
+        scores: whether to write them behind the names.
+    """
+    image = open_image(image)
     scale = max(1.0, SMALLEST_SIDE / min(image.size))
     canvas = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)

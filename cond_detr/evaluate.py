@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from cond_detr import distributed
 from cond_detr.classes import UNUSED, Classes
-from cond_detr.cli import default_workers, device_argument, make_folder, natural, positive, run
+from cond_detr.cli import command_parser, default_workers, device_argument, make_folder, natural, positive, run
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
 from cond_detr.data.loading import checked, eval_loader
@@ -98,7 +98,12 @@ def table(evaluation: Evaluation) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m cond_detr.evaluate", description=__doc__)
+    p = command_parser(
+        "evaluate",
+        __doc__,
+        "--checkpoint runs/small/best.pt",
+        "--checkpoint model.safetensors --coco-path COCO --batch-size 2",
+    )
     p.add_argument("--checkpoint", required=True, metavar="FILE", help="best.pt of a run, or another's detector")
     p.add_argument(
         "--dataset-dir", "--coco-path", metavar="DIR", help="data set folder (default: the one it was trained on)"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from cond_detr.classes import Classes
-from cond_detr.cli import device_argument, make_folder, run
+from cond_detr.cli import command_parser, device_argument, make_folder, run
 from cond_detr.data.transforms import ImageLike, open_image, to_network_input
 from cond_detr.errors import InputError, need
 from cond_detr.models import Detector, build
@@ -195,8 +195,11 @@ def _open_torch(path: Path) -> tuple[Graph, str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="cond-detr export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    p = command_parser(
+        "export",
+        __doc__,
+        "--checkpoint runs/small/best.pt model.onnx",
+        "--checkpoint runs/small/best.pt --format aot --device cuda model.pt2",
     )
     p.add_argument("target", type=Path, metavar="TARGET", help="file to write: .onnx, or .pt2 for torch")
     p.add_argument("--checkpoint", required=True, metavar="FILE", help="best.pt of a run, or another's detector")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from cond_detr.cli import device_argument, make_folder, positive, probability, run
+from cond_detr.cli import command_parser, device_argument, make_folder, positive, probability, run
 from cond_detr.config import DataConfig
 from cond_detr.data.transforms import check_size, open_image, resized
 from cond_detr.drawing import draw_detections
@@ -121,7 +121,12 @@ def network_size(image: Image.Image, data: DataConfig) -> tuple[int, int]:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m cond_detr.predict", description=__doc__)
+    p = command_parser(
+        "predict",
+        __doc__,
+        "--checkpoint runs/small/best.pt --output-dir out photo.jpg folder/",
+        "--checkpoint model.safetensors --output-dir out --threshold 0.5 --batch-size 4 'folder/*.jpg'",
+    )
     p.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of them, patterns")
     p.add_argument("--checkpoint", required=True, metavar="FILE", help="best.pt of a run, or another's detector")
     p.add_argument(

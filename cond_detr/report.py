@@ -17,7 +17,7 @@ from PIL import Image
 
 from cond_detr.attention_maps import detection_maps, draw
 from cond_detr.boxes import iou
-from cond_detr.cli import default_workers, device_argument, run
+from cond_detr.cli import command_parser, default_workers, device_argument, run
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset, ImageRecord
 from cond_detr.drawing import draw_detections, metrics_figure
@@ -197,7 +197,12 @@ def page(model: Detector, dataset: CocoDataset, folder: RunFolder, device: torch
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="cond-detr report", description=__doc__)
+    p = command_parser(
+        "report",
+        __doc__,
+        "runs/small",
+        "runs/small --dataset-dir DIR --output page.html",
+    )
     p.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     p.add_argument("--output", type=Path, metavar="FILE", help="page to write (default: report.html in the folder)")
     p.add_argument("--dataset-dir", metavar="DIR", help="data set folder (default: the one it was trained on)")

@@ -1,7 +1,6 @@
 """``python -m cond_detr.train``: trains a Conditional DETR on the built-in shapes or on a COCO-format folder."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +12,8 @@ import torch
 from cond_detr import distributed
 from cond_detr.checkpoints import Checkpoint, LoadedWeights, load_weights
 from cond_detr.cli import (
-    default_workers,
+    command_parser,
     device_argument,
-    make_folder,
     natural,
     positive,
     positive_or_auto,
@@ -24,60 +22,25 @@ from cond_detr.cli import (
     run,
 )
 from cond_detr.config import PRESETS, Config, LossConfig, ModelConfig, TrainConfig, as_detr, choices, preset
-from cond_detr.criterion import Criterion
-from cond_detr.cuda_graphs import why_not
-from cond_detr.data import open_split
-from cond_detr.data.coco import CocoDataset
 from cond_detr.errors import InputError
-from cond_detr.host_memory import keep_freed_memory
+from cond_detr.fit import Running, launch, prepare, with_largest_batch, without_auto
 from cond_detr.matcher import MATCHERS
 from cond_detr.models import MODELS, build
-from cond_detr.models.detector import Detector
-from cond_detr.models.normalization import SyncedBatchNorm2d
 from cond_detr.models.resnet import LAYOUTS
-from cond_detr.rehearsal import largest_batch_size
 from cond_detr.run_folder import RunFolder
-from cond_detr.trainer import Interrupted, Trainer
-from cond_detr_kernels import attention_path
-
-# Options that set a field of the configuration: (section, field). Options left out keep the preset's value.
-SETTINGS = {
-    "model": ("model", "kind"),
-    "reference_point": ("model", "reference_point"),
-    "offset_regression": ("model", "offset_regression"),
-    "spatial_query": ("model", "spatial_query"),
-    "projection": ("model", "projection"),
-    "encoder_layers": ("model", "encoder_layers"),
-    "decoder_layers": ("model", "decoder_layers"),
-    "classification": ("loss", "classification"),
-    "fused_attn": ("model", "fused_attn"),
-    "num_queries": ("model", "num_queries"),
-    "dropout": ("model", "dropout"),
-    "matcher": ("loss", "matcher"),
-    "dataset_dir": ("data", "dataset_dir"),
-    "size_step": ("data", "size_step"),
-    "epochs": ("train", "epochs"),
-    "batch_size": ("train", "batch_size"),
-    "accumulate": ("train", "accumulate"),
-    "eval_batch_size": ("train", "eval_batch_size"),
-    "lr": ("train", "lr"),
-    "backbone_lr": ("train", "backbone_lr"),
-    "schedule": ("train", "schedule"),
-    "amp": ("train", "amp"),
-    "compile": ("train", "compile"),
-    "cuda_graphs": ("train", "cuda_graphs"),
-    "ema": ("train", "ema"),
-    "seed": ("train", "seed"),
-    "deterministic": ("train", "deterministic"),
-}
-# Pixels: COCO's images then come in some tens of padded sizes
-GRAPH_SIZE_STEP = 128
+from cond_detr.settings import GRAPH_SIZE_STEP, configure
+from cond_detr.trainer import Interrupted
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m cond_detr.train",
-        description=__doc__,
+    p = command_parser(
+        "train",
+        __doc__,
+        "--fused-attn",
+        "--preset small --dataset-dir DIR --fused-attn",
+        "--preset r50 --dataset-dir DIR --weights resnet50.pth --fused-attn --amp bf16 --epochs 20",
+        "--resume",
+        usage="cond-detr train [options]",
         argument_default=argparse.SUPPRESS,
     )
     add_data_options(p.add_argument_group("what to train on"))
@@ -110,8 +73,8 @@ def add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fused-attn", action="store_true", help="fused conditional cross-attention")
     group.add_argument("--num-queries", type=positive, metavar="N", help="object queries")
     group.add_argument("--dropout", type=probability, metavar="P", help="dropout in the transformer")
-    group.add_argument("--encoder-layers", type=natural, metavar="N")
-    group.add_argument("--decoder-layers", type=positive, metavar="N")
+    group.add_argument("--encoder-layers", type=natural, metavar="N", help="layers of the encoder")
+    group.add_argument("--decoder-layers", type=positive, metavar="N", help="layers of the decoder")
 
 
 def add_ablations(group: argparse._ArgumentGroup) -> None:
@@ -140,7 +103,7 @@ def add_ablations(group: argparse._ArgumentGroup) -> None:
 
 
 def add_training_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--epochs", type=positive, metavar="N")
+    group.add_argument("--epochs", type=positive, metavar="N", help="passes over the training images")
     group.add_argument(
         "--batch-size",
         type=positive_or_auto,
@@ -179,7 +142,7 @@ def add_training_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--ema", type=probability, metavar="DECAY", help="evaluate and save a moving average of the weights"
     )
-    group.add_argument("--seed", type=natural, metavar="N")
+    group.add_argument("--seed", type=natural, metavar="N", help="of everything random (default: 0)")
     group.add_argument("--deterministic", action="store_true", help="only deterministic algorithms")
 
 
@@ -199,28 +162,6 @@ def add_running_options(group: argparse._ArgumentGroup) -> None:
         type=natural,
         metavar="N",
         help="processes that load images (default: a quarter of the cores, at most 4)",
-    )
-
-
-def configure(options: dict[str, Any], base: Config) -> Config:
-    """The settings of ``base`` with what the command line says instead."""
-    sections: dict[str, dict[str, Any]] = {"model": {}, "loss": {}, "data": {}, "train": {}}
-    for option, (section, name) in SETTINGS.items():
-        if option in options:
-            sections[section][name] = options[option]
-    if "image_size" in options:
-        size = options["image_size"]
-        sections["data"] |= {"image_size": size, "max_size": round(size * base.data.max_size / base.data.image_size)}
-    if sections["train"].get("cuda_graphs"):
-        sections["data"].setdefault("size_step", base.data.size_step or GRAPH_SIZE_STEP)
-    if "lr_drop" in options:
-        sections["train"]["lr_drop"] = options["lr_drop"] / options.get("epochs", base.train.epochs)
-    return replace(
-        base,
-        model=replace(base.model, **sections["model"]),
-        loss=replace(base.loss, **sections["loss"]),
-        data=replace(base.data, **sections["data"]),
-        train=replace(base.train, **sections["train"]),
     )
 
 
@@ -261,54 +202,6 @@ def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
     return wanted
 
 
-def describe_data(dataset: CocoDataset) -> str:
-    annotations = dataset.annotations
-    boxes = sum(len(record.labels) for record in annotations.records)
-    dropped = "".join(f"; {count} boxes dropped ({why})" for why, count in annotations.dropped.items())
-    return f"{annotations.name}: {len(dataset)} images, {boxes} boxes, {len(annotations.classes)} classes{dropped}"
-
-
-def describe(
-    config: Config, model: Detector, train_set: CocoDataset, val_set: CocoDataset, device: torch.device
-) -> str:
-    """What the run is about to do."""
-    train = config.train
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    per_step = train.batch_size * train.accumulate * distributed.world_size()
-    return "\n".join(
-        [
-            f"data        {describe_data(train_set)}",
-            f"            {describe_data(val_set)}",
-            f"model       {type(model).__name__}, preset {config.preset}, {parameters:.1f} M parameters, on {device}",
-            f"attention   {describe_attention(config, device)}",
-            f"step        {describe_step(config, model, device)}",
-            f"batch       {per_step} images a step = {train.batch_size} x {train.accumulate} accumulated "
-            f"x {distributed.world_size()} processes",
-        ]
-    )
-
-
-def describe_attention(config: Config, device: torch.device) -> str:
-    """What computes the cross-attention."""
-    if config.model.kind == "detr":
-        return "added content and position, scaled_dot_product_attention"
-    return f"fused: {attention_path(device)}" if config.model.fused_attn else "reference (concatenate, softmax)"
-
-
-def describe_step(config: Config, model: Detector, device: torch.device) -> str:
-    """How a step is run, and why it is not captured if that was asked for."""
-    train = config.train
-    parts = ["bf16 autocast" if train.amp == "bf16" else "fp32"]
-    if train.compile:
-        parts.append("torch.compile")
-    if train.cuda_graphs:
-        obstacle = why_not(config, model, device)
-        parts.append(f"no CUDA graphs: {obstacle}" if obstacle else "CUDA graphs")
-    if train.ema:
-        parts.append(f"weights averaged with decay {train.ema:g}")
-    return ", ".join(parts)
-
-
 def describe_start(options: dict[str, Any], config: Config, weights: LoadedWeights | None) -> str:
     """Where the initial weights come from."""
     if weights:
@@ -321,28 +214,12 @@ def describe_start(options: dict[str, Any], config: Config, weights: LoadedWeigh
     return "random weights"
 
 
-def with_largest_batch(config: Config, model: Detector, train_set: CocoDataset, device: torch.device) -> Config:
-    """The settings with the batch size that fits on every process."""
-    if device.type != "cuda":
-        raise InputError(f"--batch-size auto: it fills a GPU's memory, and {device} is none; give a number")
-    if distributed.world_size() > 1 and any(isinstance(module, SyncedBatchNorm2d) for module in model.modules()):
-        raise InputError(
-            "--batch-size auto: processes share batch norm here, and cannot search on their own; give a number"
-        )
-    most = max(1, len(train_set) // (config.train.accumulate * distributed.world_size()))
-    found = largest_batch_size(model, Criterion(config.loss), config, train_set, device, most)
-    found = distributed.least_over_ranks(found, device)
-    return replace(config, train=replace(config.train, batch_size=found))
-
-
 def train(options: dict[str, Any], device: torch.device) -> None:
     """Sets a run up, or an interrupted one up again, and trains."""
     checkpoint = None
     if distributed.restarted() and "output_dir" in options and RunFolder(options["output_dir"]).last.exists():
         options = {"resume": "", **{name: value for name, value in options.items() if name != "weights"}}
-    auto = options.get("batch_size") == "auto"
-    if auto:
-        options = {name: value for name, value in options.items() if name != "batch_size"}
+    options, auto = without_auto(options, device)
     if "resume" in options:
         if "weights" in options:
             raise InputError("--resume and --weights exclude each other: a resumed run has its own weights")
@@ -352,61 +229,26 @@ def train(options: dict[str, Any], device: torch.device) -> None:
         name = options.get("preset", "r50" if "dataset_dir" in options else "shapes")
         base = preset(name)
         config = configure(options, as_detr(base) if options.get("model") == "detr" else base)
-    torch.use_deterministic_algorithms(config.train.deterministic)
-    if config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-    # identical on every process, and the same whatever was drawn before
-    torch.manual_seed(config.train.seed)
-    stride = LAYOUTS[config.model.backbone].stride(config.model.dilation)
-    train_set = open_split(config.data, "train", stride, seed=config.train.seed)
-    val_set = open_split(config.data, "val", stride)
-    model = build(config, train_set.annotations.classes).to(device)
+    data = prepare(config)
+    model = build(config, data.train.annotations.classes).to(device)
     weights = load_weights(model, options["weights"]) if "weights" in options else None
     if auto and not checkpoint:
-        config = with_largest_batch(config, model, train_set, device)
-    if checkpoint:
-        folder = RunFolder(checkpoint.path.parent)
-    else:
-        folder = distributed.from_rank_zero(lambda: RunFolder.plan(options.get("output_dir"), config.preset))
-    workers = options.get("workers", 0 if config.data.dataset_dir is None else default_workers())
-    trainer = Trainer(
-        model,
-        config,
-        train_set,
-        val_set,
-        folder=folder,
-        device=device,
-        workers=workers,
-        tensorboard=options.get("tensorboard", False),
-    )
-    if checkpoint:
-        trainer.restore(checkpoint)
-    if distributed.rank() == 0:
-        make_folder(folder.path)
-        folder.write_config(config)
-        print(describe(config, model, train_set, val_set, device))
-        start = f"resumed from {checkpoint.path}" if checkpoint else describe_start(options, config, weights)
-        print(f"start       {start}")
-        print(f"run folder  {folder.path}", flush=True)
-    trainer.run()
-    if distributed.rank() == 0:
-        print(f"best AP {trainer.progress.best_ap * 100:.1f}; see {folder.path}/metrics.png and {folder.predictions}")
+        config = with_largest_batch(config, model, data, device)
+    running = Running(device, options.get("output_dir"), options.get("workers"), options.get("tensorboard", False))
+    start = f"resumed from {checkpoint.path}" if checkpoint else describe_start(options, config, weights)
+    launch(model, config, data, running, start, checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = vars(parser().parse_args(argv))
     device = distributed.local_device(device_argument(options["device"]))
-    if device.type == "cpu":
-        keep_freed_memory()
-    distributed.start(device)
-    try:
-        train(options, device)
-    except Interrupted as stop:
-        if distributed.rank() == 0:
-            print(stop, file=sys.stderr)
-        return stop.exit_code
-    finally:
-        distributed.stop()
+    with distributed.processes(device):
+        try:
+            train(options, device)
+        except Interrupted as stop:
+            if distributed.rank() == 0:
+                print(stop, file=sys.stderr)
+            return stop.exit_code
     return 0
 
 

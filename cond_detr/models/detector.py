@@ -3,14 +3,16 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from cond_detr.checkpoints import LoadedWeights, load_weights
 from cond_detr.classes import Classes
 from cond_detr.config import Config, ModelConfig, preset
 from cond_detr.data.transforms import ImageLike, open_image, to_network_input
@@ -21,6 +23,7 @@ from cond_detr.models.position_encoding import image_position
 from cond_detr.models.reference_point import ReferencePoint
 from cond_detr.models.resnet import LAYOUTS, ResNet
 from cond_detr.predictions import Detections, Predictions, detections
+from cond_detr.settings import DERIVED, SETTINGS, configure, known
 
 # Every class starts with this score, so that the many background queries do not swamp the first focal losses
 PRIOR_SCORE = 0.01
@@ -83,7 +86,7 @@ class Detector(nn.Module):
         self.reference_point = ReferencePoint(reference_point, m.num_queries, m.d_model)
         self.decoder = type(self).decoder_class(m)
         self.softmax = config.loss.classification == "softmax"
-        self.class_head = nn.Linear(m.d_model, len(classes) + int(self.softmax))
+        self.class_head = self._new_class_head()
         self.box_head = MLP(m.d_model, m.d_model, 4, num_layers=3)
         self._initialise()
 
@@ -93,9 +96,20 @@ class Detector(nn.Module):
         return preset(name)
 
     @classmethod
-    def from_preset(cls, name: str, num_classes: int) -> Self:
-        """An untrained model of a preset (:data:`cond_detr.config.PRESETS`) with unnamed classes."""
-        return cls(cls.adapt(name), Classes.numbered(num_classes))
+    def from_preset(cls, name: str, num_classes: int = 91, **settings: Any) -> Self:
+        """An untrained model with unnamed classes.
+
+        Args:
+            name: of the preset, a key of :data:`cond_detr.config.PRESETS`.
+            num_classes: to tell apart; :meth:`train` changes it to what the data set has.
+            settings: other than the preset's, by the names that ``python -m cond_detr.train`` has for them, such as
+                ``fused_attn=True`` or ``num_queries=100``.
+
+        Raises:
+            InputError: there is no such preset, setting or value.
+        """
+        known(settings, (SETTINGS.keys() | DERIVED) - {"model"})
+        return cls(configure(settings, cls.adapt(name)), Classes.numbered(num_classes))
 
     @classmethod
     def from_checkpoint(cls, source: str | Path, *, preset_name: str | None = None) -> Self:
@@ -118,6 +132,50 @@ class Detector(nn.Module):
             raise InputError(f"checkpoint {source} is of a {type(model).__name__}, not of a {cls.__name__}")
         saved.load_into(model, average=True)
         return model.eval()
+
+    def load_weights(self, source: str | Path) -> LoadedWeights:
+        """Starts from weights trained elsewhere, for as much as fits; printing the result tells what did.
+
+        Args:
+            source: path or URL of a torchvision ResNet, or of a detector as for :meth:`from_checkpoint`.
+
+        Raises:
+            InputError: the file is missing, damaged, or has nothing for this model.
+        """
+        return load_weights(self, str(source))
+
+    def train(self, mode: bool = True, *, dataset_dir: str | Path | None = None, **settings: Any) -> Self:
+        """A whole training on a data set; without one, training mode on or off, as of every module.
+
+        Everything is as with ``python -m cond_detr.train``: the run folder with log, curves and checkpoints, and an
+        interrupted run continues by that command's ``--resume``. The class head is replaced if the data set has another
+        number of classes. Afterwards the model is the one of the best epoch, in evaluation mode.
+
+        Args:
+            mode: of the module.
+            dataset_dir: folder in COCO's format; by default, if there are settings, the model's last one, or the
+                built-in shapes.
+            settings: what the command has as options for training, such as ``epochs``, ``batch_size``, ``lr``,
+                ``image_size``, ``amp``, ``output_dir`` and ``device``.
+
+        Raises:
+            InputError: there is no such setting or value, or something is wrong with the data set.
+            Interrupted: SIGINT or SIGTERM came; the state is saved.
+        """
+        if dataset_dir is not None:
+            settings["dataset_dir"] = dataset_dir
+        if not settings:
+            return super().train(mode)
+        from cond_detr.fit import fit
+
+        fit(self, settings)
+        return self.eval()
+
+    def export(self, path: str | Path, kind: str | None = None) -> None:
+        """Writes a file for deployment: ONNX, torch.export or AOTInductor; see :func:`cond_detr.export.export`."""
+        from cond_detr.export import export
+
+        export(self, path, kind)
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> Predictions:
         """Detects.
@@ -183,15 +241,31 @@ class Detector(nn.Module):
         found = detections(predictions, [image.size for image in images], self.classes, softmax=self.softmax)
         return [each.above(threshold) for each in found]
 
+    def adopt(self, classes: Classes) -> bool:
+        """Tells other classes apart from now on.
+
+        Returns:
+            Whether the class head fits them; if not, it is a new one.
+        """
+        fits = len(classes) == len(self.classes)
+        self.classes = classes
+        if not fits:
+            self.class_head = self._new_class_head()
+        return fits
+
+    def _new_class_head(self) -> nn.Linear:
+        head = nn.Linear(self.config.model.d_model, len(self.classes) + int(self.softmax))
+        if not self.softmax:
+            nn.init.constant_(head.bias, -math.log((1 - PRIOR_SCORE) / PRIOR_SCORE))
+        return head
+
     def _initialise(self) -> None:
-        """Xavier for the transformer, a low prior score for the classes, boxes that start at the reference points."""
+        """Xavier for the transformer, boxes that start at the reference points."""
         for module in (self.encoder, self.decoder, self.reference_point):
             for name, parameter in module.named_parameters():
                 if parameter.dim() > 1 and name != "points":
                     nn.init.xavier_uniform_(parameter)
         nn.init.normal_(self.query_embed.weight)
-        if not self.softmax:
-            nn.init.constant_(self.class_head.bias, -math.log((1 - PRIOR_SCORE) / PRIOR_SCORE))
         if self.config.model.offset_regression:
             for parameter in self.box_head.layers[-1].parameters():
                 nn.init.zeros_(parameter)

@@ -1,0 +1,49 @@
+"""The training loop written out, for research that has a loop of its own: model, matching, loss, optimiser.
+
+python examples/own_loop.py --steps 200
+"""
+
+import argparse
+
+import torch
+from torch.utils.data import DataLoader
+
+from cond_detr import ConditionalDETR, Criterion, preset
+from cond_detr.data import open_split
+from cond_detr.data.batching import collate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="default: 200")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    config = preset("shapes")
+    model = ConditionalDETR.from_preset("shapes", num_classes=6, fused_attn=True).to(device)
+    images = open_split(config.data, "train", model.backbone.stride)
+    # matches the predictions of all layers and images in one call, without a look from the host
+    criterion = Criterion(config.loss)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
+
+    loader = DataLoader(images, batch_size=16, shuffle=True, drop_last=True, collate_fn=collate)
+    step = 0
+    while step < options.steps:
+        for batch in loader:
+            batch = batch.to(device)
+            predictions = model(batch.images, batch.padding)
+            losses = criterion(predictions, batch.targets, num_boxes=batch.targets.counts.sum().clamp(min=1))
+            losses.total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            if step % 20 == 0 or step == options.steps:
+                print(f"step {step}: class {losses.classification:.3f}  L1 {losses.l1:.3f}  GIoU {losses.giou:.3f}")
+            if step == options.steps:
+                break
+
+
+if __name__ == "__main__":
+    main()

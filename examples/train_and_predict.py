@@ -1,0 +1,35 @@
+"""From a folder of annotated images to a detector, by one class.
+
+    python examples/train_and_predict.py DIR PHOTO
+
+DIR holds train/, val/ and annotations/instances_{train,val}.json in COCO's format.
+"""
+
+import argparse
+from pathlib import Path
+
+from cond_detr import ConditionalDETR, draw_detections
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset_dir", type=Path, metavar="DIR")
+    parser.add_argument("photo", type=Path, metavar="PHOTO")
+    parser.add_argument("--preset", default="small", metavar="NAME", help="architecture (default: small)")
+    parser.add_argument("--epochs", type=int, default=80, metavar="N", help="default: 80")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/example"), metavar="DIR")
+    options = parser.parse_args()
+
+    model = ConditionalDETR.from_preset(options.preset, fused_attn=True)
+    model.train(dataset_dir=options.dataset_dir, epochs=options.epochs, output_dir=options.output_dir)
+
+    found = model.predict(options.photo, threshold=0.3)
+    for name, score, box in zip(found.names, found.scores, found.boxes, strict=True):
+        print(f"{name} {score:.2f} at {[round(v) for v in box.tolist()]}")
+    draw_detections(options.photo, found).save(options.output_dir / "photo.png")
+
+    model.export(options.output_dir / "model.pt2")
+
+
+if __name__ == "__main__":
+    main()
