@@ -28,7 +28,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
 
     loader = DataLoader(images, batch_size=16, shuffle=True, drop_last=True, collate_fn=collate)
-    step = 0
+    step, recent = 0, []
     while step < options.steps:
         for batch in loader:
             batch = batch.to(device)
@@ -39,8 +39,10 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad()
             step += 1
-            if step % 20 == 0 or step == options.steps:
-                print(f"step {step}: class {losses.classification:.3f}  L1 {losses.l1:.3f}  GIoU {losses.giou:.3f}")
+            recent.append(losses.total.detach())
+            if step % 20 == 0:  # looking at the loss makes the host wait for the device
+                print(f"step {step}: loss {torch.stack(recent).mean():.3f}")
+                recent.clear()
             if step == options.steps:
                 break
 

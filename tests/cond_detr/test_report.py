@@ -1,11 +1,14 @@
 """The page about a run: complete, self-contained, and honest about what is good and bad."""
 
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from cond_detr import cli, report
 from cond_detr.data import shapes
@@ -15,6 +18,13 @@ from cond_detr.report import quality
 from tests.cond_detr.test_training import TINY, run_train
 
 VOID = {"meta", "img", "br"}
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+# what a browser makes of the page, written into its title
+PROBE = """<script>addEventListener("load", () => {
+  const broken = [...document.images].filter(image => !image.naturalWidth).length;
+  const wider = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.title = `${document.images.length} images, ${broken} broken, ${wider} pixels too wide`;
+})</script>"""
 
 
 class Checker(HTMLParser):
@@ -53,6 +63,28 @@ def test_a_page_that_needs_nothing_else(dataset_dir: Path, tmp_path: Path) -> No
     qualities = [float(value) for value in re.findall(r"val-\d+\.png: ([\d.]+)", checker.text)]
     assert qualities[:6] == sorted(qualities[:6], reverse=True)
     assert qualities[6:] == sorted(qualities[6:])
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_in_a_browser(dataset_dir: Path, tmp_path: Path, width: int) -> None:
+    assert run_train(*TINY, "--dataset-dir", dataset_dir, "--epochs", 1, "--output-dir", tmp_path / "run") == 0
+    report.main([str(tmp_path / "run"), "--device", "cpu", "--output", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    (tmp_path / "probe.html").write_text(page + PROBE, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--no-first-run", "--disable-background-networking", f"--window-size={width},4000"]
+
+    def browse(*arguments: str) -> str:
+        command = [BROWSER, *flags, *arguments, (tmp_path / "probe.html").as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    title = re.search(r"<title>(.*?)</title>", browse("--dump-dom"))
+    assert title is not None
+    assert title[1] == f"{page.count('<img')} images, 0 broken, 0 pixels too wide"
+    browse(f"--screenshot={tmp_path / 'page.png'}")
+    colours = Image.open(tmp_path / "page.png").convert("RGB").getcolors(1 << 20)
+    assert colours is None or len(colours) > 1000
 
 
 def test_quality() -> None:

@@ -1,0 +1,172 @@
+"""What the documentation says can be done, is done here: Python runs, commands parse, links lead somewhere."""
+
+import importlib
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_dataset
+
+from cond_detr import ConditionalDETR, cli
+from cond_detr.checkpoints import Checkpoint
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = ROOT / "examples"
+SHELL = {"$W": "resnet50.pth"}
+# as written, but sooner done
+SHORTER = {"epochs=80": "epochs=1"}
+
+
+def named(paths: list[Path]) -> list[object]:
+    return [pytest.param(path, id=path.name) for path in paths]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The commands in indented blocks, and in the examples below a command's options, as a shell splits them."""
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    found = []
+    for line in lines:
+        if re.match(r" {2,}(python|cond-detr|torchrun) ", line):
+            for variable, value in SHELL.items():
+                line = line.replace(variable, value)
+            found.append(shlex.split(line, comments=True))
+    return found
+
+
+def options(module: str) -> list[str]:
+    parser = importlib.import_module(f"cond_detr.{module}").parser()
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def check(command: list[str]) -> None:
+    """Raises if our part of a command line would not be understood."""
+    if command[0] == "cond-detr":
+        module, arguments = cli.MODULES.get(command[1], command[1]), command[2:]
+        assert command[1] in cli.COMMANDS or command[1] in {"NAME", "COMMAND"}
+    elif "-m" in command and command[command.index("-m") + 1].startswith("cond_detr."):
+        position = command.index("-m") + 1
+        module, arguments = command[position].removeprefix("cond_detr."), command[position + 1 :]
+    else:
+        script = next((part for part in command if part.endswith(".py")), None)
+        assert script is None or (ROOT / script).exists(), command
+        return
+    importlib.import_module(f"cond_detr.{module}").parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize("page", named(PAGES))
+def test_commands_parse(page: Path) -> None:
+    for command in commands(page.read_text()):
+        check(command)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_shows_commands_that_parse(command: str) -> None:
+    module = cli.MODULES.get(command, command)
+    parser = importlib.import_module(f"cond_detr.{module}").parser()
+    examples = commands(parser.format_help())
+    assert examples
+    for example in examples:
+        assert example[1] == command
+        check(example)
+    undescribed = [action.dest for action in parser._actions if not action.help]
+    assert undescribed == []
+
+
+def test_options_exist() -> None:
+    """Those that the text mentions are of some command, script or the script of the GPU machine."""
+    known = {o for c in cli.COMMANDS for o in options(cli.MODULES.get(c, c))}
+    scripts = "".join(path.read_text() for path in (ROOT / "benchmarks").iterdir() if path.is_file())
+    theirs = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}  # torchrun
+    theirs |= {"--no-build-isolation", "--no-deps", "--check", "--dry-run", "--Werror"}  # pip, ruff, clang-format
+    for page in PAGES:
+        for option in re.findall(r"(?<![-\w])--[a-z][-a-zA-Z]+", page.read_text()):
+            assert option in known | theirs or f'"{option}"' in scripts or f"{option})" in scripts, (page.name, option)
+
+
+@pytest.mark.parametrize("page", named([*PAGES, ROOT / "CHANGELOG.md"]))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a data set, a picture and a run, named as in the pages."""
+    write_dataset(tmp_path / "DIR", train=16, val=2)
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    shutil.copy(EXAMPLES / "shapes.jpg", tmp_path / "photo.jpg")
+    model = ConditionalDETR.from_preset("shapes", 6)
+    (tmp_path / "runs/shapes").mkdir(parents=True)
+    Checkpoint(tmp_path / "runs/shapes/best.pt", model.config, model.classes, model.state_dict()).save()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def kernel_arguments() -> dict[str, object]:
+    """What the README's lines about the kernels leave to the reader."""
+    heads = {name: torch.randn(2, 4, 5, 8) for name in ("q_content", "q_spatial")}
+    heads |= {name: torch.randn(2, 4, 7, 8) for name in ("k_content", "k_spatial", "value")}
+    targets = {"target_labels": torch.zeros(2, 3, dtype=torch.int64), "target_boxes": torch.rand(2, 3, 4)}
+    return {
+        **heads,
+        "padding": torch.zeros(2, 7, dtype=torch.bool),
+        "cost": torch.rand(2, 3, 4),
+        "logits": torch.randn(6, 2, 10, 3),
+        "boxes": torch.rand(6, 2, 10, 4),
+        **targets,
+        "target_count": torch.tensor([3, 0]),
+    }
+
+
+@pytest.mark.usefixtures("one_thread", "workplace")
+@pytest.mark.parametrize("page", named([page for page in PAGES if "```python" in page.read_text()]))
+def test_python_runs(page: Path) -> None:
+    """All blocks of a page, one after the other."""
+    known = kernel_arguments() if page.name == "README.md" else {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        for written, shorter in SHORTER.items():
+            block = block.replace(written, shorter)
+        exec(compile(block, str(page), "exec"), known)
+
+
+def run_example(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_train_and_predict(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_example(monkeypatch, "train_and_predict.py", "DIR", "photo.jpg", "--preset", "shapes", "--epochs", "1")
+    assert {"best.pt", "photo.png", "model.pt2", "results.json"} <= {
+        path.name for path in Path("runs/example").iterdir()
+    }
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_own_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run_example(monkeypatch, "own_loop.py", "--steps", "60")
+    losses = [float(value) for value in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_kernels_in_transformers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    from transformers.loss import loss_deformable_detr
+
+    # the example replaces it
+    theirs = loss_deformable_detr.DeformableDetrHungarianMatcher
+    monkeypatch.setattr(loss_deformable_detr, "DeformableDetrHungarianMatcher", theirs)
+    run_example(monkeypatch, "kernels_in_transformers.py")
+    assert len(re.findall(r"difference \d\.\de-\d\d|difference 0\.0e\+00", capsys.readouterr().out)) == 2
+
+
+def test_every_example_is_run() -> None:
+    tested = Path(__file__).read_text()
+    assert all(f'"{path.name}"' in tested for path in EXAMPLES.glob("*.py"))
