@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_dataset
 
 from cond_detr import ConditionalDETR, cli
 from cond_detr.checkpoints import Checkpoint
+from tests.conftest import write_dataset
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
