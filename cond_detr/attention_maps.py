@@ -55,7 +55,7 @@ def detection_maps(model: Detector, image: Image.Image, count: int = 1, layer: i
     kept: list[tuple[Any, ...]] = []
     hook = cross_attn.register_forward_pre_hook(lambda _, arguments: kept.append(arguments))
     data = model.config.data
-    pixels = to_network_input(image, data.image_size, data.max_size, model.backbone.stride)[None]
+    pixels = to_network_input(image, data.image_size, data.max_size)[None]
     try:
         predictions = model(pixels.to(model.query_embed.weight.device))
     finally:

@@ -7,11 +7,12 @@ import argparse
 import hashlib
 import json
 import os
+import pickle
 import zipfile
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import safetensors
@@ -23,6 +24,9 @@ from cond_detr.classes import Classes
 from cond_detr.config import Config, from_dict, to_dict
 from cond_detr.errors import InputError
 from cond_detr.naming import StateDict, to_ours
+
+if TYPE_CHECKING:
+    from cond_detr.models.detector import Detector
 
 FORMAT = "cond_detr/1"
 
@@ -106,8 +110,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What became of the tensors of a weights file: names loaded, names of another shape, names without counterpart,
-    and names of the model that kept their initial values."""
+    """What became of the tensors of a weights file: names loaded, names of another shape or for other classes, names
+    without counterpart, and names of the model that kept their initial values."""
 
     loaded: list[str]
     reshaped: list[str]
@@ -117,7 +121,7 @@ class LoadedWeights:
     def __str__(self) -> str:
         text = f"loaded {len(self.loaded)} tensors"
         for label, names in (
-            ("of another shape, left out", self.reshaped),
+            ("of another shape or for other classes, left out", self.reshaped),
             ("unknown, left out", self.unknown),
             ("newly initialised", self.missing),
         ):
@@ -126,8 +130,8 @@ class LoadedWeights:
         return text
 
 
-def load_weights(model: nn.Module, source: str) -> LoadedWeights:
-    """Starts a model from weights trained elsewhere, for as much as fits.
+def load_weights(model: "Detector", source: str) -> LoadedWeights:
+    """Starts a model from weights trained elsewhere, for as much as fits. Scores of classes with other names do not.
 
     Args:
         model: the model to fill.
@@ -137,17 +141,21 @@ def load_weights(model: nn.Module, source: str) -> LoadedWeights:
     Raises:
         InputError: the file is missing, damaged, or has nothing for this model.
     """
-    state = weights_in(read(fetch(source)))
+    content = read(fetch(source))
+    state = weights_in(content)
     own = model.state_dict()
     # a counter that batch norm keeps and frozen batch norm has no use for
     state = {name: t for name, t in state.items() if name in own or not name.endswith(".num_batches_tracked")}
-    loaded = [name for name in state if _shape(own, name) == state[name].shape]
+    fits = {name for name in state if _shape(own, name) == state[name].shape}
+    if not model.classes.match(names_in(content)):
+        fits -= {"class_head.weight", "class_head.bias"}
+    loaded = [name for name in state if name in fits]
     if not loaded:
         raise InputError(f"weights {source} are of another architecture: no tensor fits this model")
     model.load_state_dict({name: state[name] for name in loaded}, strict=False)
     return LoadedWeights(
         loaded,
-        [name for name in state if name in own and own[name].shape != state[name].shape],
+        [name for name in state if name in own and name not in fits],
         [name for name in state if name not in own],
         [name for name in own if name not in loaded],
     )
@@ -159,9 +167,16 @@ def _shape(state: StateDict, name: str) -> torch.Size | None:
 
 def weights_in(content: Any) -> StateDict:
     """The tensors of a file that was read, by our names."""
-    state = content.get("model", content) if isinstance(content, dict) else {}
+    state = (content.get("average") or content.get("model", content)) if isinstance(content, dict) else {}
     state = state if isinstance(state, dict) else {}
     return to_ours({name: t for name, t in state.items() if isinstance(t, Tensor)})
+
+
+def names_in(content: Any) -> list[Any] | None:
+    """The names of the classes that a file of ours tells apart."""
+    classes = content.get("classes") if is_checkpoint(content) else None
+    names = classes.get("names") if isinstance(classes, dict) else None
+    return names if isinstance(names, list) else None
 
 
 def is_checkpoint(content: Any) -> bool:
@@ -196,7 +211,7 @@ def read(path: Path) -> Any:
         InputError: it is missing, damaged or something else.
     """
     if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist")
+        raise InputError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
@@ -204,6 +219,8 @@ def read(path: Path) -> Any:
         # The authors' files carry their command line beside the tensors
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words recommend to run what is in it
+        raise InputError(f"checkpoint {path} cannot be read: it is damaged or holds more than tensors") from None
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).strip().split("\n")[0] or "it is cut off"
         raise InputError(f"checkpoint {path} cannot be read: {reason}") from None

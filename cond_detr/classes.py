@@ -1,5 +1,6 @@
 """Class names and how a data set numbers them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # An output that no class has: COCO leaves out some of its numbers
@@ -45,6 +46,10 @@ class Classes:
             for i, name in enumerate(run.split(", "), start=int(first)):
                 names[i] = name
         return cls(tuple(names), tuple(range(91)))
+
+    def match(self, names: Sequence[str] | None) -> bool:
+        """Whether scores for classes of these names, None if they are not known, can be those of these classes."""
+        return names is None or tuple(names) == self.names or self == Classes.numbered(len(names))
 
     def __len__(self) -> int:
         return len(self.names)

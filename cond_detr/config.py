@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from cond_detr.errors import InputError
 
 T = TypeVar("T")
@@ -221,9 +223,8 @@ def change(section: T, values: dict[str, Any]) -> T:
         InputError: a value is not one that its setting can have.
     """
     types = get_type_hints(type(section))
-    for name, value in values.items():
-        check_value(name, value, types[name])
-    return replace(section, **values)  # type: ignore[type-var]
+    checked = {name: check_value(name, value, types[name]) for name, value in values.items()}
+    return replace(section, **checked)  # type: ignore[type-var]
 
 
 # Settings of which there must be one at least, and fractions of a whole that must leave something
@@ -231,20 +232,22 @@ _COUNTS = {"num_queries", "decoder_layers", "epochs", "batch_size", "accumulate"
 _FRACTIONS = {"dropout", "ema"}
 
 
-def check_value(name: str, value: Any, kind: Any) -> None:
-    """Raises the sentence for a value that a setting of that type cannot have."""
+def check_value(name: str, value: Any, kind: Any) -> Any:
+    """The value as a setting of that type has it, or raises the sentence for one that it cannot have."""
     if get_origin(kind) is Literal:
         fits, wanted = value in get_args(kind), f"one of {', '.join(get_args(kind))}"
     elif kind is bool:
         fits, wanted = isinstance(value, bool), "True or False"
     elif kind in (int, float):
+        number = (int, np.integer) if kind is int else (int, float, np.number)
         least, limit = int(name in _COUNTS), 1 if name in _FRACTIONS else float("inf")
-        fits = isinstance(value, (int, kind)) and not isinstance(value, bool) and least <= value < limit
+        fits = isinstance(value, number) and not isinstance(value, bool) and bool(least <= value < limit)
         wanted = f"a {'whole ' * (kind is int)}number of at least {least}{' and below 1' * (limit == 1)}"
     else:
         fits, wanted = isinstance(value, kind), "text"
     if not fits:
         raise InputError(f"{name} must be {wanted}, got {value!r}")
+    return kind(value) if kind in (int, float) else value
 
 
 def choices(section: type, name: str) -> tuple[str, ...]:

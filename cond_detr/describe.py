@@ -7,6 +7,7 @@ from cond_detr.config import Config
 from cond_detr.cuda_graphs import why_not
 from cond_detr.data.coco import CocoDataset
 from cond_detr.models.detector import Detector
+from cond_detr.models.normalization import FrozenBatchNorm2d
 from cond_detr_kernels import attention_path
 
 
@@ -56,3 +57,18 @@ def describe_step(config: Config, model: Detector, device: torch.device) -> str:
     if train.ema:
         parts.append(f"weights averaged with decay {train.ema:g}")
     return ", ".join(parts)
+
+
+def pretraining_warning(model: Detector) -> str:
+    """What to say of a start that cannot lead far."""
+    if not lacks_pretraining(model):
+        return ""
+    return (
+        ". WARNING: this backbone's first stage and batch norm are not trained and are meant to come from ImageNet; "
+        "pass --weights, or in Python load_weights, with a torchvision ResNet or a trained detector"
+    )
+
+
+def lacks_pretraining(model: Detector) -> bool:
+    """Whether the backbone stays as it is in part, and that part is random: its statistics are those of no data."""
+    return isinstance(model.backbone.bn1, FrozenBatchNorm2d) and not bool(model.backbone.bn1.running_mean.any())

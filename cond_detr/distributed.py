@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from cond_detr.errors import InputError
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[None]:
     """Within it, this process is one of those that torchrun started, if it did and nobody has joined them yet."""
-    joins = "RANK" in os.environ and not dist.is_initialized()
+    joins = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() and not dist.is_initialized()
     if joins:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
@@ -48,6 +48,14 @@ def local_device(device: torch.device) -> torch.device:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     torch.cuda.set_device(device)
     return device
+
+
+def make_equal(module: nn.Module) -> None:
+    """Gives all processes the first one's parameters and buffers."""
+    if dist.is_initialized():
+        with torch.no_grad():
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

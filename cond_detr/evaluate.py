@@ -140,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         workers=0 if data.dataset_dir is None else options.workers,
     )
     evaluation = measure(dataset, found)
-    folder = options.output_dir or Path(options.checkpoint).parent / "evaluation"
+    beside = Path() if "://" in options.checkpoint else Path(options.checkpoint).parent
+    folder = options.output_dir or beside / "evaluation"
     make_folder(folder)
     write_json(
         folder / "results.json",

@@ -10,18 +10,18 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from cond_detr.classes import Classes
 from cond_detr.cli import command_parser, device_argument, make_folder, run
-from cond_detr.data.transforms import ImageLike, open_image, to_network_input
+from cond_detr.data.transforms import ImageLike, is_one, open_image, to_network_input
 from cond_detr.errors import InputError, need
 from cond_detr.models import Detector, build
-from cond_detr.predictions import Detections, Ranked, best, in_pixels
+from cond_detr.predictions import Detections, Ranked, best, check_threshold, in_pixels
 
 FORMATS = {
     "onnx": "for ONNX Runtime and what else reads ONNX",
@@ -104,6 +104,7 @@ def export(model: Detector, path: str | Path, kind: str | None = None) -> None:
         raise InputError(f"unknown format {kind!r}; there are {', '.join(FORMATS)}")
     if path.suffix != suffix:
         raise InputError(f"{path} should end in {suffix} for format {kind}")
+    make_folder(path.parent)
     about = About.of(model).write()
     if kind == "onnx":
         _write_onnx(trace(model), path, about)
@@ -155,13 +156,23 @@ class Exported:
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"exported file {path} cannot be read: {reason}") from None
 
-    def predict(self, images: Sequence[ImageLike], threshold: float = 0.3) -> list[Detections]:
-        """The detections with at least that score of each image (a path, PIL image or array), best first."""
-        return [self._detect(open_image(image), threshold) for image in images]
+    @overload  # a string is a sequence of strings, but not meant
+    def predict(self, images: ImageLike, threshold: float = 0.3) -> Detections: ...  # type: ignore[overload-overlap]
 
-    def _detect(self, image: Image.Image, threshold: float) -> Detections:
+    @overload
+    def predict(self, images: Sequence[ImageLike], threshold: float = 0.3) -> list[Detections]: ...
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], threshold: float = 0.3) -> Detections | list[Detections]:
+        """As :meth:`Detector.predict`."""
+        check_threshold(threshold)
+        if is_one(images):
+            return self._detect(images, threshold)
+        return [self._detect(image, threshold) for image in images]
+
+    def _detect(self, source: ImageLike, threshold: float) -> Detections:
         about = self.about
-        pixels = to_network_input(image, about.image_size, about.max_size, about.stride)
+        image = open_image(source, stride=about.stride)
+        pixels = to_network_input(image, about.image_size, about.max_size)
         return in_pixels(self.graph(pixels[None]), [image.size], about.classes)[0].above(threshold)
 
 
@@ -212,7 +223,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     model = Detector.from_checkpoint(options.checkpoint).to(device_argument(options.device))
-    make_folder(options.target.parent)
     export(model, options.target, options.format)
     print(f"wrote {options.target}: images (B, 3, H, W) in, the best detections of each out")
     return 0

@@ -1,8 +1,12 @@
 """Sets a training up: what the command and :meth:`Detector.train` have in common."""
 
+import contextlib
+import copy
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -10,11 +14,11 @@ import torch
 from cond_detr import distributed
 from cond_detr.checkpoints import Checkpoint
 from cond_detr.cli import default_workers, device_argument, make_folder
-from cond_detr.config import Config
+from cond_detr.config import Config, check_value
 from cond_detr.criterion import Criterion
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
-from cond_detr.describe import describe
+from cond_detr.describe import describe, pretraining_warning
 from cond_detr.errors import InputError
 from cond_detr.host_memory import keep_freed_memory
 from cond_detr.models.detector import Detector
@@ -57,8 +61,8 @@ def prepare(config: Config) -> Data:
         InputError: something is missing or wrong in the folder.
     """
     train = config.train
-    torch.use_deterministic_algorithms(train.deterministic)
     if train.deterministic:
+        torch.use_deterministic_algorithms(True)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     # identical on every process, and the same whatever was drawn before
     torch.manual_seed(train.seed)
@@ -143,22 +147,47 @@ TRAINABLE = {name for name, (section, _) in SETTINGS.items() if section != "mode
 
 
 def fit(model: Detector, options: dict[str, Any]) -> None:
-    """Trains a model that is there, in place, and leaves it at its best epoch; see :meth:`Detector.train`."""
+    """Trains a model that is there, and leaves it at its best epoch; see :meth:`Detector.train`."""
     known(options, RUNNING | TRAINABLE | set(DERIVED))
-    device = distributed.local_device(device_argument(str(options.get("device", "auto"))))
-    options, auto = without_auto(options, device)
-    if "dataset_dir" in options:
-        options = {**options, "dataset_dir": str(options["dataset_dir"])}
+    running = where(model, options)
+    options, auto = without_auto(options, running.device)
     config = configure(options, model.config)
-    folder = Path(options["output_dir"]) if "output_dir" in options else None
-    running = Running(device, folder, options.get("workers"), options.get("tensorboard", False))
-    with distributed.processes(device):
+    with distributed.processes(running.device), as_it_was(running.device):
         data = prepare(config)
-        kept = model.adopt(data.train.annotations.classes)
-        model.config = config
-        model.to(device)
+        # whatever goes wrong, the model itself is still what it was
+        trained = copy.deepcopy(model)
+        fits = trained.adopt(data.train.annotations.classes)
+        trained.config = config
+        distributed.make_equal(trained.to(running.device))
         if auto:
-            config = model.config = with_largest_batch(config, model, data, device)
-        start = "the model as it is" + ("" if kept else f", and a new head for {len(model.classes)} classes")
-        run = launch(model, config, data, running, start)
-        distributed.from_rank_zero(lambda: Checkpoint.load(run.best)).load_into(model)
+            config = trained.config = with_largest_batch(config, trained, data, running.device)
+        start = "the model as it is" + ("" if fits else f", and a new head for {len(trained.classes)} classes")
+        run = launch(trained, config, data, running, start + pretraining_warning(trained))
+        distributed.from_rank_zero(lambda: Checkpoint.load(run.best)).load_into(trained)
+    model.take_over(trained)
+
+
+def where(model: Detector, options: dict[str, Any]) -> Running:
+    """How a run of a model is to be run."""
+    own = model.query_embed.weight.device
+    name = options.get("device") or (str(own) if own.type == "cuda" else "auto")
+    workers, tensorboard = options.get("workers"), options.get("tensorboard", False)
+    if workers is not None:
+        check_value("workers", workers, int)
+    check_value("tensorboard", tensorboard, bool)
+    folder = options.get("output_dir")
+    if not isinstance(folder, (str, Path, NoneType)):
+        raise InputError(f"output_dir must be a path, got {folder!r}")
+    device = distributed.local_device(device_argument(str(name)))
+    return Running(device, None if folder is None else Path(folder), workers, tensorboard)
+
+
+@contextlib.contextmanager
+def as_it_was(device: torch.device) -> Iterator[None]:
+    """Gives torch's generators and its choice of algorithms back as they were before."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from cond_detr.cli import command_parser, device_argument, make_folder, positive, probability, run
 from cond_detr.config import DataConfig
-from cond_detr.data.transforms import check_size, open_image, resized
+from cond_detr.data.transforms import open_image, resized
 from cond_detr.drawing import draw_detections
 from cond_detr.errors import InputError
 from cond_detr.evaluation import coco_results
@@ -87,8 +87,7 @@ def readable(paths: Sequence[Path], stride: int) -> Iterator[Picture | InputErro
     """Opens images one after the other; what cannot be used does not cost the others."""
     for path in paths:
         try:
-            image = open_image(path)
-            check_size(image, stride, f"image {path}")
+            image = open_image(path, stride=stride)
         except InputError as error:
             yield error
         else:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cond_detr.boxes import cxcywh_to_xyxy
 from cond_detr.classes import Classes
+from cond_detr.errors import InputError
 
 
 class Predictions(NamedTuple):
@@ -44,6 +45,12 @@ class Detections(NamedTuple):
         count = int((self.scores >= threshold).sum())  # the best come first
         boxes, scores, labels, names, ids = self
         return Detections(boxes[:count], scores[:count], labels[:count], names[:count], ids[:count])
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises the sentence for what no score can reach."""
+    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        raise InputError(f"threshold must be a score in [0, 1], got {threshold!r}")
 
 
 def query_scores(logits: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ def configure(options: dict[str, Any], base: Config) -> Config:
     Raises:
         InputError: a value is not one that the setting can have.
     """
+    if "dataset_dir" in options:
+        options = {**options, "dataset_dir": str(options["dataset_dir"])}
     sections: dict[str, dict[str, Any]] = {"model": {}, "loss": {}, "data": {}, "train": {}}
     for option, (section, name) in SETTINGS.items():
         if option in options:

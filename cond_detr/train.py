@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cond_detr import distributed
-from cond_detr.checkpoints import Checkpoint, LoadedWeights, load_weights
+from cond_detr.checkpoints import Checkpoint, load_weights
 from cond_detr.cli import (
     command_parser,
     device_argument,
@@ -22,11 +22,11 @@ from cond_detr.cli import (
     run,
 )
 from cond_detr.config import PRESETS, Config, LossConfig, ModelConfig, TrainConfig, as_detr, choices, preset
+from cond_detr.describe import pretraining_warning
 from cond_detr.errors import InputError
 from cond_detr.fit import Running, launch, prepare, with_largest_batch, without_auto
 from cond_detr.matcher import MATCHERS
 from cond_detr.models import MODELS, build
-from cond_detr.models.resnet import LAYOUTS
 from cond_detr.run_folder import RunFolder
 from cond_detr.settings import GRAPH_SIZE_STEP, configure
 from cond_detr.trainer import Interrupted
@@ -202,18 +202,6 @@ def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
     return wanted
 
 
-def describe_start(options: dict[str, Any], config: Config, weights: LoadedWeights | None) -> str:
-    """Where the initial weights come from."""
-    if weights:
-        return f"weights of {options['weights']}: {weights}"
-    if LAYOUTS[config.model.backbone].pretrained:
-        return (
-            "random weights. WARNING: this backbone's first stage and batch norm are not trained and are meant to come "
-            "from ImageNet; pass --weights with a torchvision ResNet or a trained detector"
-        )
-    return "random weights"
-
-
 def train(options: dict[str, Any], device: torch.device) -> None:
     """Sets a run up, or an interrupted one up again, and trains."""
     checkpoint = None
@@ -235,7 +223,11 @@ def train(options: dict[str, Any], device: torch.device) -> None:
     if auto and not checkpoint:
         config = with_largest_batch(config, model, data, device)
     running = Running(device, options.get("output_dir"), options.get("workers"), options.get("tensorboard", False))
-    start = f"resumed from {checkpoint.path}" if checkpoint else describe_start(options, config, weights)
+    if checkpoint:
+        start = f"resumed from {checkpoint.path}"
+    else:
+        start = f"weights of {options['weights']}: {weights}" if weights else "random weights"
+        start += pretraining_warning(model)
     launch(model, config, data, running, start, checkpoint)
 
 

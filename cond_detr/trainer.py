@@ -9,6 +9,7 @@ import dataclasses
 import math
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -83,14 +84,15 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 
 
 class StopSignals:
-    """Notes SIGINT and SIGTERM while active; a second one acts as usual."""
+    """Notes SIGINT and SIGTERM while active; a second one acts as usual. Only the main thread gets signals."""
 
     def __init__(self) -> None:
         self.received = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        main = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if main else ():
             self._before[number] = signal.signal(number, self._note)
         return self
 

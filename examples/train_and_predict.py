@@ -17,8 +17,10 @@ def main() -> None:
     parser.add_argument("photo", type=Path, metavar="PHOTO")
     parser.add_argument("--preset", default="small", metavar="NAME", help="architecture (default: small)")
     parser.add_argument("--epochs", type=int, default=80, metavar="N", help="default: 80")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/example"), metavar="DIR")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: a new folder under runs/")
     options = parser.parse_args()
+    if not options.photo.exists():
+        parser.error(f"{options.photo} does not exist")
 
     model = ConditionalDETR.from_preset(options.preset, fused_attn=True)
     model.train(dataset_dir=options.dataset_dir, epochs=options.epochs, output_dir=options.output_dir)
@@ -26,9 +28,8 @@ def main() -> None:
     found = model.predict(options.photo, threshold=0.3)
     for name, score, box in zip(found.names, found.scores, found.boxes, strict=True):
         print(f"{name} {score:.2f} at {[round(v) for v in box.tolist()]}")
-    draw_detections(options.photo, found).save(options.output_dir / "photo.png")
-
-    model.export(options.output_dir / "model.pt2")
+    draw_detections(options.photo, found).save("detections.png")
+    model.export("model.pt2")
 
 
 if __name__ == "__main__":

@@ -289,7 +289,7 @@ def find_split(dataset_dir: Path, split: str) -> tuple[Path, Path]:
         InputError: a folder or file is missing.
     """
     if not dataset_dir.is_dir():
-        raise InputError(f"dataset folder {dataset_dir} does not exist")
+        raise InputError(f"dataset folder {dataset_dir} {'is a file' if dataset_dir.exists() else 'does not exist'}")
     for name in (split, f"{split}2017"):
         annotations = dataset_dir / "annotations" / f"instances_{name}.json"
         if annotations.is_file():

@@ -6,13 +6,14 @@ that makes it nor on where training was interrupted.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from typing_extensions import TypeIs
 
 from cond_detr.config import DataConfig
 from cond_detr.errors import InputError
@@ -39,25 +40,47 @@ class Annotated:
     labels: NDArray[np.int64]
 
 
-def open_image(source: ImageLike, *, turn: bool = True) -> Image.Image:
+def open_image(source: ImageLike, *, turn: bool = True, stride: int = 1) -> Image.Image:
     """Decodes an image to RGB, turned as its EXIF tag says unless ``turn`` is False.
 
     Raises:
-        InputError: the file is missing or not a readable image, or the array is not (H, W, 3) uint8.
+        InputError: the file is missing or not a readable image, the array is not (H, W, 3) uint8, or a side is smaller
+            than ``stride``, the network's.
     """
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
             raise InputError(f"an image array must be (H, W, 3) uint8, got {source.shape} {source.dtype}")
-        return Image.fromarray(source)
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        image, name = Image.fromarray(source), "image"
+    elif isinstance(source, Image.Image):
+        image, name = upright(source, turn), "image"
+    elif isinstance(source, (str, Path)):
+        image, name = _decode(source, turn), f"image {source}"
+    else:
+        raise InputError(f"an image must be a path, a PIL image or an array, got {type(source).__name__}")
+    check_size(image, stride, name)
+    return image
+
+
+def _decode(path: str | Path, turn: bool) -> Image.Image:
     try:
-        with Image.open(source) as image:
-            return (ImageOps.exif_transpose(image) if turn else image).convert("RGB")
+        with Image.open(path) as image:
+            return upright(image, turn)
     except FileNotFoundError:
-        raise InputError(f"image {source} does not exist") from None
+        raise InputError(f"image {path} does not exist") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {source} cannot be read: {error}") from None
+        raise InputError(f"image {path} cannot be read: {error}") from None
+
+
+def upright(image: Image.Image, turn: bool) -> Image.Image:
+    """RGB, without what else the file said, so that nobody turns it again."""
+    rgb = (ImageOps.exif_transpose(image) if turn else image).convert("RGB")
+    rgb.info = {}
+    return rgb
+
+
+def is_one(images: Any) -> TypeIs[ImageLike]:
+    """Whether it is one image and no sequence of images."""
+    return isinstance(images, (str, Path, Image.Image, np.ndarray))
 
 
 def resized(size: Size, short: int, longest: int) -> Size:
@@ -76,13 +99,8 @@ def normalise(image: Image.Image) -> Tensor:
     return ((pixels - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(2, 0, 1).contiguous()
 
 
-def to_network_input(image: Image.Image, short: int, longest: int, stride: int) -> Tensor:
-    """The preparation that evaluation and prediction share: resize, normalise.
-
-    Raises:
-        InputError: the image is smaller than the network's stride.
-    """
-    check_size(image, stride, "image")
+def to_network_input(image: Image.Image, short: int, longest: int) -> Tensor:
+    """The preparation that evaluation and prediction share: resize, normalise."""
     size = resized(image.size, short, longest)
     return normalise(image if size == image.size else image.resize(size, Image.Resampling.BILINEAR))
 

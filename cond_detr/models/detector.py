@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, overload
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -15,14 +14,14 @@ from typing_extensions import Self
 from cond_detr.checkpoints import LoadedWeights, load_weights
 from cond_detr.classes import Classes
 from cond_detr.config import Config, ModelConfig, preset
-from cond_detr.data.transforms import ImageLike, open_image, to_network_input
+from cond_detr.data.transforms import ImageLike, is_one, open_image, to_network_input
 from cond_detr.errors import InputError
 from cond_detr.models.encoder import Encoder
 from cond_detr.models.mlp import MLP
 from cond_detr.models.position_encoding import image_position
 from cond_detr.models.reference_point import ReferencePoint
 from cond_detr.models.resnet import LAYOUTS, ResNet
-from cond_detr.predictions import Detections, Predictions, detections
+from cond_detr.predictions import Detections, Predictions, check_threshold, detections
 from cond_detr.settings import DERIVED, SETTINGS, configure, known
 
 # Every class starts with this score, so that the many background queries do not swamp the first focal losses
@@ -97,7 +96,7 @@ class Detector(nn.Module):
 
     @classmethod
     def from_preset(cls, name: str, num_classes: int = 91, **settings: Any) -> Self:
-        """An untrained model with unnamed classes.
+        """An untrained model with unnamed classes. Its weights are drawn from torch's generator.
 
         Args:
             name: of the preset, a key of :data:`cond_detr.config.PRESETS`.
@@ -108,6 +107,8 @@ class Detector(nn.Module):
         Raises:
             InputError: there is no such preset, setting or value.
         """
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise InputError(f"num_classes must be a whole number of at least 1, got {num_classes!r}")
         known(settings, (SETTINGS.keys() | DERIVED) - {"model"})
         return cls(configure(settings, cls.adapt(name)), Classes.numbered(num_classes))
 
@@ -116,8 +117,8 @@ class Detector(nn.Module):
         """The model of a checkpoint in evaluation mode.
 
         Args:
-            source: path or URL of a file that ``python -m cond_detr.train`` wrote, or of a detector of the authors'
-                repository, of DETR's or of the transformers package.
+            source: path, or URL as text, of a file that ``python -m cond_detr.train`` wrote, or of a detector of the
+                authors' repository, of DETR's or of the transformers package.
             preset_name: architecture of another's detector; by default the one of r50 and r101 that fits.
 
         Raises:
@@ -137,7 +138,7 @@ class Detector(nn.Module):
         """Starts from weights trained elsewhere, for as much as fits; printing the result tells what did.
 
         Args:
-            source: path or URL of a torchvision ResNet, or of a detector as for :meth:`from_checkpoint`.
+            source: path, or URL as text, of a torchvision ResNet, or of a detector as for :meth:`from_checkpoint`.
 
         Raises:
             InputError: the file is missing, damaged, or has nothing for this model.
@@ -148,24 +149,27 @@ class Detector(nn.Module):
         """A whole training on a data set; without one, training mode on or off, as of every module.
 
         Everything is as with ``python -m cond_detr.train``: the run folder with log, curves and checkpoints, and an
-        interrupted run continues by that command's ``--resume``. The class head is replaced if the data set has another
-        number of classes. Afterwards the model is the one of the best epoch, in evaluation mode.
+        interrupted run continues by that command's ``--resume``. If the data set has other classes, by name, than the
+        model, the class head begins anew. Afterwards the model is the one of the best epoch, in evaluation mode and on
+        the device of the training; until then, and if anything goes wrong, it stays what it was.
 
         Args:
             mode: of the module.
             dataset_dir: folder in COCO's format; by default, if there are settings, the model's last one, or the
                 built-in shapes.
             settings: what the command has as options for training, such as ``epochs``, ``batch_size``, ``lr``,
-                ``image_size``, ``amp``, ``output_dir`` and ``device``.
+                ``image_size``, ``amp``, ``output_dir`` and ``device`` (default: the GPU that the model is on, or any).
 
         Raises:
             InputError: there is no such setting or value, or something is wrong with the data set.
-            Interrupted: SIGINT or SIGTERM came; the state is saved.
+            cond_detr.trainer.Interrupted: SIGINT or SIGTERM came; the state is saved.
         """
         if dataset_dir is not None:
             settings["dataset_dir"] = dataset_dir
-        if not settings:
+        if not settings and isinstance(mode, bool):
             return super().train(mode)
+        if mode is not True:
+            raise InputError(f"train takes a folder as dataset_dir=..., and a mode without settings, got {mode!r}")
         from cond_detr.fit import fit
 
         fit(self, settings)
@@ -216,28 +220,36 @@ class Detector(nn.Module):
         """Detects objects in images of any size, one image at a time so that none depends on its company.
 
         Args:
-            images: paths, PIL images or (H, W, 3) uint8 arrays, or one of these.
-            threshold: the least score to report.
+            images: paths, PIL images or (H, W, 3) uint8 arrays, or one of these. EXIF tags turn them.
+            threshold: the least score to report, in [0, 1].
 
         Returns:
             The detections of each image, best first; of one image alone those.
 
         Raises:
-            InputError: an image cannot be read or is too small.
+            InputError: an image cannot be read, is no image or is too small; the threshold is no score; the weights
+                are not fp32.
         """
-        if isinstance(images, (str, Path, Image.Image, np.ndarray)):
-            return self.detect([open_image(images)], threshold)[0]
-        return [self.detect([open_image(image)], threshold)[0] for image in images]
+        check_threshold(threshold)
+        stride = self.backbone.stride
+        if is_one(images):
+            return self.detect([open_image(images, stride=stride)], threshold)[0]
+        return [self.detect([open_image(image, stride=stride)], threshold)[0] for image in images]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """What :meth:`predict` does with RGB images that are of one size for the network, all of them at once."""
+        weight = self.query_embed.weight
+        if weight.dtype != torch.float32:
+            raise InputError(f"a detector must have float32 weights (autocast makes it faster), got {weight.dtype}")
         data = self.config.data
-        sizes = data.image_size, data.max_size
-        pixels = torch.stack([to_network_input(image, *sizes, self.backbone.stride) for image in images])
-        was_training = self.training
-        predictions = self.eval()(pixels.to(self.query_embed.weight.device))
-        self.train(was_training)
+        pixels = torch.stack([to_network_input(image, data.image_size, data.max_size) for image in images])
+        modes = [(module, module.training) for module in self.modules()]
+        try:
+            predictions = self.eval()(pixels.to(weight.device))
+        finally:
+            for module, mode in modes:
+                module.training = mode
         found = detections(predictions, [image.size for image in images], self.classes, softmax=self.softmax)
         return [each.above(threshold) for each in found]
 
@@ -245,13 +257,21 @@ class Detector(nn.Module):
         """Tells other classes apart from now on.
 
         Returns:
-            Whether the class head fits them; if not, it is a new one.
+            Whether the class head fits them, being for the same names or for as many without names; if not, it is a new
+            one.
         """
-        fits = len(classes) == len(self.classes)
+        fits = self.classes.match(classes.names)
         self.classes = classes
         if not fits:
             self.class_head = self._new_class_head()
         return fits
+
+    def take_over(self, other: "Detector") -> None:
+        """Becomes what another one of the same architecture has become: settings, classes, weights, device."""
+        self.config = other.config
+        self.adopt(other.classes)
+        self.to(other.query_embed.weight.device)
+        self.load_state_dict(other.state_dict())
 
     def _new_class_head(self) -> nn.Linear:
         head = nn.Linear(self.config.model.d_model, len(self.classes) + int(self.softmax))

@@ -76,7 +76,7 @@ def conditional_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax((q_content . k_content + q_spatial . k_spatial) * scale) value, per head (Conditional DETR, section 3.3).
 
-    On a CUDA device of compute capability 8.0 or later this is one Triton kernel forward and one or two backward; on
+    On a CUDA device of compute capability 8.0 or later these are fused Triton kernels, forward and backward; on
     others, and for float64 or heads wider than 128, the faster of PyTorch's ways. Under autocast the operands are cast
     as PyTorch casts those of its own attention.
 

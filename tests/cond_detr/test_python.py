@@ -1,6 +1,13 @@
 """A detector in Python: built, trained, used and exported by its methods."""
 
+import copy
 import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +15,24 @@ import pytest
 import torch
 from PIL import Image
 
-from cond_detr import DETR, ConditionalDETR, InputError, draw_detections, train
+from cond_detr import DETR, ConditionalDETR, Detector, InputError, draw_detections, preset, train
 from cond_detr.checkpoints import Checkpoint
+from cond_detr.classes import Classes
 from cond_detr.export import Exported
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAST = {"epochs": 1, "batch_size": 8, "device": "cpu"}
 SMALL = {"decoder_layers": 1, "num_queries": 10}
+
+
+@contextmanager
+def unchanged(model: Detector) -> Iterator[None]:
+    """Sees that nothing of a model changes."""
+    before = copy.deepcopy(model)
+    yield
+    assert (model.config, model.classes, model.training) == (before.config, before.classes, before.training)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in before.state_dict().items())
 
 
 def log(run: Path) -> list[dict[str, float]]:
@@ -58,6 +76,91 @@ def test_fine_tuning_adopts_the_classes(dataset_dir: Path, tmp_path: Path, capsy
     assert torch.allclose(again.class_head.weight, head.weight, rtol=1e-2)  # but for the decay
 
 
+def test_a_head_is_kept_for_the_same_names_only() -> None:
+    names = ("cat", "dog", "bird")
+    model = ConditionalDETR(preset("shapes"), Classes(names, (1, 2, 3)))
+    head = model.class_head
+    assert model.adopt(Classes(names, (7, 8, 9)))
+    assert model.class_head is head
+    assert model.classes.category_ids == (7, 8, 9)
+    assert not model.adopt(Classes(("dog", "cat", "bird"), (1, 2, 3)))
+    assert model.class_head is not head
+
+
+def test_weights_for_other_classes(tmp_path: Path) -> None:
+    trained = ConditionalDETR(preset("shapes"), Classes(("a", "b"), (1, 2)))
+    average = {name: tensor + 1 for name, tensor in trained.state_dict().items()}
+    path = tmp_path / "last.pt"
+    Checkpoint(path, trained.config, trained.classes, trained.state_dict(), average=average).save()
+    same = ConditionalDETR(preset("shapes"), Classes(("a", "b"), (5, 6)))
+    assert same.load_weights(path).missing == []
+    assert torch.equal(same.class_head.weight, average["class_head.weight"])
+    other = ConditionalDETR(preset("shapes"), Classes(("b", "a"), (5, 6)))
+    report = other.load_weights(path)
+    assert report.reshaped == report.missing == ["class_head.weight", "class_head.bias"]
+    assert ConditionalDETR.from_preset("shapes", 2).load_weights(path).missing == []
+
+
+def test_a_failed_training_changes_nothing(dataset_dir: Path, tmp_path: Path) -> None:
+    model = ConditionalDETR.from_preset("shapes", **SMALL)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/last.pt").touch()
+    with unchanged(model), pytest.raises(InputError, match="already holds a run"):
+        model.train(dataset_dir=dataset_dir, output_dir=tmp_path / "taken", **FAST)
+    with unchanged(model), pytest.raises(InputError, match="fewer than the 1000 of one step"):
+        model.train(dataset_dir=dataset_dir, output_dir=tmp_path / "new", **(FAST | {"batch_size": 1000}))
+    next((dataset_dir / "train").iterdir()).unlink()
+    with unchanged(model), pytest.raises(InputError, match="does not exist"):
+        model.train(dataset_dir=dataset_dir, output_dir=tmp_path / "newer", **FAST)
+
+
+ON_EACH_PROCESS = """
+import os, sys
+import torch
+from cond_detr import ConditionalDETR, InputError, distributed, fit
+
+def launch(model, *rest):
+    sums = distributed.gather_lists([sum(float(t.double().abs().sum()) for t in model.state_dict().values())])
+    print("processes", sums, flush=True)
+    raise InputError("enough")
+
+fit.launch = launch
+torch.manual_seed(int(os.environ["RANK"]))
+try:
+    ConditionalDETR.from_preset("shapes", 6).train(dataset_dir=sys.argv[1], device="cpu", epochs=1)
+except InputError as error:
+    assert str(error) == "enough"
+"""
+
+
+def test_processes_begin_with_the_same_model(dataset_dir: Path, tmp_path: Path) -> None:
+    """Each has built its own, from another seed."""
+    (tmp_path / "each.py").write_text(ON_EACH_PROCESS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, str(tmp_path / "each.py"), str(dataset_dir)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    [a, b] = json.loads(run.stdout.splitlines()[-1].removeprefix("processes "))
+    assert a == b
+
+
+def test_what_is_torchs_stays(dataset_dir: Path, tmp_path: Path) -> None:
+    """Generators, choice of algorithms, and threads that get no signals."""
+    model = ConditionalDETR.from_preset("shapes", 6, **SMALL)
+    generator = torch.get_rng_state()
+
+    def train_in_thread() -> None:
+        model.train(dataset_dir=dataset_dir, output_dir=tmp_path / "run", deterministic=True, **FAST)
+
+    thread = threading.Thread(target=train_in_thread)
+    thread.start()
+    thread.join()
+    assert (tmp_path / "run/best.pt").exists()
+    assert len(log(tmp_path / "run")) == 1
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_without_a_data_set_it_is_the_mode() -> None:
     model = DETR.from_preset("shapes", 3)
     assert model.train().training
@@ -83,14 +186,21 @@ def test_without_a_data_set_it_is_the_mode() -> None:
         ({"batch_size": "auto", "device": "cpu"}, "--batch-size auto: it fills a GPU's memory"),
         ({"dataset_dir": "nowhere"}, "nowhere"),
         ({"device": "tpu"}, "must be cpu, cuda or cuda:N, got 'tpu'"),
+        ({"epochs": 1, "mode": False}, "train takes a folder as dataset_dir"),
+        (
+            {"epochs": 1, "mode": "DIR"},
+            "train takes a folder as dataset_dir=..., and a mode without settings, got 'DIR'",
+        ),
+        ({"mode": "DIR"}, "train takes a folder as dataset_dir"),
+        ({"workers": -1}, "workers must be a whole number of at least 0, got -1"),
+        ({"output_dir": 3}, "output_dir must be a path, got 3"),
+        ({"tensorboard": "yes"}, "tensorboard must be True or False, got 'yes'"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object], sentence: str) -> None:
     model = ConditionalDETR.from_preset("shapes", 3)
-    before = model.config
-    with pytest.raises(InputError, match=sentence):
+    with unchanged(model), pytest.raises(InputError, match=sentence):
         model.train(**settings)
-    assert model.config == before
 
 
 def test_settings_of_a_preset() -> None:
@@ -102,6 +212,41 @@ def test_settings_of_a_preset() -> None:
     ):
         with pytest.raises(InputError, match=sentence):
             ConditionalDETR.from_preset("shapes", 3, **settings)
+    for num_classes in (0, -1, "3"):
+        with pytest.raises(InputError, match="num_classes must be a whole number of at least 1"):
+            ConditionalDETR.from_preset("shapes", num_classes)  # type: ignore[arg-type]
+
+
+def test_prediction() -> None:
+    """Modes stay, the result can be worked with, and what is no image or no score is refused."""
+    model = ConditionalDETR.from_preset("shapes", 3, **SMALL).train()
+    model.backbone.eval()
+    image = np.zeros((80, 70, 3), np.uint8)
+    found = model.predict(image, threshold=0)
+    found.boxes.clamp_(min=0)
+    assert model.training
+    assert model.decoder.training
+    assert not model.backbone.training
+    for threshold in (50, -1, float("nan"), "0.5", None):
+        with pytest.raises(InputError, match=r"threshold must be a score in \[0, 1\]"):
+            model.predict(image, threshold)  # type: ignore[arg-type]
+    for no_image, what in ((torch.zeros(3, 80, 70), "Tensor"), ([None], "NoneType"), ([b""], "bytes")):
+        with pytest.raises(InputError, match=f"an image must be a path, a PIL image or an array, got {what}"):
+            model.predict(no_image if isinstance(no_image, list) else [no_image])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"weights \(autocast makes it faster\), got torch.bfloat16"):
+        model.bfloat16().predict(image)
+
+
+def test_pil_images_are_turned_as_files_are(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=tag)
+    model = ConditionalDETR.from_preset("shapes", 3, **SMALL)
+    from_file, opened = model.predict([tmp_path / "turned.png", Image.open(tmp_path / "turned.png")], threshold=0)
+    assert torch.equal(from_file.boxes, opened.boxes)
+    upright = model.predict(np.rot90(pixels, -1).copy(), threshold=0)
+    assert torch.equal(from_file.boxes, upright.boxes)
 
 
 def test_export_and_drawing(tmp_path: Path) -> None:
@@ -109,7 +254,7 @@ def test_export_and_drawing(tmp_path: Path) -> None:
     model.export(tmp_path / "model.pt2")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 70, 3), dtype=np.uint8))
     image.save(tmp_path / "image.png")
-    [exported] = Exported(tmp_path / "model.pt2").predict([tmp_path / "image.png"], threshold=0)
+    exported = Exported(tmp_path / "model.pt2").predict(tmp_path / "image.png", threshold=0)
     found = model.predict(tmp_path / "image.png", threshold=0)
     assert torch.allclose(exported.scores, found.scores, atol=1e-5)
     drawn = draw_detections(tmp_path / "image.png", found)

@@ -102,12 +102,12 @@ def test_evaluation_size(size: tuple[int, int], want: tuple[int, int]) -> None:
 
 
 def test_network_input() -> None:
-    pixels = to_network_input(Image.new("RGB", (64, 48), (255, 0, 128)), 48, 100, stride=32)
+    pixels = to_network_input(Image.new("RGB", (64, 48), (255, 0, 128)), 48, 100)
     assert pixels.shape == (3, 48, 64)
     want = [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225]
     np.testing.assert_allclose(pixels[:, 5, 5], want, rtol=1e-5)
     with pytest.raises(InputError, match="image is 64x31 pixels, smaller than the network's stride of 32"):
-        to_network_input(Image.new("RGB", (64, 31)), 48, 100, stride=32)
+        open_image(Image.new("RGB", (64, 31)), stride=32)
 
 
 @pytest.mark.parametrize("array", [np.zeros((5, 5)), np.zeros((5, 5, 3)), np.zeros((5, 5, 4), np.uint8)], ids=str)
