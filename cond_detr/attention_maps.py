@@ -1,6 +1,7 @@
 """``python -m cond_detr.attention_maps``: where each head looks for a detection, as in Figures 1 and 4 of the paper."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -183,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_size(image, model.backbone.stride, f"image {options.image or name}")
     make_folder(options.output_dir)
     for number, found in enumerate(detection_maps(model, image, options.detections, options.layer), start=1):
-        path = options.output_dir / f"{name}-{number}-{found.name}.png"
+        # a name may be anything, and must not lead into another folder
+        of_class = re.sub(r"[^-\w]+", "_", found.name)
+        path = options.output_dir / f"{name}-{number}-{of_class}.png"
         draw(image, found).savefig(path, dpi=130)
         print(f"{found.name} {found.score:.2f}: {path}")
     return 0

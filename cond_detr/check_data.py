@@ -40,7 +40,8 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
         InputError: there are no annotations that could be used.
     """
     folder, file = find_split(dataset_dir, split)
-    found = Findings(split, read_annotations(file), folder)
+    problems: list[str] = []
+    found = Findings(split, read_annotations(file, problems.append), folder, problems)
     records = found.annotations.records
     load = FolderLoader(folder)
     for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
@@ -49,14 +50,27 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
         except InputError as error:
             found.problems.append(str(error))
     found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]
+    found.problems += odd_boxes(found.annotations)
     twice = [name for name, count in Counter(record.file_name for record in records).items() if count > 1]
     found.problems += [f"image {name} is listed more than once" for name in twice]
-    listed = {record.file_name for record in records}
+    listed = {Path(record.file_name).as_posix() for record in records}
     there = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     unlisted = sum(path.relative_to(folder).as_posix() not in listed for path in there)
     if unlisted:
         found.problems.append(f"{unlisted} images in {folder} are not in the annotations, and will not be used")
     return found
+
+
+def odd_boxes(annotations: Annotations) -> list[str]:
+    """Boxes that are used, but hardly as they were meant."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.ground_truth["images"]}
+    out, thin = 0, 0
+    for annotation in annotations.ground_truth["annotations"]:
+        (left, top, width, height), size = annotation["bbox"], sizes[annotation["image_id"]]
+        out += min(left, top) < -1 or left + width > size[0] + 1 or top + height > size[1] + 1
+        thin += min(width, height) < 1
+    problems = [f"{out} boxes reach more than a pixel out of their image, and are clipped"] * bool(out)
+    return problems + [f"{thin} boxes are narrower than a pixel"] * bool(thin)
 
 
 def compare(splits: Sequence[Findings]) -> list[str]:
@@ -153,16 +167,24 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    splits = [check_split(options.dataset_dir, split) for split in SPLITS]
+    splits, unusable = [], []
+    for split in SPLITS:
+        try:
+            splits.append(check_split(options.dataset_dir, split))
+        except InputError as error:
+            unusable.append(str(error))
+    if not splits:
+        raise InputError(unusable[0])
     print(table(splits))
-    problems = [f"{found.split}: {problem}" for found in splits for problem in found.problems] + compare(splits)
+    problems = [f"{found.split}: {problem}" for found in splits for problem in found.problems]
+    problems += unusable or compare(splits)
     print("\n" + "\n".join(f"problem: {problem}" for problem in problems) if problems else "\nno problems found")
     if options.output_dir:
         make_folder(options.output_dir)
         for found in splits:
             contact_sheet(found, options.images).save(options.output_dir / f"{found.split}.png")
-        print(f"\nwrote {' and '.join(f'{split}.png' for split in SPLITS)} to {options.output_dir}")
-    return 1 if problems else 0
+        print(f"\nwrote {' and '.join(f'{found.split}.png' for found in splits)} to {options.output_dir}")
+    return 2 if unusable else 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ Our files hold plain tensors, lists, dictionaries and numbers, read with ``weigh
 import argparse
 import hashlib
 import json
+import mmap
 import os
-import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cond_detr.models.detector import Detector
 
 FORMAT = "cond_detr/1"
+ZIP_MAGIC = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,11 @@ class Checkpoint:
         try:
             classes = Classes(tuple(content["classes"]["names"]), tuple(content["classes"]["category_ids"]))
             config: Config = from_dict(content["config"])
-            model = content["model"]
+            model = checked_state(content["model"])
+            average = checked_state(content["average"]) if "average" in content else None
         except (KeyError, TypeError, InputError) as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: {error}") from None
-        optional = {name: content.get(name) for name in ("average", "progress", "optimizer")}
-        return cls(path, config, classes, model, **optional)
+        return cls(path, config, classes, model, average, content.get("progress"), content.get("optimizer"))
 
     def load_into(self, model: nn.Module, *, average: bool = False) -> None:
         """Sets every parameter of a model, to the average if that is asked for and there is one.
@@ -96,16 +98,20 @@ class Checkpoint:
         Raises:
             InputError: the model has another architecture.
         """
-        state = (self.average if average else None) or self.model
+        self.check(model)
+        model.load_state_dict((self.average if average else None) or self.model)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises the sentence for a model of another architecture; it may be one without memory."""
         own = model.state_dict()
-        wrong = [n for n in own.keys() | state.keys() if _shape(own, n) != _shape(state, n)]
-        if wrong:
-            name = min(wrong)
-            raise InputError(
-                f"checkpoint {self.path} is of another architecture: {len(wrong)} tensors differ, "
-                f"such as {name}: expected {_shape(own, name)}, got {_shape(state, name)}"
-            )
-        model.load_state_dict(state)
+        for state in (self.model, self.average or self.model):
+            wrong = [n for n in own.keys() | state.keys() if _shape(own, n) != _shape(state, n)]
+            if wrong:
+                name = min(wrong)
+                raise InputError(
+                    f"checkpoint {self.path} is of another architecture: {len(wrong)} tensors differ, "
+                    f"such as {name}: expected {_shape(own, name)}, got {_shape(state, name)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def load_weights(model: "Detector", source: str) -> LoadedWeights:
     Raises:
         InputError: the file is missing, damaged, or has nothing for this model.
     """
-    content = read(fetch(source))
+    _, content = open_source(source)
     state = weights_in(content)
     own = model.state_dict()
     # a counter that batch norm keeps and frozen batch norm has no use for
@@ -152,7 +158,10 @@ def load_weights(model: "Detector", source: str) -> LoadedWeights:
     loaded = [name for name in state if name in fits]
     if not loaded:
         raise InputError(f"weights {source} are of another architecture: no tensor fits this model")
-    model.load_state_dict({name: state[name] for name in loaded}, strict=False)
+    try:
+        model.load_state_dict(checked_state({name: state[name] for name in loaded}), strict=False)
+    except InputError as error:
+        raise InputError(f"weights {source} cannot be used: {error}") from None
     return LoadedWeights(
         loaded,
         [name for name in state if name in own and name not in fits],
@@ -167,9 +176,35 @@ def _shape(state: StateDict, name: str) -> torch.Size | None:
 
 def weights_in(content: Any) -> StateDict:
     """The tensors of a file that was read, by our names."""
-    state = (content.get("average") or content.get("model", content)) if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    state = content.get("average" if isinstance(content.get("average"), dict) else "model", content)
     state = state if isinstance(state, dict) else {}
-    return to_ours({name: t for name, t in state.items() if isinstance(t, Tensor)})
+    tensors = {name: t for name, t in state.items() if isinstance(name, str) and isinstance(t, Tensor)}
+    try:
+        return to_ours(tensors)
+    except (ValueError, TypeError, RuntimeError):  # shapes that the names do not have
+        return {}
+
+
+def checked_state(state: Any) -> StateDict:
+    """The tensors of a detector, as they have to be.
+
+    Raises:
+        InputError: something else is among them, or a number that is not finite.
+    """
+    if not isinstance(state, dict):
+        raise InputError(f"expected tensors by name, got {type(state).__name__}")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise InputError(f"expected tensors by name, got {type(tensor).__name__} as {name!r}")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        # a counter of batch norm is the one that has no fractions
+        if not plain or tensor.is_floating_point() == name.endswith("num_batches_tracked"):
+            raise InputError(f"tensor {name} must hold floating point numbers, got {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise InputError(f"tensor {name} holds numbers that are not finite")
+    return state
 
 
 def names_in(content: Any) -> list[Any] | None:
@@ -204,6 +239,22 @@ def fetch(source: str) -> Path:
     return cached
 
 
+def open_source(source: str) -> tuple[Path, Any]:
+    """The file of a path or URL, and what it holds; a download that cannot be read is not kept.
+
+    Raises:
+        InputError: as of :func:`fetch` and :func:`read`.
+    """
+    path = fetch(source)
+    try:
+        return path, read(path)
+    except InputError:
+        if str(path) == source:
+            raise
+        path.unlink(missing_ok=True)
+        raise InputError(f"what was downloaded from {source} is damaged or no file of weights; try again") from None
+
+
 def read(path: Path) -> Any:
     """What a file holds; nothing in it can run, and it cannot grow beyond its size.
 
@@ -214,16 +265,27 @@ def read(path: Path) -> Any:
         raise InputError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     try:
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        _refuse_compressed(path)
-        # The authors' files carry their command line beside the tensors
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's own words recommend to run what is in it
-        raise InputError(f"checkpoint {path} cannot be read: it is damaged or holds more than tensors") from None
-    except Exception as error:  # a damaged file can raise anything
-        reason = str(error).strip().split("\n")[0] or "it is cut off"
-        raise InputError(f"checkpoint {path} cannot be read: {reason}") from None
+            content = _read_safetensors(path)
+        else:
+            content = _read_torch(path)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"checkpoint {path} cannot be read: {error.strerror or 'it is cut off'}") from None
+    except Exception:  # a damaged file can raise anything, and torch's own words recommend to run what is in it
+        raise InputError(f"checkpoint {path} cannot be read: it is damaged, or no file of tensors alone") from None
+    version = content.get("format") if isinstance(content, dict) else None
+    if isinstance(version, str) and version.startswith("cond_detr/") and version != FORMAT:
+        raise InputError(f"checkpoint {path} has format {version!r}, and this version reads {FORMAT!r}")
+    return content
+
+
+def _read_torch(path: Path) -> Any:
+    _refuse_bombs(path)
+    # The authors' files carry their command line beside the tensors
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of unusual pickles
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -234,13 +296,19 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**described, "model": tensors}
 
 
-def _refuse_compressed(path: Path) -> None:
-    """torch stores its tensors as they are; a compressed entry could fill the memory."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            compressed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-        if compressed:
-            raise ValueError(f"its part {compressed[0]} is compressed, which torch never does")
+def _refuse_bombs(path: Path) -> None:
+    """Refuses what could fill the memory from a small file; torch stores tensors as they are."""
+    with path.open("rb") as file:
+        if file.read(4) == ZIP_MAGIC:  # what torch goes by
+            with zipfile.ZipFile(path) as archive:
+                packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise InputError(
+                    f"checkpoint {path} cannot be read: its part {packed[0]} is compressed, which torch never does"
+                )
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b"bytearray") >= 0:
+                raise InputError(f"checkpoint {path} cannot be read: it holds a bytearray")
 
 
 def write(path: Path, content: bytes | dict[str, Any]) -> None:

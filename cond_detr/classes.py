@@ -1,7 +1,10 @@
 """Class names and how a data set numbers them."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from cond_detr.errors import InputError
 
 # An output that no class has: COCO leaves out some of its numbers
 UNUSED = "N/A"
@@ -20,6 +23,11 @@ _COCO = """
 """
 
 
+def in_one_line(text: str) -> bool:
+    """Whether it has no control characters, and no halves of characters, which no file can hold."""
+    return not any(unicodedata.category(c) in {"Cc", "Cs"} for c in text)
+
+
 @dataclass(frozen=True)
 class Classes:
     """The classes of a detector in the order of its outputs.
@@ -27,10 +35,23 @@ class Classes:
     Attributes:
         names: name of each class.
         category_ids: the data set's category id of each class; need not be contiguous or start at any number.
+
+    Raises:
+        InputError: a name is no text in one line, an id is no whole number, or there are not as many of them.
     """
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.category_ids):
+            raise InputError(f"classes need an id each, got {len(self.names)} names and {len(self.category_ids)} ids")
+        for name in self.names:
+            if not isinstance(name, str) or not in_one_line(name):
+                raise InputError(f"the name of a class must be text in one line, got {name!r}")
+        for number in self.category_ids:
+            if not isinstance(number, int):
+                raise InputError(f"the id of a class must be a whole number, got {number!r}")
 
     @classmethod
     def numbered(cls, count: int) -> "Classes":

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -28,13 +29,28 @@ MODULES = {"attention": "attention_maps", "check-data": "check_data"}
 
 
 def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> None:
-    """Runs a command and exits with its code: 2 and one sentence for bad input."""
+    """Runs a command and exits with its code: 2 and one sentence for bad input, or for what cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may have bytes that are no characters
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = command(argv)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        code = fail(str(error))
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = fail(f"{error.filename}: {error.strerror}")
     sys.exit(code)
+
+
+def fail(sentence: str) -> int:
+    """Says why, in one line."""
+    print("error:", " ".join(sentence.splitlines()), file=sys.stderr)
+    return 2
 
 
 def command_parser(name: str, doc: str, *examples: str, **options: Any) -> argparse.ArgumentParser:
@@ -79,7 +95,7 @@ def device_argument(name: str) -> torch.device:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder of an ``--output-dir`` option if it is not there.
+    """Makes a folder for output if it is not there.
 
     Raises:
         InputError: it cannot be made.
@@ -87,7 +103,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output-dir {path} cannot be made: {error.strerror}") from None
+        raise InputError(f"folder {path} cannot be made: {error.strerror}") from None
 
 
 def default_workers() -> int:

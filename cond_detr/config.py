@@ -228,7 +228,8 @@ def change(section: T, values: dict[str, Any]) -> T:
 
 
 # Settings of which there must be one at least, and fractions of a whole that must leave something
-_COUNTS = {"num_queries", "decoder_layers", "epochs", "batch_size", "accumulate", "eval_batch_size", "image_size"}
+_COUNTS = {"d_model", "num_heads", "decoder_layers", "ffn_dim", "num_queries", "image_size", "max_size"}
+_COUNTS |= {"epochs", "batch_size", "accumulate", "eval_batch_size"}
 _FRACTIONS = {"dropout", "ema"}
 
 
@@ -240,11 +241,11 @@ def check_value(name: str, value: Any, kind: Any) -> Any:
         fits, wanted = isinstance(value, bool), "True or False"
     elif kind in (int, float):
         number = (int, np.integer) if kind is int else (int, float, np.number)
-        least, limit = int(name in _COUNTS), 1 if name in _FRACTIONS else float("inf")
+        least, limit = int(name in _COUNTS), 1 if name in _FRACTIONS else 2**63 if kind is int else float("inf")
         fits = isinstance(value, number) and not isinstance(value, bool) and bool(least <= value < limit)
         wanted = f"a {'whole ' * (kind is int)}number of at least {least}{' and below 1' * (limit == 1)}"
     else:
-        fits, wanted = isinstance(value, kind), "text"
+        fits, wanted = isinstance(value, kind), "text"  # or None, where there is no data set
     if not fits:
         raise InputError(f"{name} must be {wanted}, got {value!r}")
     return kind(value) if kind in (int, float) else value
@@ -265,8 +266,10 @@ def from_dict(values: dict[str, Any], kind: type[T] = Config) -> T:  # type: ign
     """The inverse of :func:`to_dict`.
 
     Raises:
-        InputError: a setting is not known to this version.
+        InputError: a setting is not known to this version, or has a value that it cannot have.
     """
+    if not isinstance(values, dict):
+        raise InputError(f"{kind.__name__} must be settings by name, got {values!r}")
     types = get_type_hints(kind)
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
@@ -274,4 +277,9 @@ def from_dict(values: dict[str, Any], kind: type[T] = Config) -> T:  # type: ign
         raise InputError(
             f"unknown settings for {kind.__name__}: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
         )
-    return kind(**{k: from_dict(v, types[k]) if is_dataclass(types[k]) else v for k, v in values.items()})
+    return kind(
+        **{
+            name: from_dict(value, types[name]) if is_dataclass(types[name]) else check_value(name, value, types[name])
+            for name, value in values.items()
+        }
+    )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -12,7 +13,9 @@ from cond_detr.data.transforms import ImageLike, open_image
 from cond_detr.predictions import Detections
 
 # Small images are enlarged so that labels can be read
-SMALLEST_SIDE = 320
+SMALLEST_SIDE, LARGEST_SIDE = 320, 1280
+# has more of the world's letters than Pillow's own
+FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
 
@@ -35,11 +38,11 @@ def draw_detections(
         scores: whether to write them behind the names.
     """
     image = open_image(image)
-    scale = max(1.0, SMALLEST_SIDE / min(image.size))
+    scale = max(1.0, min(SMALLEST_SIDE / min(image.size), LARGEST_SIDE / max(image.size)))
     canvas = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
     font_size = max(13, round(min(canvas.size) / 32))
-    font = ImageFont.load_default(font_size)
+    font = ImageFont.truetype(FONT, font_size)
     line = max(2, round(min(canvas.size) / 220))
     if truth is not None:
         for box in (truth * scale).tolist():

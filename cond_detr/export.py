@@ -5,6 +5,7 @@ written into the file.
 """
 
 import argparse
+import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
@@ -105,6 +106,8 @@ def export(model: Detector, path: str | Path, kind: str | None = None) -> None:
     if path.suffix != suffix:
         raise InputError(f"{path} should end in {suffix} for format {kind}")
     make_folder(path.parent)
+    with path.open("ab"):  # it can be written, then: finding that out after minutes would be late
+        pass
     about = About.of(model).write()
     if kind == "onnx":
         _write_onnx(trace(model), path, about)
@@ -152,9 +155,10 @@ class Exported:
             self.about = About.read(about)
         except InputError:
             raise
-        except Exception as error:  # a damaged file can raise anything
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(f"exported file {path} cannot be read: {reason}") from None
+        except Exception:  # a damaged file can raise anything
+            raise InputError(
+                f"exported file {path} cannot be read: it is damaged, or nothing that was exported here"
+            ) from None
 
     @overload  # a string is a sequence of strings, but not meant
     def predict(self, images: ImageLike, threshold: float = 0.3) -> Detections: ...  # type: ignore[overload-overlap]
@@ -194,6 +198,8 @@ def _open_onnx(path: Path) -> tuple[Graph, str]:
 def _open_torch(path: Path) -> tuple[Graph, str]:
     with zipfile.ZipFile(path) as archive:
         compiled = any("aotinductor" in name for name in archive.namelist())
+        if not compiled:
+            _refuse_pickles(archive)
     if compiled:
         package = torch._inductor.aoti_load_package(str(path))
         metadata = package.get_metadata()
@@ -203,6 +209,19 @@ def _open_torch(path: Path) -> tuple[Graph, str]:
     module = torch.export.load(path, extra_files=extra).module()
     device = next(module.parameters()).device
     return torch.inference_mode()(lambda images: Ranked(*module(images.to(device)))), extra[KEY]
+
+
+def _refuse_pickles(archive: zipfile.ZipFile) -> None:
+    """torch.export.load would fall back to unpickling whatever is there, which can run anything."""
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"its part {entry.filename} is compressed")
+        if entry.filename.endswith(".pt"):
+            torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
+        if entry.filename.endswith("_config.json"):
+            tensors = json.loads(archive.read(entry))["config"].values()
+            if any(tensor["use_pickle"] for tensor in tensors):
+                raise ValueError(f"its part {entry.filename} asks for unpickling")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cond_detr.checkpoints import Checkpoint, fetch, is_checkpoint, read, weights_in
+from cond_detr.checkpoints import Checkpoint, checked_state, is_checkpoint, open_source, weights_in
 from cond_detr.classes import UNUSED, Classes
 from cond_detr.config import Config, as_detr, preset
 from cond_detr.errors import InputError
@@ -32,12 +32,14 @@ def open_checkpoint(source: str, *, preset_name: str | None = None, classes: Cla
     Raises:
         InputError: the file is missing, damaged, or no whole detector.
     """
-    path = fetch(source)
-    content = read(path)
+    path, content = open_source(source)
     if is_checkpoint(content):
+        if preset_name or classes:
+            raise InputError(f"{source} says itself what architecture and what classes it has; leave those out")
         return Checkpoint.parse(path, content)
     state = weights_in(content)
-    if not {"query_embed.weight", "class_head.weight"} <= state.keys():
+    needed = [state.get("query_embed.weight"), state.get("class_head.weight")]
+    if not all(tensor is not None and tensor.dim() == 2 for tensor in needed):
         raise InputError(f"{source} is no checkpoint of a detector: it has no object queries or no class scores")
     presets = (preset_name,) if preset_name else PRESETS
     found = [(config, differences(config, state)) for config in candidates(presets, state)]
@@ -48,10 +50,16 @@ def open_checkpoint(source: str, *, preset_name: str | None = None, classes: Cla
             f"similar, such as {wrong[0]}"
         )
     outputs = len(state["class_head.weight"]) - int(config.loss.classification == "softmax")
-    classes = classes or classes_beside(path) or (Classes.coco() if outputs == 91 else Classes.numbered(outputs))
+    beside = None if classes else classes_beside(path)
+    classes = classes or beside or (Classes.coco() if outputs == 91 else Classes.numbered(outputs))
     if len(classes) != outputs:
-        raise InputError(f"{source} tells {outputs} classes apart, and {len(classes)} were given")
-    return Checkpoint(path, config, classes, {name: t for name, t in state.items() if not is_counter(name, config)})
+        where = "given" if beside is None else f"in {path.with_name('config.json')}"
+        raise InputError(f"{source} tells {outputs} classes apart, and {len(classes)} are {where}")
+    try:
+        state = checked_state({name: tensor for name, tensor in state.items() if not is_counter(name, config)})
+    except InputError as error:
+        raise InputError(f"{source} cannot be used: {error}") from None
+    return Checkpoint(path, config, classes, state)
 
 
 def is_counter(name: str, config: Config) -> bool:
@@ -80,14 +88,21 @@ def differences(config: Config, state: StateDict) -> list[str]:
 
 
 def classes_beside(path: Path) -> Classes | None:
-    """The names in a config.json as the transformers package writes it, if there is one; numbered from 0."""
+    """The names in a config.json as the transformers package writes it, if there is one; numbered from 0.
+
+    Raises:
+        InputError: there are names, but not one for each number.
+    """
     file = path.with_name("config.json")
     try:
         by_id = json.loads(file.read_text(encoding="utf-8"))["id2label"]
-        names = [str(by_id[str(i)]) for i in range(len(by_id))]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
-    unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
-    if unnamed or len(set(names) - {UNUSED}) != len(names) - names.count(UNUSED):
-        return None
-    return Classes(tuple(names), tuple(range(len(names))))
+    try:
+        names = tuple(by_id[str(i)] for i in range(len(by_id)))
+        if len(set(names) - {UNUSED}) != len(names) - names.count(UNUSED):
+            raise InputError("a name stands there twice")
+        unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
+        return None if unnamed else Classes(names, tuple(range(len(names))))
+    except (KeyError, TypeError, InputError) as error:
+        raise InputError(f"{file}: id2label must name the numbers from 0 on, each with another text: {error}") from None

@@ -2,7 +2,6 @@
 
 import argparse
 import glob
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from cond_detr.cli import command_parser, device_argument, make_folder, positive, probability, run
+from cond_detr.cli import command_parser, device_argument, fail, make_folder, positive, probability, run
 from cond_detr.config import DataConfig
 from cond_detr.data.transforms import open_image, resized
 from cond_detr.drawing import draw_detections
@@ -34,7 +33,7 @@ def find_images(arguments: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found += matching(path) if glob.has_magic(str(path)) and not path.exists() else [path]
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         if not inside:
             raise InputError(f"folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         found += inside
@@ -153,12 +152,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = Detector.from_checkpoint(options.checkpoint).to(device)
     paths = find_images(options.images)
     make_folder(options.output_dir)
-    # pictures never replace what they were made from
-    results, in_coco_form, taken, failed = [], [], {path.resolve() for path in paths}, 0
+    # pictures never replace what they were made from, nor other photos beside it
+    folders = {path.resolve().parent for path in paths}
+    taken = set(options.output_dir.resolve().iterdir()) if options.output_dir.resolve() in folders else set()
+    results, in_coco_form, failed = [], [], 0
     pictures = tqdm(readable(paths, model.backbone.stride), "predict", len(paths), unit="image", disable=None)
     for batch in in_batches(pictures, model.config.data, options.batch_size):
         if isinstance(batch, InputError):
-            print(f"error: {batch}", file=sys.stderr)
+            fail(str(batch))
             failed += 1
             continue
         for (path, image), found in zip(

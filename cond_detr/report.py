@@ -158,6 +158,8 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
         history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
+    if not all(isinstance(record, dict) and {"epoch", "train_loss", "AP"} <= record.keys() for record in history):
+        raise InputError(f"{path} is no log of a run: a line lacks epoch, train_loss or AP")
     if not history:
         raise InputError(f"{path} is empty: no epoch has finished yet")
     return history

@@ -164,7 +164,10 @@ class Trainer:
         """Continues where a checkpoint was written."""
         if checkpoint.progress is None or checkpoint.optimizer is None:
             raise InputError(f"--resume: {checkpoint.path} holds a model but no training state; use it with --weights")
-        progress = Progress(**checkpoint.progress)
+        try:
+            progress = Progress(**checkpoint.progress)
+        except TypeError:
+            raise InputError(f"--resume: {checkpoint.path} holds the training state of another version") from None
         for what, before, now in (
             ("classes", checkpoint.classes, self.model.classes),
             ("training images", progress.num_images, self.progress.num_images),

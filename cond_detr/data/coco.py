@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cond_detr.boxes import xyxy_to_cxcywh
-from cond_detr.classes import Classes
+from cond_detr.classes import UNUSED, Classes, in_one_line
 from cond_detr.config import DataConfig
 from cond_detr.data.batching import Sample
 from cond_detr.data.transforms import (
@@ -72,8 +72,8 @@ class Annotations:
     dropped: dict[str, int]
 
 
-def read_annotations(path: Path) -> Annotations:
-    """Reads and checks an annotation file.
+def read_annotations(path: Path, object_to: Callable[[str], None] | None = None) -> Annotations:
+    """Reads and checks an annotation file; ``object_to`` as in :func:`check_annotations`.
 
     Raises:
         InputError: it is missing, not JSON, or says something that cannot be.
@@ -82,16 +82,38 @@ def read_annotations(path: Path) -> Annotations:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"annotation file {path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"annotation file {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"annotation file {path} is not valid JSON: {error}") from None
-    return check_annotations(raw, str(path))
+    return check_annotations(raw, str(path), object_to or refuse)
 
 
-def check_annotations(raw: Any, name: str) -> Annotations:
-    """Checks annotations that are already parsed; ``name`` is for messages."""
+def refuse(sentence: str) -> None:
+    """Raises it."""
+    raise InputError(sentence)
+
+
+def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = refuse) -> Annotations:
+    """Checks annotations that are already parsed.
+
+    Args:
+        raw: what the JSON holds.
+        name: of the file, for messages.
+        object_to: what to do with the sentence about an annotation that cannot be used; if it returns, that annotation
+            is left out.
+
+    Raises:
+        InputError: there are no images or categories that could be used.
+    """
     _check_fields(raw, name)
     categories = sorted(raw["categories"], key=lambda c: c["id"])
-    classes = Classes(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
+    try:
+        classes = Classes(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    if UNUSED in classes.names:
+        raise InputError(f"{name}: category name {UNUSED!r} stands for outputs without a class; choose another")
     for what, values in (
         ("image id", [image["id"] for image in raw["images"]]),
         ("category id", classes.category_ids),
@@ -100,7 +122,7 @@ def check_annotations(raw: Any, name: str) -> Annotations:
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise InputError(f"{name}: {what} {twice[0]!r} is used more than once")
-    kept, dropped = _keep_boxes(raw, classes, name)
+    kept, dropped = _keep_boxes(raw, classes, name, object_to)
     ground_truth = {
         "images": [{key: image[key] for key in ("id", "file_name", "width", "height")} for image in raw["images"]],
         "categories": [{"id": c["id"], "name": c["name"]} for c in categories],
@@ -109,6 +131,8 @@ def check_annotations(raw: Any, name: str) -> Annotations:
     return Annotations(name, ground_truth, classes, _records(ground_truth, classes), dropped)
 
 
+# of a side, beyond what any format holds
+MOST_PIXELS = 10**6
 FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "images": {"id": int, "file_name": str, "width": int, "height": int},
     "annotations": {"image_id": int, "category_id": int, "bbox": list},
@@ -125,27 +149,32 @@ def _check_fields(raw: Any, name: str) -> None:
                 value = entry.get(field) if isinstance(entry, dict) else None
                 if not isinstance(value, kind):
                     raise InputError(f"{name}: {key}[{i}] must have a {field!r}, got {value!r}")
+    for image in raw["images"]:
+        if not 1 <= min(image["width"], image["height"]) <= max(image["width"], image["height"]) <= MOST_PIXELS:
+            raise InputError(f"{name}: image {image['id']} must have a width and a height of 1 to {MOST_PIXELS} pixels")
+        if not in_one_line(image["file_name"]):
+            raise InputError(f"{name}: image {image['id']} has a file name that no file can have")
     if not raw["categories"] or not raw["images"]:
         raise InputError(f"{name}: expected at least one image and one category, got none")
 
 
-def _keep_boxes(raw: dict[str, Any], classes: Classes, name: str) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def _keep_boxes(
+    raw: dict[str, Any], classes: Classes, name: str, object_to: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The annotations to use, as COCO's evaluation wants them, and how many were dropped for which reason."""
     images = {image["id"]: image for image in raw["images"]}
     known = set(classes.category_ids)
     kept: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     for i, annotation in enumerate(raw["annotations"]):
-        where = f"{name}: annotation {annotation.get('id', f'number {i}')}"
         image = images.get(annotation["image_id"])
-        if image is None:
-            raise InputError(f"{where} is for image {annotation['image_id']}, which is not among the images")
-        if annotation["category_id"] not in known:
-            raise InputError(
-                f"{where} ({image['file_name']}) has category {annotation['category_id']}, "
-                "which is not among the categories"
-            )
-        left, top, width, height = bbox = _checked_bbox(annotation["bbox"], f"{where} ({image['file_name']})")
+        wrong = _what_is_wrong(annotation, image, known)
+        if wrong:
+            of_image = f" ({image['file_name']})" if image else ""
+            object_to(f"{name}: annotation {annotation.get('id', f'number {i}')}{of_image} {wrong}")
+            continue
+        assert image is not None
+        left, top, width, height = bbox = annotation["bbox"]
         crowd = bool(annotation.get("iscrowd", 0))
         inside = left < image["width"] and top < image["height"] and left + width > 0 and top + height > 0
         if not crowd and not (inside and width > 0 and height > 0):
@@ -165,14 +194,19 @@ def _keep_boxes(raw: dict[str, Any], classes: Classes, name: str) -> tuple[list[
     return kept, dict(dropped)
 
 
-def _checked_bbox(bbox: list[Any], where: str) -> list[float]:
-    """COCO's [left, top, width, height], all of them numbers that a box can have."""
+def _what_is_wrong(annotation: dict[str, Any], image: dict[str, Any] | None, categories: set[int]) -> str | None:
+    """Why an annotation cannot be used."""
+    if image is None:
+        return f"is for image {annotation['image_id']}, which is not among the images"
+    if annotation["category_id"] not in categories:
+        return f"has category {annotation['category_id']}, which is not among the categories"
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"has iscrowd {annotation['iscrowd']!r}; expected 0 or 1"
+    bbox = annotation["bbox"]
     numbers = len(bbox) == 4 and all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in bbox)
     if not numbers or bbox[2] < 0 or bbox[3] < 0:
-        raise InputError(
-            f"{where} has bbox {bbox}; expected [left, top, width, height], finite, with width and height not negative"
-        )
-    return bbox
+        return f"has bbox {bbox}; expected [left, top, width, height], finite, with width and height not negative"
+    return None
 
 
 def _records(ground_truth: dict[str, list[dict[str, Any]]], classes: Classes) -> tuple[ImageRecord, ...]:

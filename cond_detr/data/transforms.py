@@ -4,6 +4,7 @@ Randomness comes from a generator that the caller seeds per image and epoch, so 
 that makes it nor on where training was interrupted.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -51,29 +52,37 @@ def open_image(source: ImageLike, *, turn: bool = True, stride: int = 1) -> Imag
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
             raise InputError(f"an image array must be (H, W, 3) uint8, got {source.shape} {source.dtype}")
         image, name = Image.fromarray(source), "image"
-    elif isinstance(source, Image.Image):
-        image, name = upright(source, turn), "image"
-    elif isinstance(source, (str, Path)):
-        image, name = _decode(source, turn), f"image {source}"
+    elif isinstance(source, (str, Path, Image.Image)):
+        name = "image" if isinstance(source, Image.Image) else f"image {source}"
+        image = _decode(source, turn, name)
     else:
         raise InputError(f"an image must be a path, a PIL image or an array, got {type(source).__name__}")
     check_size(image, stride, name)
     return image
 
 
-def _decode(path: str | Path, turn: bool) -> Image.Image:
+def _decode(source: str | Path | Image.Image, turn: bool, name: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return upright(image, turn)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about a file that can be read
+            if isinstance(source, Image.Image):
+                return _upright(source, turn)
+            with Image.open(source) as image:
+                return _upright(image, turn)
     except FileNotFoundError:
-        raise InputError(f"image {path} does not exist") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {path} cannot be read: {error}") from None
+        raise InputError(f"{name} does not exist") from None
+    except Exception as error:  # a damaged file can raise anything
+        raise InputError(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
 
 
-def upright(image: Image.Image, turn: bool) -> Image.Image:
-    """RGB, without what else the file said, so that nobody turns it again."""
-    rgb = (ImageOps.exif_transpose(image) if turn else image).convert("RGB")
+def _upright(image: Image.Image, turn: bool) -> Image.Image:
+    """RGB with 8 bits, without what else the file said, so that nobody turns it again."""
+    image = ImageOps.exif_transpose(image) if turn else image
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in {"I", "F"}:
+        raise ValueError(f"its pixels have 32 bits (mode {image.mode}), expected 8 or 16")
+    rgb = image.convert("RGB")
     rgb.info = {}
     return rgb
 

@@ -3,7 +3,9 @@
 Further ones are tested where they belong: search the tests for ``detr#``.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from cond_detr.data.batching import Batch, pad_targets
 from cond_detr.evaluate import measure, run_over
 from cond_detr.optim import make_optimizer
 from cond_detr.predictions import Predictions
-from cond_detr.step import TrainStep
+from cond_detr.step import LOSS_NAMES, Outcome, TrainStep, forward_backward
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -48,6 +50,30 @@ def test_a_few_images_are_learnt_by_heart(dataset_dir: Path) -> None:
 def test_padding_sensitive_models_are_evaluated_one_by_one(name: str) -> None:
     """Dilated models lose ten points in padded batches: detr#217, detr#191."""
     assert PRESETS[name].train.eval_batch_size == 1
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_log_has_means_of_the_epoch(dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of one batch, which may be without objects: class_error stuck at 100, detr#41, detr#550."""
+    file = dataset_dir / "annotations/instances_train.json"
+    raw = json.loads(file.read_text())
+    half = {image["id"] for image in raw["images"][::2]}
+    raw["annotations"] = [annotation for annotation in raw["annotations"] if annotation["image_id"] in half]
+    file.write_text(json.dumps(raw))
+    seen = []
+
+    def recording(*arguments: Any) -> Outcome:
+        seen.append(forward_backward(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr("cond_detr.step.forward_backward", recording)
+    model = ConditionalDETR.from_preset("shapes", 6, decoder_layers=1)
+    model.train(dataset_dir=dataset_dir, output_dir=tmp_path / "run", epochs=1, batch_size=2, device="cpu")
+    record = json.loads((tmp_path / "run/log.jsonl").read_text())
+    mean = torch.stack([outcome.losses for outcome in seen]).mean(0)
+    assert len(seen) == 12
+    assert [record[name] for name in LOSS_NAMES] == pytest.approx(mean.tolist())
+    assert "class_error" not in record
 
 
 class Oracle(nn.Module):

@@ -168,7 +168,7 @@ def test_pictures_never_replace_photos(checkpoint: Path, tmp_path: Path) -> None
         (["--checkpoint", "none.pt", "a.png"], "checkpoint none.pt does not exist"),
         (["empty"], "folder empty holds no image"),
         (["x*.png"], "no file is called x*.png"),
-        (["--output-dir", "tiny.png", "tiny.png"], "--output-dir tiny.png cannot be made: File exists"),
+        (["--output-dir", "tiny.png", "tiny.png"], "folder tiny.png cannot be made: File exists"),
         (["tiny.png"], "tiny.png is 4x4 pixels, smaller than the network's stride of 8"),
     ],
 )
