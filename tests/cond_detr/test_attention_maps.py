@@ -67,7 +67,7 @@ def test_without_one_part_the_weights_are_those_of_the_other(layer: int, silent:
 
 @pytest.mark.parametrize("kind", [ConditionalDETR, DETR])
 def test_maps_of_detections(kind: type[Detector]) -> None:
-    """No way to see where heads look: ConditionalDETR#4, ConditionalDETR#18, detr#127."""
+    """No way to see where heads look: ConditionalDETR#4, #18, #20, detr#127."""
     model = kind.from_preset("shapes", 3).eval()
     found = detection_maps(model, picture(), count=4)
     assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)

@@ -34,7 +34,7 @@ def test_the_counter_sees_them() -> None:
 @pytest.mark.parametrize("fused", [False, True], ids=["reference", "fused"])
 @pytest.mark.parametrize("counts", [[0, 0], [1, 7]], ids=["no targets", "some"])
 def test_a_step_asks_for_nothing(counts: list[int], fused: bool, padded: bool) -> None:
-    """A copy to the host per layer for matching: detr#562, rf-detr#1423."""
+    """A copy to the host per layer for matching: detr#562, rf-detr#1423, #1361, #1486."""
     config = preset("small")
     config = replace(config, model=replace(config.model, dropout=0.1, fused_attn=fused, encoder_layers=1))
     model = ConditionalDETR(config, Classes(("a", "b", "c"), (1, 2, 3))).train()
