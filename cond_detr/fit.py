@@ -170,7 +170,9 @@ def fit(model: Detector, options: dict[str, Any]) -> None:
 def where(model: Detector, options: dict[str, Any]) -> Running:
     """How a run of a model is to be run."""
     own = model.query_embed.weight.device
-    name = options.get("device") or (str(own) if own.type == "cuda" else "auto")
+    # torchrun gives each process its own
+    stays = own.type == "cuda" and "LOCAL_RANK" not in os.environ
+    name = options.get("device") or (str(own) if stays else "auto")
     workers, tensorboard = options.get("workers"), options.get("tensorboard", False)
     if workers is not None:
         check_value("workers", workers, int)

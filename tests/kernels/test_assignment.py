@@ -221,7 +221,7 @@ def test_match_without_images() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")], ids=str)
 @pytest.mark.parametrize("operand", [0, 1], ids=["logits", "boxes"])
 def test_match_sanitises_only_the_problem_that_needs_it(device: torch.device, bad: float, operand: int) -> None:
-    """ "matrix contains invalid numeric entries": rf-detr#784, transformers#47000, #47730, mmdetection#4902, RT-DETR#527."""
+    """ "Invalid numeric entries": rf-detr#784, transformers#47000, #47730, mmdetection#4902, RT-DETR#527."""
     operands = [t.to(device) for t in problem(2, 2, 10, 3, [4, 4])]
     clean, _ = match(*operands)
     operands[operand][1, 0, 5] = bad
