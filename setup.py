@@ -119,7 +119,8 @@ def numpy_extension() -> Pybind11Extension:
     )
 
 
-setup(
-    ext_modules=[torch_extension(find_cuda_home()), numpy_extension()],
-    cmdclass={"build_ext": cpp_extension.BuildExtension},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[torch_extension(find_cuda_home()), numpy_extension()],
+        cmdclass={"build_ext": cpp_extension.BuildExtension},
+    )
