@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cond_detr.config import TrainConfig
+from cond_detr.errors import InputError
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool = False) -> torch.optim.AdamW:
@@ -40,12 +41,57 @@ def lr_factor(train: TrainConfig, step: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
-def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Continues from a saved state, on whatever device that was saved."""
-    capturable = optimizer.param_groups[0]["capturable"]
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group |= {"capturable": capturable, "lr": float(group["lr"])}
+# What AdamW keeps of each parameter
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def restore(optimizer: torch.optim.Optimizer, saved: Any, steps: int) -> None:
+    """Continues from a saved state, on whatever device that was saved.
+
+    Only the moments come from it, into memory of their own: the fused kernels write through pointers, and take the
+    moments to be as long as the parameters. Rates and the like are the settings'.
+
+    Args:
+        optimizer: over the same parameters as the saved one.
+        saved: its ``state_dict()``.
+        steps: that it has done.
+
+    Raises:
+        InputError: it is another optimiser's state, or damaged.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = saved.get("state") if isinstance(saved, dict) else None
+    if not isinstance(state, dict):
+        raise InputError("the optimizer's state must hold moments by parameter")
+    expected = set(range(len(parameters))) if steps else set()
+    if state.keys() != expected:
+        raise InputError(
+            f"the optimizer's state must be of {len(expected)} parameters after {steps} steps, got {len(state)}"
+        )
+    restored = {i: _moments(f"of parameter {i}", state[i], parameters[i], steps) for i in sorted(expected)}
+    optimizer.load_state_dict({"state": restored, "param_groups": groups})
+
+
+@torch.no_grad()
+def _moments(where: str, saved: Any, parameter: nn.Parameter, steps: int) -> dict[str, Tensor]:
+    """What AdamW keeps of a parameter, checked and copied."""
+    if not isinstance(saved, dict) or saved.keys() != {"step", *MOMENTS}:
+        raise InputError(f"the optimizer's state {where} must have step, {' and '.join(MOMENTS)}")
+    wanted = {"step": torch.Size(), **dict.fromkeys(MOMENTS, parameter.shape)}
+    for name, shape in wanted.items():
+        value = saved[name]
+        if not isinstance(value, Tensor) or value.shape != shape or value.dtype != torch.float32:
+            got = f"{value.dtype} of {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"the optimizer's {name} {where} must be torch.float32 of {tuple(shape)}, got {got}")
+    first, second = (saved[name] for name in MOMENTS)
+    if not first.isfinite().all() or not second.isfinite().all() or (second < 0).any():
+        raise InputError(f"the optimizer's moments {where} must be finite, and the second not negative")
+    if saved["step"] != steps:
+        raise InputError(f"the optimizer's state {where} is of step {saved['step'].item():g}, expected {steps}")
+    # in the memory layout of the parameter, as AdamW makes them
+    copies = {name: torch.empty_like(parameter, device="cpu").copy_(saved[name]) for name in MOMENTS}
+    return {"step": saved["step"].clone(), **copies}
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -175,8 +175,13 @@ class Trainer:
         ):
             if before != now:
                 raise InputError(f"--resume: {checkpoint.path} was trained with other {what}: {before}, not {now}")
+        if (checkpoint.average is None) == (self.average is not None):
+            raise InputError(f"--resume: {checkpoint.path} must hold averaged weights if --ema is set, and only then")
         checkpoint.load_into(self.model)
-        restore(self.optimizer, checkpoint.optimizer)
+        try:
+            restore(self.optimizer, checkpoint.optimizer, progress.epoch * self.batches.steps + progress.step)
+        except InputError as error:
+            raise InputError(f"--resume: {checkpoint.path} cannot be used: {error}") from None
         if self.average and checkpoint.average:
             self.average.model.load_state_dict(checkpoint.average)
         self.progress = progress
