@@ -3,20 +3,12 @@
 Our files hold plain tensors, lists, dictionaries and numbers, read with ``weights_only=True``: nothing in them can run.
 """
 
-import argparse
-import hashlib
 import json
-import mmap
 import os
-import warnings
-import zipfile
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -25,12 +17,10 @@ from cond_detr.classes import Classes
 from cond_detr.config import Config, from_dict, to_dict
 from cond_detr.errors import InputError
 from cond_detr.naming import StateDict, to_ours
+from cond_detr.reading import FORMAT, checked_state, open_source, read
 
 if TYPE_CHECKING:
     from cond_detr.models.detector import Detector
-
-FORMAT = "cond_detr/1"
-ZIP_MAGIC = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -187,26 +177,6 @@ def weights_in(content: Any) -> StateDict:
         return {}
 
 
-def checked_state(state: Any) -> StateDict:
-    """The tensors of a detector, as they have to be.
-
-    Raises:
-        InputError: something else is among them, or a number that is not finite.
-    """
-    if not isinstance(state, dict):
-        raise InputError(f"expected tensors by name, got {type(state).__name__}")
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise InputError(f"expected tensors by name, got {type(tensor).__name__} as {name!r}")
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        # a counter of batch norm is the one that has no fractions
-        if not plain or tensor.is_floating_point() == name.endswith("num_batches_tracked"):
-            raise InputError(f"tensor {name} must hold floating point numbers, got {tensor.dtype}")
-        if not tensor.isfinite().all():
-            raise InputError(f"tensor {name} holds numbers that are not finite")
-    return state
-
-
 def names_in(content: Any) -> list[Any] | None:
     """The names of the classes that a file of ours tells apart."""
     classes = content.get("classes") if is_checkpoint(content) else None
@@ -217,98 +187,6 @@ def names_in(content: Any) -> list[Any] | None:
 def is_checkpoint(content: Any) -> bool:
     """Whether what was read is a file of ours."""
     return isinstance(content, dict) and content.get("format") == FORMAT
-
-
-def fetch(source: str) -> Path:
-    """The file itself, or a downloaded copy in torch's cache.
-
-    Raises:
-        InputError: it cannot be downloaded.
-    """
-    if not source.startswith(("https://", "http://")):
-        return Path(source)
-    # many files have the same name, such as model.safetensors
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / f"{digest}-{Path(urlparse(source).path).name}"
-    if not cached.exists():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(source, str(cached))
-        except (OSError, HTTPException) as error:
-            raise InputError(f"weights {source} cannot be downloaded: {error}") from None
-    return cached
-
-
-def open_source(source: str) -> tuple[Path, Any]:
-    """The file of a path or URL, and what it holds; a download that cannot be read is not kept.
-
-    Raises:
-        InputError: as of :func:`fetch` and :func:`read`.
-    """
-    path = fetch(source)
-    try:
-        return path, read(path)
-    except InputError:
-        if str(path) == source:
-            raise
-        path.unlink(missing_ok=True)
-        raise InputError(f"what was downloaded from {source} is damaged or no file of weights; try again") from None
-
-
-def read(path: Path) -> Any:
-    """What a file holds; nothing in it can run, and it cannot grow beyond its size.
-
-    Raises:
-        InputError: it is missing, damaged or something else.
-    """
-    if not path.is_file():
-        raise InputError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    try:
-        if path.suffix == ".safetensors":
-            content = _read_safetensors(path)
-        else:
-            content = _read_torch(path)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"checkpoint {path} cannot be read: {error.strerror or 'it is cut off'}") from None
-    except Exception:  # a damaged file can raise anything, and torch's own words recommend to run what is in it
-        raise InputError(f"checkpoint {path} cannot be read: it is damaged, or no file of tensors alone") from None
-    version = content.get("format") if isinstance(content, dict) else None
-    if isinstance(version, str) and version.startswith("cond_detr/") and version != FORMAT:
-        raise InputError(f"checkpoint {path} has format {version!r}, and this version reads {FORMAT!r}")
-    return content
-
-
-def _read_torch(path: Path) -> Any:
-    _refuse_bombs(path)
-    # The authors' files carry their command line beside the tensors
-    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of unusual pickles
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    with safetensors.safe_open(path, "pt") as file:
-        about = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    described = {name: json.loads(about[name]) for name in ("format", "config", "classes") if "config" in about}
-    return {**described, "model": tensors}
-
-
-def _refuse_bombs(path: Path) -> None:
-    """Refuses what could fill the memory from a small file; torch stores tensors as they are."""
-    with path.open("rb") as file:
-        if file.read(4) == ZIP_MAGIC:  # what torch goes by
-            with zipfile.ZipFile(path) as archive:
-                packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            if packed:
-                raise InputError(
-                    f"checkpoint {path} cannot be read: its part {packed[0]} is compressed, which torch never does"
-                )
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(b"bytearray") >= 0:
-                raise InputError(f"checkpoint {path} cannot be read: it holds a bytearray")
 
 
 def write(path: Path, content: bytes | dict[str, Any]) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cond_detr.checkpoints import Checkpoint, checked_state, is_checkpoint, open_source, weights_in
+from cond_detr.checkpoints import Checkpoint, is_checkpoint, weights_in
 from cond_detr.classes import UNUSED, Classes
 from cond_detr.config import Config, as_detr, preset
 from cond_detr.errors import InputError
 from cond_detr.models import build
 from cond_detr.models.resnet import LAYOUTS
 from cond_detr.naming import StateDict
+from cond_detr.reading import checked_state, open_source
 
 # Dilated models have the same tensors; whoever has one says so
 PRESETS = ("r50", "r101")

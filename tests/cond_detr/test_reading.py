@@ -1,0 +1,323 @@
+"""Files of weights: what a user named stays, and no tensor is used before it is known to be what it claims."""
+
+import argparse
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cond_detr import ConditionalDETR, InputError, cli, reading, train
+from cond_detr.checkpoints import Checkpoint
+from cond_detr.optim import make_optimizer, restore
+from cond_detr.reading import open_source, read
+from tests.conftest import write_dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+OLD = Path(__file__).parents[1] / "data"
+
+
+# What a user named
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(b"PK\x03\x04 something else")
+
+
+def not_ours(path: Path) -> None:
+    path.write_text("notes that took a day to write")
+
+
+def newer(path: Path) -> None:
+    torch.save({"format": "cond_detr/9", "model": {}}, path)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+    (path / "kept").write_text("")
+
+
+def link(path: Path) -> None:
+    not_ours(path.with_name("target"))
+    path.symlink_to(path.with_name("target"))
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.with_name("gone"))
+
+
+def read_only(path: Path) -> None:
+    not_ours(path)
+    path.chmod(0o400)
+
+
+KINDS = [damaged, not_ours, newer, folder, link, link_to_nothing, read_only]
+SPELLINGS = ["{}/./x.pt", "{}//x.pt", "{}/../{name}/x.pt", "{}/x.pt", "./x.pt", "x.pt"]
+
+
+def everything(path: Path) -> dict[str, Any]:
+    """What is below a folder."""
+
+    def what(p: Path) -> Any:
+        if p.is_symlink():
+            return p.readlink()
+        return p.read_bytes() if p.is_file() else None
+
+    return {str(p): what(p) for p in path.rglob("*")}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+def test_what_cannot_be_read_stays(
+    make: Callable[[Path], None], spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "x.pt")
+    before = everything(tmp_path)
+    source = spelling.format(tmp_path, name=tmp_path.name)
+    with pytest.raises(InputError, match=r"x\.pt "):
+        open_source(source)
+    assert everything(tmp_path) == before
+
+
+def test_a_passing_error_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(OLD / "best-0.1.0.pt", tmp_path / "x.pt")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", fails)
+        with pytest.raises(InputError, match="Input/output error"):
+            open_source(f"{tmp_path}/./x.pt")
+    assert open_source(f"{tmp_path}/./x.pt")[1]["format"] == "cond_detr/1"
+
+
+def test_the_command_leaves_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    not_ours(tmp_path / "other.pt")
+    before = everything(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.run(train.main, ["--weights", "./other.pt", "--device", "cpu"])
+    assert stop.value.code == 2
+    assert "other.pt cannot be read" in capsys.readouterr().err
+    assert everything(tmp_path) == before
+
+
+def test_earlier_downloads_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be hit by a passing error as well, or be of a version that another installation reads."""
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda url, to: shutil.copy(OLD / "best-0.1.0.pt", to))
+    path, _ = open_source("https://example.org/a.pt")
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    newer(path)
+    with pytest.raises(InputError, match=rf"{path}, downloaded from https://example.org/a.pt before, has format"):
+        open_source("https://example.org/a.pt")
+    assert path.exists()
+
+
+# Tensors
+
+
+ODD: dict[str, Any] = {
+    "expanded": torch.ones(1).expand(96, 5),
+    "windows": torch.arange(10.0).unfold(0, 5, 1),
+    "sparse": torch.eye(3).to_sparse(),
+    "on no device": torch.empty(3, device="meta"),
+    "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.parametrize("place", ["alone", "in a list", "in the optimizer", "in a namespace"])
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_tensors_are_refused_wherever_they_are(kind: str, place: str, tmp_path: Path) -> None:
+    tensor = ODD[kind]
+    content = {
+        "alone": tensor,
+        "in a list": [1, [tensor]],
+        "in the optimizer": {"optimizer": {"state": {0: {"exp_avg": tensor}}}},
+        "in a namespace": {"args": argparse.Namespace(tensor=tensor)},
+    }[place]
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"x\.pt cannot be read"):
+        read(tmp_path / "x.pt")
+
+
+class Claims:
+    """Pickles as a tensor that is larger than its storage."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+    def __reduce__(self) -> Any:
+        storage = torch.ones(16).storage()
+        return torch._utils._rebuild_tensor_v2, (storage, 0, self.shape, (self.shape[1], 1), False, {})
+
+
+@pytest.mark.parametrize("older_layout", [False, True])
+@pytest.mark.parametrize("shape", [(4096, 4096), (2**20, 2**20), (2**31, 2**31)])
+def test_tensors_larger_than_their_storage(shape: tuple[int, int], older_layout: bool, tmp_path: Path) -> None:
+    content = {"model": {"a": Claims(*shape)}}
+    torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=not older_layout)
+    assert (tmp_path / "x.pt").stat().st_size < 4096
+    with pytest.raises(InputError, match=r"x\.pt cannot be read: "):
+        read(tmp_path / "x.pt")
+
+
+def test_honest_views_are_read(tmp_path: Path) -> None:
+    base = torch.arange(24.0).reshape(4, 6)
+    tensors = {
+        "transposed": base.T,
+        "part": base[1:3, ::2],
+        "last": torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "empty": torch.ones(1, 0).expand(7, 0),
+        "one": torch.ones(1, 1).expand(1, 1),
+        "half": base.half(),
+        "tied": base,
+    }
+    torch.save(tensors, tmp_path / "x.pt")
+    found = reading.checked_state(read(tmp_path / "x.pt"))
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor.float())
+        assert found[name].is_contiguous()
+        assert found[name].dtype == torch.float32
+
+
+def test_a_list_that_holds_itself(tmp_path: Path) -> None:
+    content: list[Any] = [torch.ones(2)]
+    content.append(content)
+    torch.save(content, tmp_path / "x.pt")
+    assert torch.equal(read(tmp_path / "x.pt")[0], torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_numbers_that_are_no_weights(dtype: torch.dtype) -> None:
+    value = torch.full((2,), 1e300, dtype=torch.float64).to(dtype)
+    with pytest.raises(InputError, match="tensor a "):
+        reading.checked_state({"a": value})
+
+
+# The optimiser's state
+
+MODEL = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
+
+
+def optimizer_after_a_step() -> torch.optim.AdamW:
+    optimizer = make_optimizer(MODEL, MODEL.config.train)
+    for parameter in MODEL.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+GOOD = copy.deepcopy(optimizer_after_a_step().state_dict())
+SHAPE = GOOD["state"][0]["exp_avg"].shape
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    state = {**GOOD["state"], 0: {**GOOD["state"][0], **values}}
+    return {**GOOD, "state": state}
+
+
+BAD_STATES: dict[str, Any] = {
+    "no dictionary": [],
+    "nothing": {},
+    "state as a list": {"state": [GOOD["state"][0]]},
+    "no moments": {"state": {}, "param_groups": GOOD["param_groups"]},
+    "one missing": {**GOOD, "state": {i: s for i, s in GOOD["state"].items() if i != 3}},
+    "one more": {**GOOD, "state": {**GOOD["state"], 100000: GOOD["state"][0]}},
+    "named otherwise": {**GOOD, "state": {str(i): s for i, s in GOOD["state"].items()}},
+    "entry as a list": {**GOOD, "state": {**GOOD["state"], 0: [1]}},
+    "entry without step": {**GOOD, "state": {**GOOD["state"], 0: {"exp_avg": 1, "exp_avg_sq": 1}}},
+    "entry with more": changed(max_exp_avg_sq=torch.zeros(SHAPE)),
+    "too small": changed(exp_avg=torch.zeros(1)),
+    "no dimensions": changed(exp_avg_sq=torch.tensor(1.0)),
+    "transposed": changed(exp_avg=torch.zeros(SHAPE[::-1])) if SHAPE[::-1] != SHAPE else changed(exp_avg=None),
+    "doubles": changed(exp_avg=torch.zeros(SHAPE, dtype=torch.float64)),
+    "halves": changed(exp_avg_sq=torch.zeros(SHAPE, dtype=torch.float16)),
+    "whole numbers": changed(exp_avg=torch.zeros(SHAPE, dtype=torch.int64)),
+    "not a number": changed(exp_avg=torch.full(SHAPE, float("nan"))),
+    "infinite": changed(exp_avg_sq=torch.full(SHAPE, float("inf"))),
+    "negative": changed(exp_avg_sq=torch.full(SHAPE, -1.0)),
+    "text": changed(exp_avg="0"),
+    "step as a number": changed(step=1),
+    "step of many": changed(step=torch.ones(2)),
+    "step NaN": changed(step=torch.tensor(float("nan"))),
+    "another step": changed(step=torch.tensor(7.0)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_STATES)
+def test_the_optimizers_state_is_checked(name: str) -> None:
+    optimizer = make_optimizer(MODEL, MODEL.config.train)
+    with pytest.raises(InputError, match="the optimizer's "):
+        restore(optimizer, BAD_STATES[name], steps=1)
+    assert not optimizer.state
+
+
+def test_moments_get_memory_of_their_own() -> None:
+    """The fused kernels write as far as the parameters are long."""
+    shared = torch.zeros(SHAPE)
+    saved = changed(exp_avg=torch.ones(1).expand(SHAPE), exp_avg_sq=shared)
+    optimizer = make_optimizer(MODEL, MODEL.config.train)
+    restore(optimizer, saved, steps=1)
+    parameter = optimizer.param_groups[0]["params"][0]
+    state = optimizer.state[parameter]
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert state[name].untyped_storage().nbytes() == parameter.numel() * 4
+        assert state[name].stride() == parameter.stride()
+        assert torch.equal(state[name], saved["state"][0][name])
+    assert state["exp_avg_sq"].data_ptr() != shared.data_ptr()
+
+
+def test_rates_are_the_settings() -> None:
+    saved = copy.deepcopy(GOOD)
+    for group in saved["param_groups"]:
+        group |= {"lr": 1e30, "betas": (2.0, float("nan")), "maximize": True, "weight_decay": "x"}
+    optimizer = make_optimizer(MODEL, MODEL.config.train)
+    before = [{**group, "params": None} for group in optimizer.param_groups]
+    restore(optimizer, saved, steps=1)
+    assert [{**group, "params": None} for group in optimizer.param_groups] == before
+
+
+@pytest.mark.parametrize("damage", ["expanded", "NaN", "missing average"])
+def test_resume_says_which_file(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = torch.load(OLD / "last-0.1.0.pt", weights_only=True)
+    moments = saved["optimizer"]["state"][0]
+    if damage == "expanded":
+        moments["exp_avg"] = torch.ones(1).expand(moments["exp_avg"].shape)
+    elif damage == "NaN":
+        moments["exp_avg"] = moments["exp_avg"] * float("nan")
+    else:
+        saved["config"]["train"]["ema"] = 0.9
+    torch.save(saved, tmp_path / "last.pt")
+    data = write_dataset(tmp_path / "data")
+    arguments = ["--resume", str(tmp_path / "last.pt"), "--dataset-dir", str(data), "--device", "cpu"]
+    with pytest.raises(SystemExit) as stop:
+        cli.run(train.main, arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "last.pt" in error
+
+
+# Files of 0.1.0
+
+
+def test_files_of_the_first_release_open() -> None:
+    model = ConditionalDETR.from_checkpoint(OLD / "best-0.1.0.pt")
+    assert model.classes == Checkpoint.load(OLD / "last-0.1.0.pt").classes
+    assert model.load_weights(OLD / "last-0.1.0.pt").missing == []
+
+
+def test_a_run_of_the_first_release_goes_on(tmp_path: Path) -> None:
+    shutil.copy(OLD / "last-0.1.0.pt", tmp_path / "last.pt")
+    data = write_dataset(tmp_path / "data")
+    arguments = ["--resume", str(tmp_path / "last.pt"), "--dataset-dir", str(data), "--device", "cpu"]
+    assert train.main(arguments) == 0
+    assert Checkpoint.load(tmp_path / "last.pt").progress["epoch"] == 2  # type: ignore[index]
