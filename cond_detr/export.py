@@ -5,7 +5,6 @@ written into the file.
 """
 
 import argparse
-import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
@@ -26,8 +25,8 @@ from cond_detr.predictions import Detections, Ranked, best, check_threshold, in_
 
 FORMATS = {
     "onnx": "for ONNX Runtime and what else reads ONNX",
-    "torch": "a torch.export program",
-    "aot": "compiled by AOTInductor for the device and the processor at hand",
+    "torch": "a torch.export program (opening one runs what is in it)",
+    "aot": "a program compiled by AOTInductor for the device and the processor at hand",
 }
 KEY = "cond_detr"
 OPSET = 18
@@ -137,21 +136,31 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str) -> None:
 class Exported:
     """Detections from an exported file, as :meth:`Detector.predict` makes them from a checkpoint.
 
-    A file that AOTInductor compiled is a program: open only what you trust.
+    An ONNX file is data, and any can be opened. A .pt2 file is a program: torch unpickles parts of it and loads
+    compiled code from it, and whoever made the file decides what that does. So it takes a consent to open one.
 
     Args:
         path: of a file that :func:`export` wrote.
+        trust_code: run what is in a .pt2 file. Say so only of files that you made, or got from someone you trust.
 
     Raises:
-        InputError: the file is missing, damaged or something else, or a package is missing.
+        InputError: the file is missing, damaged or something else, it is a program and not trusted, or a package is
+            missing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, trust_code: bool = False) -> None:
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"exported file {path} does not exist")
+            raise InputError(f"exported file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        if path.suffix not in {".onnx", ".pt2"}:
+            raise InputError(f"exported file {path} must end in .onnx or .pt2")
+        if path.suffix == ".pt2" and trust_code is not True:
+            raise InputError(
+                f"exported file {path} is a program, which can do anything to this machine; if you made it or trust "
+                "who did, open it with trust_code=True, otherwise use an ONNX file"
+            )
         try:
-            self.graph, about = _open_onnx(path) if path.suffix == ".onnx" else _open_torch(path)
+            self.graph, about = _open_onnx(path) if path.suffix == ".onnx" else _run_program(path)
             self.about = About.read(about)
         except InputError:
             raise
@@ -195,11 +204,10 @@ def _open_onnx(path: Path) -> tuple[Graph, str]:
     return graph, session.get_modelmeta().custom_metadata_map[KEY]
 
 
-def _open_torch(path: Path) -> tuple[Graph, str]:
+def _run_program(path: Path) -> tuple[Graph, str]:
+    """Loads a program of torch.export or AOTInductor, which can run whatever its maker wanted."""
     with zipfile.ZipFile(path) as archive:
         compiled = any("aotinductor" in name for name in archive.namelist())
-        if not compiled:
-            _refuse_pickles(archive)
     if compiled:
         package = torch._inductor.aoti_load_package(str(path))
         metadata = package.get_metadata()
@@ -209,19 +217,6 @@ def _open_torch(path: Path) -> tuple[Graph, str]:
     module = torch.export.load(path, extra_files=extra).module()
     device = next(module.parameters()).device
     return torch.inference_mode()(lambda images: Ranked(*module(images.to(device)))), extra[KEY]
-
-
-def _refuse_pickles(archive: zipfile.ZipFile) -> None:
-    """torch.export.load would fall back to unpickling whatever is there, which can run anything."""
-    for entry in archive.infolist():
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"its part {entry.filename} is compressed")
-        if entry.filename.endswith(".pt"):
-            torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
-        if entry.filename.endswith("_config.json"):
-            tensors = json.loads(archive.read(entry))["config"].values()
-            if any(tensor["use_pickle"] for tensor in tensors):
-                raise ValueError(f"its part {entry.filename} asks for unpickling")
 
 
 def parser() -> argparse.ArgumentParser:

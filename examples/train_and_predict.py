@@ -29,7 +29,7 @@ def main() -> None:
     for name, score, box in zip(found.names, found.scores, found.boxes, strict=True):
         print(f"{name} {score:.2f} at {[round(v) for v in box.tolist()]}")
     draw_detections(options.photo, found).save("detections.png")
-    model.export("model.pt2")
+    model.export("model.onnx")
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def run_example(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> 
 @pytest.mark.usefixtures("one_thread")
 def test_train_and_predict(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_example(monkeypatch, "train_and_predict.py", "DIR", "photo.jpg", "--preset", "shapes", "--epochs", "1")
-    assert all((workplace / name).exists() for name in ("runs/shapes-2/best.pt", "detections.png", "model.pt2"))
+    assert all((workplace / name).exists() for name in ("runs/shapes-2/best.pt", "detections.png", "model.onnx"))
 
 
 @pytest.mark.usefixtures("one_thread")

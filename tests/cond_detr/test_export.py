@@ -45,7 +45,7 @@ def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: P
         assert done.returncode == 0, done.stderr
     else:
         export(model, path, form)
-    exported = Exported(path)
+    exported = Exported(path, trust_code=True)
     assert exported.about.classes == model.classes
     with torch.no_grad():
         for batch in (1, 3):
@@ -75,7 +75,7 @@ def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
         cli.run(exporting.main, arguments)
     assert stop.value.code == 0
     assert "wrote" in capsys.readouterr().out
-    Exported(tmp_path / "out" / "x.pt2")
+    Exported(tmp_path / "out" / "x.pt2", trust_code=True)
 
 
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("x.onnx", "x.pt2"):
         (tmp_path / name).write_bytes(b"no graph")
         with pytest.raises(InputError, match=f"exported file .*{name} cannot be read: ."):
-            Exported(tmp_path / name)
+            Exported(tmp_path / name, trust_code=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"this needs onnx and onnxscript: pip install 'cond-detr\[export\]'"):
         export(model, tmp_path / "x.onnx")

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 
 from cond_detr import ConditionalDETR, Detector, InputError, attention_maps, check_data, cli, predict
-from cond_detr.checkpoints import Checkpoint, fetch
+from cond_detr.checkpoints import Checkpoint
 from cond_detr.classes import Classes
 from cond_detr.config import to_dict
 from cond_detr.data.coco import read_annotations
 from cond_detr.data.transforms import open_image
 from cond_detr.drawing import draw_detections
 from cond_detr.export import Exported
+from cond_detr.reading import open_source
 
 MODEL = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5).eval()
 
@@ -120,25 +121,100 @@ class Touch:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("where", ["sample inputs", "weights"])
-def test_exported_programs_are_not_unpickled(where: str, tmp_path: Path) -> None:
-    MODEL.export(tmp_path / "good.pt2")
-    pickled = io.BytesIO()
-    torch.save(Touch(tmp_path / "executed"), pickled)
-    with zipfile.ZipFile(tmp_path / "good.pt2") as good, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
-        for entry in good.infolist():
-            data = good.read(entry)
-            if where == "sample inputs" and entry.filename.endswith("sample_inputs/model.pt"):
-                data = pickled.getvalue()
-            if where == "weights" and entry.filename.endswith("weight_0"):
-                data = pickled.getvalue()
-            if where == "weights" and entry.filename.endswith("weights_config.json"):
-                data = data.replace(b'"use_pickle": false', b'"use_pickle":true', 1)
-            bad.writestr(entry.filename, data)
-    assert Exported(tmp_path / "good.pt2").about.classes == MODEL.classes
-    with pytest.raises(InputError, match=r"bad\.pt2 cannot be read"):
-        Exported(tmp_path / "bad.pt2")
+def pickled(path: Path) -> bytes:
+    """What makes the file ``path`` when it is unpickled."""
+    buffer = io.BytesIO()
+    torch.save(Touch(path), buffer)
+    return buffer.getvalue()
+
+
+def rewritten(good: Path, bad: Path, change: Callable[[str, bytes], list[tuple[str, bytes]]]) -> None:
+    """An archive with other parts."""
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(bad, "w") as target:
+        for entry in source.infolist():
+            for name, data in change(entry.filename, source.read(entry)):
+                target.writestr(name, data)
+
+
+def crafted(how: str, good: Path, bad: Path, code: bytes) -> None:
+    """A .pt2 file that runs the pickled ``code`` when torch opens it; each way once got around a check of its parts."""
+
+    def sample_inputs(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        return [(name, code if name.endswith("sample_inputs/model.pt") else data)]
+
+    def weights(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        if name.endswith("weights_config.json"):
+            data = data.replace(b'"use_pickle": false', b'"use_pickle":true', 1)
+        return [(name, code if name.endswith("weight_0") else data)]
+
+    def other_case(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        name = name.replace("model.pt", "model.PT").replace("_config.json", "_config.JSON")
+        return [(name, code if "sample_inputs" in name else data)]
+
+    def opaque_objects(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        more = [("x/data/constants/custom_obj_0", code)] if name.endswith("weight_0") else []
+        return [(name, data), *more]
+
+    def nested(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        return [(name, good.read_bytes() if name.endswith("weight_0") else data)]
+
+    if how == "older layout":
+        with zipfile.ZipFile(bad, "w") as archive:
+            for name, data in (
+                ("version", b"8"),
+                ("serialized_state_dict.pt", code),
+                ("serialized_constants.pt", code),
+            ):
+                archive.writestr(name, data)
+    elif how == "two central directories":
+        rewritten(good, bad, sample_inputs)
+        bad.write_bytes(bad.read_bytes() + good.read_bytes())
+    else:
+        ways = {f.__name__.replace("_", " "): f for f in (sample_inputs, weights, other_case, opaque_objects, nested)}
+        rewritten(good, bad, ways[how])
+
+
+WAYS = [
+    "sample inputs", "weights", "other case", "two central directories", "older layout", "opaque objects", "nested"
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("program") / "good.pt2"
+    MODEL.export(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["bad.pt2", "bad.onnx", "bad.PT2", "bad.zip", "bad"])
+@pytest.mark.parametrize("how", WAYS)
+def test_programs_are_not_run(
+    how: str, name: str, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No loader of torch's is reached, whatever is in the file, and whatever it is called."""
+    crafted(how, program, tmp_path / name, pickled(tmp_path / "executed"))
+
+    def reached(*_: Any, **__: Any) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(torch, "load", reached)
+    monkeypatch.setattr(torch.export, "load", reached)
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", reached)
+    with pytest.raises(InputError, match=f"exported file .*{name} ") as error:
+        Exported(tmp_path / name)
+    assert ("is a program" in str(error.value)) == (name == "bad.pt2")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("how", ["sample inputs", "older layout"])
+def test_consent_is_not_taken_lightly(how: str, program: Path, tmp_path: Path) -> None:
+    """This is what the sentence warns of: with the consent, code of the file's maker does run."""
+    crafted(how, program, tmp_path / "bad.pt2", pickled(tmp_path / "executed"))
+    for consent in (1, "yes", None):
+        with pytest.raises(InputError, match="is a program"):
+            Exported(tmp_path / "bad.pt2", trust_code=consent)  # type: ignore[arg-type]
+    assert not (tmp_path / "executed").exists()
+    assert Exported(program, trust_code=True).about.classes == MODEL.classes
 
 
 def test_class_names_lead_nowhere(tmp_path: Path) -> None:
@@ -160,10 +236,10 @@ def test_cut_downloads_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda url, target: Path(target).write_bytes(served.pop(0)))
     url = "https://example.org/model.safetensors"
     model = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
-    with pytest.raises(InputError, match=f"downloaded from {url} is damaged"):
+    with pytest.raises(InputError, match=f"downloaded from {url} cannot be read: it is damaged"):
         model.load_weights(url)
     assert model.load_weights(url).missing == []
-    assert fetch(url).read_bytes() == data
+    assert open_source(url)[0].read_bytes() == data
 
 
 def test_images(tmp_path: Path) -> None:
