@@ -1,6 +1,8 @@
 // Lanes that are the threads of a warp. Every function is called by all 32 of them together.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include "assignment/lanes.h"
 
 namespace cond_detr {

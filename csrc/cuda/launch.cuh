@@ -1,0 +1,30 @@
+// Launching a kernel by a function call, which is C++ where `<<<>>>` is not.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/scratch.cuh"
+
+namespace cond_detr {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = 32 * kWarps;
+
+// Launches a block of kThreads per problem, each with its scratch.
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), int64_t problems, const Scratch& scratch, cudaStream_t stream,
+                   const Arguments&... arguments) {
+  if (problems > INT32_MAX) return cudaErrorInvalidConfiguration;  // more than a grid's width
+  // the same for all launches, so that one does not take away what another, of another thread, is about to use
+  const cudaError_t allowed =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(scratch.available));
+  if (allowed != cudaSuccess) return allowed;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(problems));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = scratch.shared_bytes;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+}  // namespace cond_detr

@@ -1,0 +1,42 @@
+// Scratch memory of the kernels: where its parts lie is arithmetic of the host, finding them the device's.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/shared_memory.cuh"
+
+namespace cond_detr {
+
+// Memory of one problem each: in shared memory the parts that fit, in one allocation in global memory the others.
+struct Scratch {
+  size_t available;         // shared memory that a block may have
+  size_t shared_bytes = 0;  // of it, in use
+  size_t global_bytes = 0;  // of each problem
+
+  explicit Scratch(size_t available) : available(available) {}
+
+  // A part's offset, and whether that is in shared memory.
+  struct Part {
+    size_t offset;
+    bool shared;
+  };
+
+  Part add(size_t bytes) {
+    bytes = (bytes + 15) / 16 * 16;
+    const bool fits = shared_bytes + bytes <= available;
+    size_t& used = fits ? shared_bytes : global_bytes;
+    const Part part{used, fits};
+    used += bytes;
+    return part;
+  }
+
+  // Where a part of a problem's scratch begins, in the block that has the problem.
+  __device__ char* find(Part part, int64_t problem, char* global) const {
+    return (part.shared ? shared_memory() : global + problem * global_bytes) + part.offset;
+  }
+};
+
+}  // namespace cond_detr

@@ -1,0 +1,105 @@
+// As much of CUDA as the kernels and their launch use, on the CPU: stands in for the toolkit's header of this name.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <type_traits>
+
+#include "scheduler.h"
+
+#define __host__
+#define __device__
+#define __global__
+#define __launch_bounds__(...)
+// A static variable would be one for all blocks, and AddressSanitizer would not see what lies behind it.
+#define __shared__ static_assert(false, "emulated kernels have no shared memory but the launch's");
+
+// Barriers, votes and shuffles. An operation goes by its signature, which has the type in it that a template is of.
+
+inline void check_full(unsigned mask) {
+  if (mask != ~0u) emulation::fail("only whole warps are emulated, not the lanes %x", mask);
+}
+
+inline void __syncwarp(unsigned mask = ~0u) {
+  check_full(mask);
+  emulation::meet_in_warp({__PRETTY_FUNCTION__});
+}
+
+inline int __all_sync(unsigned mask, int predicate) {
+  check_full(mask);
+  const uint64_t* votes = emulation::meet_in_warp({__PRETTY_FUNCTION__}, predicate != 0);
+  bool all = true;
+  for (unsigned lane = 0; lane < emulation::kWarpSize; ++lane) all = all && votes[lane];
+  return all;
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
+  static_assert(sizeof(T) <= sizeof(uint64_t) && std::is_trivially_copyable_v<T>);
+  check_full(mask);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  const unsigned other = threadIdx.x % emulation::kWarpSize ^ lane_mask;
+  bits = emulation::meet_in_warp({__PRETTY_FUNCTION__, static_cast<unsigned>(lane_mask)}, bits)[other];
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline void __syncthreads() { emulation::meet_in_block({__PRETTY_FUNCTION__}); }
+
+inline int __syncthreads_and(int predicate) {
+  return emulation::meet_in_block({__PRETTY_FUNCTION__}, predicate != 0) == blockDim.x;
+}
+
+inline int __syncthreads_or(int predicate) {
+  return emulation::meet_in_block({__PRETTY_FUNCTION__}, predicate != 0) > 0;
+}
+
+// Launches.
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+using cudaStream_t = void*;
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+
+namespace emulation {
+
+// Shared memory that a kernel is allowed to use: this much before it is asked for more.
+constexpr size_t kAllowedShared = 48 << 10;
+inline std::map<const void*, size_t> allowed_shared;
+
+template <class Kernel>
+size_t& allowed_shared_of(Kernel* kernel) {
+  return allowed_shared.try_emplace(reinterpret_cast<const void*>(kernel), kAllowedShared).first->second;
+}
+
+}  // namespace emulation
+
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
+  if (bytes < 0 || static_cast<size_t>(bytes) > emulation::settings.shared_bytes_per_block)
+    return cudaErrorInvalidValue;
+  emulation::allowed_shared_of(kernel) = bytes;
+  return cudaSuccess;
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  if (config->gridDim.x == 0 || config->gridDim.x > INT32_MAX) return cudaErrorInvalidConfiguration;
+  if (config->dynamicSmemBytes > emulation::allowed_shared_of(kernel)) return cudaErrorInvalidValue;
+  emulation::run_grid(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(arguments...); });
+  return cudaSuccess;
+}

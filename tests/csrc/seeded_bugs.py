@@ -1,0 +1,134 @@
+"""Shows that the emulation notices bugs: seeds some, one at a time, into a copy of the kernels, and runs them.
+
+    python tests/csrc/seeded_bugs.py                 all of them; exit status 1 if one is not noticed
+    python tests/csrc/seeded_bugs.py barrier votes   those with one of these words in their names
+
+Each program is built and run with AddressSanitizer and UndefinedBehaviorSanitizer, and with ThreadSanitizer, to which
+the lanes of a warp are threads that only barriers, votes and shuffles put in order.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.csrc.emulated import CSRC, SANITIZERS, SHARED_BYTES, Builder, Run, complaint, dense_batches, write_batches
+
+
+@dataclass(frozen=True)
+class Bug:
+    file: str  # in csrc
+    right: str  # occurs there once
+    wrong: str
+
+    def seed(self, csrc: Path) -> None:
+        path = csrc / self.file
+        text = path.read_text()
+        if text.count(self.right) != 1:
+            sys.exit(f"{self.file} has {text.count(self.right)} times, not once: {self.right!r}")
+        path.write_text(text.replace(self.right, self.wrong))
+
+
+LANES = "assignment/warp_lanes.cuh"
+KERNELS = "cuda/assignment_kernels.cuh"
+
+BUGS = {
+    "set without its first barrier": Bug(LANES, "    __syncwarp();  // no lane still reads what is replaced\n", ""),
+    "set without its last barrier": Bug(
+        LANES, "    if (lane() == 0) *to = value;\n    __syncwarp();", "    if (lane() == 0) *to = value;"
+    ),
+    "store without a barrier": Bug(LANES, "    to[lane()] = value;\n    __syncwarp();", "    to[lane()] = value;"),
+    "ties in any order": Bug(LANES, " || (other == value && other_rank < rank)", ""),
+    "lane 0 leaves a vote out": Bug(
+        LANES, "return __all_sync(~0u, mask);", "if (lane() == 0) return mask; return __all_sync(~0u, mask);"
+    ),
+    "no barrier before the search": Bug(
+        KERNELS, "  __syncthreads();\n  bool feasible = true;", "  bool feasible = true;"
+    ),
+    "no barrier after the search": Bug(KERNELS, "return __syncthreads_and(feasible)", "return feasible"),
+    "all warps search": Bug(KERNELS, "if (warp() == 0) {\n    feasible", "{\n    feasible"),
+    "own vote for all that is valid": Bug(KERNELS, "if (__syncthreads_and(valid))", "if (valid)"),
+    "own vote for any that is sanitised": Bug(KERNELS, "__syncthreads_or(sanitised)", "sanitised"),
+    "no barrier after the softmax": Bug(
+        KERNELS, "problem.classes, most);\n  }\n  __syncthreads();", "problem.classes, most);\n  }"
+    ),
+    "sums overlap maxima": Bug(KERNELS, "largest + problem.queries", "largest + problem.queries / 2"),
+    "half of the softmax's memory": Bug(KERNELS, "2 * sizeof(float) * all.queries", "sizeof(float) * all.queries"),
+    "padding not written": Bug(KERNELS, "col < padded; col += 32", "col < cols; col += 32"),
+    "output not per problem": Bug(KERNELS, "pred_index[p * problems.max_targets + target]", "pred_index[target]"),
+    "workspace too small": Bug("assignment/solver.h", "4 * (2 * rows + padded)", "4 * (rows + padded)"),
+    "global scratch not per problem": Bug(
+        "cuda/scratch.cuh", "global + problem * global_bytes", "global + 0 * problem * global_bytes"
+    ),
+    "shared memory not asked for": Bug("cuda/launch.cuh", "static_cast<int>(scratch.available)", "48 << 10"),
+}
+
+
+class Workplace:
+    """A folder with what the programs share, and problems for them: few for ThreadSanitizer, which takes its time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.builder = Builder(folder)
+        self.matches = {"address": 60, "thread": 8}
+        for sanitizer, problems in {"address": 300, "thread": 20}.items():
+            batches = dense_batches(problems, seed=3, sizes={12: 0.7, 40: 0.28, 130: 0.02})
+            write_batches(batches, folder / f"dense-{sanitizer}")
+
+    def run(self, program: Path, sanitizer: str, place: str, garbage: int) -> str | None:
+        """The program's complaint, if any, with scratch in one place and full of such bytes."""
+        run = Run(SHARED_BYTES[place], garbage, seed=1, match_batches=self.matches[sanitizer])
+        answers = self.folder / f"{program.name}-{place}-answers"
+        try:
+            return complaint(run(program, self.folder / f"dense-{sanitizer}", answers))
+        except subprocess.TimeoutExpired:
+            return "no end"
+
+    def catch(self, name: str, sanitizers: Iterable[str] = tuple(SANITIZERS)) -> dict[str, str | None]:
+        """What each sanitizer, or the emulation itself, has to say of a bug; None if nothing."""
+        csrc = self.folder / name.replace(" ", "-") / "csrc"
+        shutil.copytree(CSRC, csrc)
+        BUGS[name].seed(csrc)
+        return {sanitizer: self.examine(csrc, sanitizer) for sanitizer in sanitizers}
+
+    def examine(self, csrc: Path, sanitizer: str) -> str | None:
+        program = self.builder.program(sanitizer, csrc)
+        runs = (("shared", 0xFF), ("global", 0x00))
+        complaints = (self.run(program, sanitizer, place, garbage) for place, garbage in runs)
+        return next((found for found in complaints if found), None)
+
+
+def row(name: str, found: dict[str, str | None]) -> str:
+    return f"{name:36}" + "".join(f"{found[sanitizer] or '-':60.58}" for sanitizer in SANITIZERS)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="of the bugs' names")
+    words = parser.parse_args().words
+    names = [name for name in BUGS if not words or any(word in name for word in words)]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        workplace = Workplace(Path(folder))
+        print(f"{'bug':36}" + "".join(f"{f'{sanitizer} sanitizer':60}" for sanitizer in SANITIZERS), flush=True)
+        wrong = {sanitizer: workplace.examine(CSRC, sanitizer) for sanitizer in SANITIZERS}
+        print(row("none", wrong), flush=True)
+        missed = 0
+        for name, found in zip(names, pool.map(workplace.catch, names), strict=True):
+            print(row(name, found), flush=True)
+            missed += not any(found.values())
+    print(f"{len(names) - missed} of {len(names)} bugs noticed")
+    if any(wrong.values()):
+        sys.exit("there is a complaint without a bug")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
