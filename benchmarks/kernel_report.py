@@ -1,13 +1,16 @@
 """Compiles every attention kernel for every architecture, without a GPU, and reports what it costs.
 
 Registers and spilled bytes per thread, shared memory per program, the matrix instruction, and the instructions per
-score in the inner loop. Exits with 1 if a kernel spills or wants more shared memory than its architecture has.
+score in the inner loop. Then, for devices of 132 and 108 multiprocessors, how the programs of some sizes fill them.
+Exits with 1 if a kernel spills or wants more shared memory than its architecture has.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +28,12 @@ from triton.runtime import driver
 from cond_detr_kernels import _C
 from cond_detr_kernels.conditional_attention.backward import backward_launches
 from cond_detr_kernels.conditional_attention.forward import forward_launches
-from cond_detr_kernels.conditional_attention.launch import Launch, column_block
-from cond_detr_kernels.conditional_attention.problem import Problem
+from cond_detr_kernels.conditional_attention.launch import Launch
+from cond_detr_kernels.conditional_attention.masking import prepare_launch
+from cond_detr_kernels.conditional_attention.problem import Problem, mask_width
 from cond_detr_kernels.conditional_attention.tuning import SHARED_MEMORY, tuning_for
 
-ARCHITECTURES = (80, 86, 90, 100, 120)
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 PAPER_DIMS = (32, 32, 32)
 COLUMNS = {
     "kernel": "",
@@ -55,7 +59,10 @@ class Case(NamedTuple):
     masked: bool
 
 
-QUICK = [Case(PAPER_DIMS, dtype, *kind) for dtype in ("bf16", "tf32") for kind in ((0.0, False), (0.1, True))]
+KINDS = ((0.0, False), (0.1, True))
+QUICK = [Case(PAPER_DIMS, dtype, *kind) for dtype in ("bf16", "fp16", "tf32", "ieee") for kind in KINDS]
+# The encoder's self-attention, with padding
+QUICK += [Case((32, 0, 32), dtype, 0.1, True) for dtype in ("bf16", "tf32")]
 ALL = [
     Case(dims, dtype, dropout, masked)
     for dims in (PAPER_DIMS, (16, 16, 16), (12, 12, 12), (64, 64, 64), (32, 64, 128), (128, 128, 128))
@@ -82,12 +89,12 @@ class NoDevice:
         return 0
 
 
-def problem(case: Case) -> Problem:
-    batch, heads, queries, keys = 8, 8, 300, 1050
+def problem(case: Case, batch: int = 8, keys: int = 1050) -> Problem:
+    heads, queries = 8, 300
     content, spatial, value = case.dims
     sizes = [(queries, content), (queries, spatial), (keys, content), (keys, spatial), (keys, value)]
     tensors = [torch.empty(batch, n, heads, dim, dtype=DTYPES[case.dtype]).transpose(1, 2) for n, dim in sizes]
-    mask = torch.zeros(batch, keys, dtype=torch.bool) if case.masked else None
+    mask = torch.zeros(batch, mask_width(keys)) if case.masked else None
     seed = torch.zeros(1, dtype=torch.int64) if case.dropout else None
     return Problem(*tensors, mask, seed, case.dropout, (content + spatial) ** -0.5)
 
@@ -95,12 +102,14 @@ def problem(case: Case) -> Problem:
 def launches(case: Case, arch: int) -> Iterator[tuple[str, Launch]]:
     """Every launch that a call and its gradient can consist of, by the pass that it belongs to."""
     inputs = problem(case)
-    tuning = tuning_for(arch, inputs.value.element_size() * sum(map(column_block, case.dims)))
-    few, out, lse = forward_launches(inputs, tuning, multiprocessors=1)
-    many, _, _ = forward_launches(inputs, tuning, multiprocessors=10_000)
+    tuning = tuning_for(arch, inputs)
+    forward, out, lse = forward_launches(inputs, replace(tuning, splits=2), multiprocessors=1)
     deterministic, _, _ = backward_launches(inputs, out, lse, out, tuning, deterministic=True)
     one_pass, _, _ = backward_launches(inputs, out, lse, out, tuning, deterministic=False)
-    groups = {"fwd": few, "fwd, small batch": many, "bwd": deterministic, "bwd, one pass": one_pass}
+    groups = {"fwd": forward, "bwd": deterministic, "bwd, one pass": one_pass}
+    if inputs.key_mask is not None:
+        mask = torch.zeros(inputs.sizes[0], inputs.sizes[3], dtype=torch.bool)
+        groups["mask"] = [prepare_launch(mask)[0]]
     for name, group in groups.items():
         for launch in group:
             yield name, launch
@@ -168,6 +177,77 @@ def all_reports(cases: list[Case], architectures: list[int]) -> list[Row]:
         return [row for part in tqdm(parts, total=len(work), unit="case", leave=False, disable=None) for row in part]
 
 
+class Occupancy(NamedTuple):
+    """How the programs of a launch fill a device; the share is of scores among those that it could compute meanwhile.
+
+    Programs on one multiprocessor share its throughput, so what counts is how many the busiest one gets to compute.
+    """
+
+    programs: int
+    per_multiprocessor: int
+    waves: float
+    useful_share: float
+
+
+OCCUPANCY_COLUMNS = {
+    "pass": "",
+    "dtype": "",
+    "config": "",
+    "batch": "d",
+    "keys": "d",
+    "multiprocessors": "d",
+    "programs": "d",
+    "per_multiprocessor": "d",
+    "waves": ".2f",
+    "useful_share": ".3f",
+}
+# Of every architecture's multiprocessors
+REGISTERS = 65_536
+RESERVED_SHARED = 1024  # bytes of each program
+
+
+def occupancy(row: Row, launch: Launch, multiprocessors: int, arch: int) -> Occupancy:
+    blocks = launch.arguments
+    threads = 32 * blocks["num_warps"]
+    by_registers = REGISTERS // (-(-row["registers"] // 8) * 8 * threads)
+    by_shared = (SHARED_MEMORY[arch] + RESERVED_SHARED) // (row["shared_bytes"] + RESERVED_SHARED)
+    resident = min(by_registers, by_shared)
+    programs = math.prod(launch.grid)
+    batch_heads, queries, keys = launch.grid[0], blocks["queries"], blocks["keys"]
+    rows, columns = blocks["BLOCK_M"], blocks["BLOCK_N"]
+    whole_rows = -(-queries // rows) * rows
+    if len(launch.grid) == 3:  # forward: the last tiles of keys are narrow
+        own = min(blocks["tiles_per_split"] * columns, keys // columns * columns + -(-(keys % columns) // 32) * 32)
+        scores = rows * own
+    else:
+        scores = whole_rows * columns
+    busiest = -(-programs // multiprocessors)
+    useful = batch_heads * queries * keys / (multiprocessors * busiest * scores)
+    return Occupancy(programs, resident, programs / (multiprocessors * resident), useful)
+
+
+def occupancy_rows(arch: int = 90) -> Iterator[Row]:
+    """For training's precisions, without dropout and masks: what the launchers choose."""
+    driver.set_active(NoDevice(arch))
+    torch.set_float32_matmul_precision("high")
+    for dtype in ("bf16", "tf32"):
+        case = Case(PAPER_DIMS, dtype, 0.0, False)
+        used: dict[str, Row] = {}
+        for multiprocessors in (132, 108):
+            for batch in (1, 2, 8, 32):
+                for keys in (1050, 4200):
+                    inputs = problem(case, batch, keys)
+                    tuning = tuning_for(arch, inputs)
+                    forward, out, lse = forward_launches(inputs, tuning, multiprocessors)
+                    backward, _, _ = backward_launches(inputs, out, lse, out, tuning, not tuning.one_pass)
+                    for name, launch in (("fwd", forward[0]), ("bwd", backward[-1])):
+                        row = used.setdefault(name, report(name, launch, case, arch))
+                        filled = occupancy(row, launch, multiprocessors, arch)
+                        own = {"batch": batch, "keys": keys, "multiprocessors": multiprocessors}
+                        kept = {key: row[key] for key in ("pass", "dtype", "config")}
+                        yield {"kernel": "occupancy", **kept, **own, **filled._asdict()}
+
+
 def complaint(row: Row) -> str | None:
     arch = int(row["arch"].removeprefix("sm_"))
     available = SHARED_MEMORY[max(known for known in SHARED_MEMORY if known <= max(arch, 80))]
@@ -190,8 +270,12 @@ def main() -> int:
         print("the matcher's CUDA kernels could not be read from the extension module", file=sys.stderr)
         return 1
     print_table(rows, COLUMNS)
+    filled = list(occupancy_rows())
+    print()
+    print_table(filled, OCCUPANCY_COLUMNS)
     if options.json:
-        write_json(options.json, "kernel_report", f"compiled without a GPU, triton {triton.__version__}", rows)
+        machine = f"compiled without a GPU, triton {triton.__version__}"
+        write_json(options.json, "kernel_report", machine, [*rows, *filled])
     complaints = [sentence for row in rows if (sentence := complaint(row))]
     print("\n".join(complaints) or f"{len(rows)} kernels, none spills", file=sys.stderr if complaints else sys.stdout)
     return int(bool(complaints))

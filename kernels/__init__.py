@@ -5,13 +5,15 @@ They stand on their own and can be used in any DETR: :func:`conditional_attentio
 """
 
 from cond_detr_kernels.assignment import MatchStatus, MatchWeights, linear_sum_assignment, match
-from cond_detr_kernels.conditional_attention import attention_path, conditional_attention
+from cond_detr_kernels.conditional_attention import KeyMask, attention_path, conditional_attention, prepare_key_mask
 
 __all__ = [
+    "KeyMask",
     "MatchStatus",
     "MatchWeights",
     "attention_path",
     "conditional_attention",
     "linear_sum_assignment",
     "match",
+    "prepare_key_mask",
 ]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cond_detr.models.position_encoding import ImagePosition
-from cond_detr_kernels import conditional_attention
+from cond_detr_kernels import KeyMask, conditional_attention
 from cond_detr_kernels.conditional_attention import attention_weights, conditional_attention_reference
 
 
@@ -28,9 +28,14 @@ def project(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
     return torch.split(F.linear(x, weight, bias), [linear.out_features for linear in linears], dim=-1)
 
 
-def attention_mask(padding: Tensor | None) -> Tensor | None:
-    """(B, S), True where padded -> (B, 1, 1, S), True where a key counts, as PyTorch has it."""
-    return None if padding is None else ~padding[:, None, None, :]
+def attention_mask(padding: KeyMask | None) -> Tensor | None:
+    """(B, 1, 1, S), True where a key counts, as PyTorch has it."""
+    return None if padding is None else ~padding.padding[:, None, None, :]
+
+
+def padded_keys(padding: KeyMask | None) -> Tensor | None:
+    """(B, S), True where padded."""
+    return None if padding is None else padding.padding
 
 
 class AttentionMaps(NamedTuple):
@@ -41,9 +46,11 @@ class AttentionMaps(NamedTuple):
     combined: Tensor
 
 
-def single_weights(query: Tensor, key: Tensor, padding: Tensor | None, scale: float | None = None) -> Tensor:
+def single_weights(query: Tensor, key: Tensor, padding: KeyMask | None, scale: float | None = None) -> Tensor:
     """The weights (B, H, N, S) that one kind of query and key leads to: (B, H, N, d), (B, H, S, d)."""
-    return attention_weights(query, query[..., :0], key, key[..., :0], key_padding_mask=padding, scale=scale)
+    return attention_weights(
+        query, query[..., :0], key, key[..., :0], key_padding_mask=padded_keys(padding), scale=scale
+    )
 
 
 class HeadProjections(nn.Module):
@@ -62,22 +69,30 @@ class HeadProjections(nn.Module):
 
 
 class SelfAttention(HeadProjections):
-    """Multi-head self-attention: positions are added to queries and keys, not to values."""
+    """Multi-head self-attention: positions are added to queries and keys, not to values.
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Args: x (B, S, d_model); position (B or 1, S, d_model); padding (B, S) bool, True where padded, or None."""
+    With padding PyTorch cannot take its flash kernels. The fused kernels of conditional attention then serve, without a
+    spatial part.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float, *, fused: bool = False) -> None:
+        super().__init__(d_model, num_heads, dropout)
+        self.fused = fused
+
+    def forward(self, x: Tensor, position: Tensor, padding: KeyMask | None = None) -> Tensor:
+        """Args: x (B, S, d_model); position (B or 1, S, d_model); padding of the (B, S) positions, or None."""
         query, key = project(x + position, self.q_proj, self.k_proj)
-        return self.out_proj(
-            merge_heads(
-                F.scaled_dot_product_attention(
-                    split_heads(query, self.num_heads),
-                    split_heads(key, self.num_heads),
-                    split_heads(self.v_proj(x), self.num_heads),
-                    attn_mask=attention_mask(padding),
-                    dropout_p=self.dropout if self.training else 0.0,
-                )
+        query, key, value = (split_heads(sequence, self.num_heads) for sequence in (query, key, self.v_proj(x)))
+        return self.out_proj(merge_heads(self._attend(query, key, value, padding)))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, padding: KeyMask | None) -> Tensor:
+        dropout_p = self.dropout if self.training else 0.0
+        if self.fused and padding is not None and padding.prepared is not None:
+            nothing = query[..., :0], key[..., :0]
+            return conditional_attention(
+                query, nothing[0], key, nothing[1], value, key_padding_mask=padding, dropout_p=dropout_p
             )
-        )
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask(padding), dropout_p=dropout_p)
 
 
 class QuerySelfAttention(nn.Module):
@@ -130,7 +145,7 @@ class ConditionalCrossAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        self.attention = conditional_attention if fused else conditional_attention_reference
+        self.fused = fused
         self.q_content_proj = nn.Linear(d_model, d_model)
         self.q_pos_proj = nn.Linear(d_model, d_model) if first else None
         self.q_spatial_proj = nn.Linear(d_model, d_model)
@@ -147,7 +162,7 @@ class ConditionalCrossAttention(nn.Module):
         query_spatial: Tensor,
         memory: Tensor,
         position: ImagePosition,
-        padding: Tensor | None,
+        padding: KeyMask | None,
     ) -> Tensor:
         """Cross-attention from N queries to S image positions.
 
@@ -157,11 +172,16 @@ class ConditionalCrossAttention(nn.Module):
             query_spatial: (B or 1, N, d_model) spatial queries p_q = lambda(f) * PE(sigmoid(s)).
             memory: (B, S, d_model) encoder output.
             position: of the image features.
-            padding: (B, S) bool, True where padded, or None.
+            padding: of the (B, S) positions, or None.
         """
         dropout_p = self.dropout if self.training else 0.0
         heads = self._heads(x, query_pos, query_spatial, memory, position)
-        return self.out_proj(merge_heads(self.attention(*heads, key_padding_mask=padding, dropout_p=dropout_p)))
+        if self.fused:
+            out = conditional_attention(*heads, key_padding_mask=padding, dropout_p=dropout_p)
+        else:
+            mask = padded_keys(padding)
+            out = conditional_attention_reference(*heads, key_padding_mask=mask, dropout_p=dropout_p)
+        return self.out_proj(merge_heads(out))
 
     def maps(
         self,
@@ -170,12 +190,12 @@ class ConditionalCrossAttention(nn.Module):
         query_spatial: Tensor,
         memory: Tensor,
         position: ImagePosition,
-        padding: Tensor | None,
+        padding: KeyMask | None,
     ) -> AttentionMaps:
         """The weights that the same arguments lead to, and those of content and of position alone."""
         heads = self._heads(x, query_pos, query_spatial, memory, position)[:4]
         q_content, q_spatial, k_content, k_spatial = heads
-        combined = attention_weights(*heads, key_padding_mask=padding)
+        combined = attention_weights(*heads, key_padding_mask=padded_keys(padding))
         if self.q_pos_proj is not None:  # added so that the keys need not be
             q_spatial = q_spatial - q_content
         scale = (2 * q_content.shape[-1]) ** -0.5

@@ -10,6 +10,7 @@ from cond_detr.config import ModelConfig
 from cond_detr.models.attention import ConditionalCrossAttention, QuerySelfAttention
 from cond_detr.models.position_encoding import ImagePosition, point_embedding
 from cond_detr.models.spatial_query import SpatialQuery
+from cond_detr_kernels import KeyMask
 
 
 class DecoderLayer(nn.Module):
@@ -63,7 +64,7 @@ class ConditionalDecoder(nn.Module):
         self.spatial_query = SpatialQuery(m.spatial_query, m.projection, m.d_model, m.num_heads, m.decoder_layers)
 
     def forward(
-        self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
+        self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
     ) -> Tensor:
         """Decodes N object queries; the normed output of every layer (L, B, N, d_model).
 
@@ -72,7 +73,7 @@ class ConditionalDecoder(nn.Module):
             reference: (1, N, 2) reference points in [0, 1].
             memory: (B, S, d_model) encoder output.
             position: of the image features.
-            padding: (B, S) bool, True where padded, or None.
+            padding: of the (B, S) positions, or None.
         """
         embedding = point_embedding(reference, query_pos.shape[-1]).to(query_pos.dtype)
         x = torch.zeros_like(query_pos)

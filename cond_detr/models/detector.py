@@ -21,8 +21,10 @@ from cond_detr.models.mlp import MLP
 from cond_detr.models.position_encoding import image_position
 from cond_detr.models.reference_point import ReferencePoint
 from cond_detr.models.resnet import LAYOUTS, ResNet
+from cond_detr.precision import fp32_products
 from cond_detr.predictions import Detections, Predictions, check_threshold, detections
 from cond_detr.settings import DERIVED, SETTINGS, configure, known
+from cond_detr_kernels import KeyMask, prepare_key_mask
 
 # Every class starts with this score, so that the many background queries do not swamp the first focal losses
 PRIOR_SCORE = 0.01
@@ -53,6 +55,11 @@ def check(m: ModelConfig) -> None:
         )
 
 
+def padded_positions(padding: Tensor, *, fused: bool) -> KeyMask:
+    """(B, S) bool, True where padded: for all layers, in the form of the fused kernels if these are used."""
+    return prepare_key_mask(padding) if fused else KeyMask(padding)
+
+
 class Detector(nn.Module):
     """A detector of a kind that a subclass is.
 
@@ -79,7 +86,7 @@ class Detector(nn.Module):
         self.backbone = ResNet(LAYOUTS[m.backbone], m.dilation)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.input_proj = nn.Conv2d(self.backbone.channels, m.d_model, 1)
-        self.encoder = Encoder(m.encoder_layers, m.d_model, m.num_heads, m.ffn_dim, m.dropout)
+        self.encoder = Encoder(m.encoder_layers, m.d_model, m.num_heads, m.ffn_dim, m.dropout, fused=m.fused_attn)
         self.query_embed = nn.Embedding(m.num_queries, m.d_model)
         reference_point = m.reference_point if uses_reference_point(m) else "origin"
         self.reference_point = ReferencePoint(reference_point, m.num_queries, m.d_model)
@@ -202,7 +209,7 @@ class Detector(nn.Module):
             position = image_position(torch.zeros(1, height, width, dtype=torch.bool, device=images.device), d_model)
         else:
             padding = F.interpolate(padding[:, None].float(), size=(height, width))[:, 0].bool()
-            mask = padding.flatten(1)
+            mask = padded_positions(padding.flatten(1), fused=self.config.model.fused_attn)
             position = image_position(padding, d_model)
         memory = self.encoder(features.flatten(2).transpose(1, 2), position.dense(), mask)
         query_pos = self.query_embed.weight[None]
@@ -253,7 +260,8 @@ class Detector(nn.Module):
         pixels = torch.stack([to_network_input(image, data.image_size, data.max_size) for image in images])
         modes = [(module, module.training) for module in self.modules()]
         try:
-            predictions = self.eval()(pixels.to(weight.device))
+            with fp32_products(self.config.train.matmul_precision, weight.device):
+                predictions = self.eval()(pixels.to(weight.device))
         finally:
             for module, mode in modes:
                 module.training = mode

@@ -19,13 +19,14 @@ from cond_detr.models.attention import (
 from cond_detr.models.decoder import DecoderLayer
 from cond_detr.models.detector import Detector
 from cond_detr.models.position_encoding import ImagePosition
+from cond_detr_kernels import KeyMask
 
 
 class AddedCrossAttention(HeadProjections):
     """Multi-head attention to the image: score = (content query + object query) . (content key + spatial key)."""
 
     def forward(
-        self, x: Tensor, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
+        self, x: Tensor, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
     ) -> Tensor:
         """As :class:`cond_detr.models.attention.ConditionalCrossAttention`, without a spatial query."""
         out = F.scaled_dot_product_attention(
@@ -38,7 +39,7 @@ class AddedCrossAttention(HeadProjections):
         return self.out_proj(merge_heads(out))
 
     def maps(
-        self, x: Tensor, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
+        self, x: Tensor, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
     ) -> AttentionMaps:
         """The weights that the same arguments lead to, and those of content and of position alone."""
 
@@ -68,7 +69,7 @@ class DETRDecoder(nn.Module):
         self.norm = nn.LayerNorm(m.d_model)
 
     def forward(
-        self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: Tensor | None
+        self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
     ) -> Tensor:
         """As :class:`cond_detr.models.decoder.ConditionalDecoder`."""
         x = torch.zeros_like(query_pos).expand(memory.shape[0], -1, -1)

@@ -4,21 +4,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cond_detr.models.attention import SelfAttention
+from cond_detr_kernels import KeyMask
 
 
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward network, each with dropout, residual and layer norm."""
 
-    def __init__(self, d_model: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(self, d_model: int, num_heads: int, ffn_dim: int, dropout: float, *, fused: bool) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(d_model, num_heads, dropout)
+        self.self_attn = SelfAttention(d_model, num_heads, dropout, fused=fused)
         self.norm1 = nn.LayerNorm(d_model)
         self.linear1 = nn.Linear(d_model, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, padding: KeyMask | None) -> Tensor:
         x = self.norm1(x + self.dropout(self.self_attn(x, position, padding)))
         hidden = self.dropout(F.relu_(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
@@ -27,12 +28,16 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of encoder layers without a final norm: (B, S, d_model) -> (B, S, d_model)."""
 
-    def __init__(self, num_layers: int, d_model: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(
+        self, num_layers: int, d_model: int, num_heads: int, ffn_dim: int, dropout: float, *, fused: bool = False
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(d_model, num_heads, ffn_dim, dropout) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            EncoderLayer(d_model, num_heads, ffn_dim, dropout, fused=fused) for _ in range(num_layers)
+        )
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Args: x (B, S, d_model); position (B or 1, S, d_model); padding (B, S) bool, True where padded, or None."""
+    def forward(self, x: Tensor, position: Tensor, padding: KeyMask | None) -> Tensor:
+        """Args: x (B, S, d_model); position (B or 1, S, d_model); padding of the (B, S) positions, or None."""
         for layer in self.layers:
             x = layer(x, position, padding)
         return x

@@ -5,10 +5,12 @@ Training on a CPU does not come here but goes through PyTorch's attention, which
 
 import math
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from cond_detr_kernels.conditional_attention.problem import LOG2_E, Problem
-from cond_detr_kernels.conditional_attention.reference import drop_threshold, dropped_reference
+from cond_detr_kernels.conditional_attention.problem import LOG2_E, MASK_CHUNK, MASK_STRETCH, Problem
+from cond_detr_kernels.conditional_attention.reference import dropped_reference, head_thresholds
 
 
 def forward(problem: Problem) -> tuple[Tensor, Tensor]:
@@ -46,9 +48,9 @@ def backward(problem: Problem, out: Tensor, lse: Tensor, grad_out: Tensor) -> li
 def _scores(problem: Problem) -> Tensor:
     content = problem.q_content.float() @ problem.k_content.float().mT
     scores = problem.scale * (content + problem.q_spatial.float() @ problem.k_spatial.float().mT)
-    if problem.key_padding_mask is None:
+    if problem.key_mask is None:
         return scores
-    return scores.masked_fill(problem.key_padding_mask[:, None, None, :], -math.inf)
+    return scores + problem.key_mask[:, None, None, : problem.sizes[3]]
 
 
 def _kept(problem: Problem) -> Tensor:
@@ -56,6 +58,24 @@ def _kept(problem: Problem) -> Tensor:
     batch, heads, queries, keys = problem.sizes
     if problem.seed is None or not all(problem.sizes):
         return problem.value.new_ones(())
-    dropped = dropped_reference(int(problem.seed), batch * heads, queries, keys, problem.dropout_p)
-    factor = 65536 / (65536 - drop_threshold(problem.dropout_p))
-    return (~dropped).view(batch, heads, queries, keys).to(problem.value.device) * factor
+    seed = int(problem.seed)
+    device = problem.value.device
+    dropped = dropped_reference(seed, batch * heads, queries, keys, problem.dropout_p, device)
+    factor = 256 / (256 - head_thresholds(seed, batch * heads, problem.dropout_p, device))
+    return (~dropped * factor).view(batch, heads, queries, keys)
+
+
+def prepare_mask(mask: Tensor) -> Tensor:
+    """A (B, S) bool mask as the kernels take it: (B, mask_width(S)) fp32.
+
+    For each image: a bias for each key, 0 for those that count, minus infinity for masked ones and behind the last key;
+    flags, 1 for stretches of keys where the bias is not all zero; one more than the last key that counts.
+    """
+    batch, keys = mask.shape
+    chunks = -(-keys // MASK_CHUNK)
+    masked = F.pad(mask, (0, chunks * MASK_CHUNK - keys), value=True)
+    bias = torch.zeros(masked.shape, device=mask.device).masked_fill(masked, -math.inf)
+    flags = masked.view(batch, chunks * MASK_CHUNK // MASK_STRETCH, MASK_STRETCH).any(-1).float()
+    numbers = torch.arange(1, keys + 1, device=mask.device)
+    end = F.pad(numbers * ~mask, (1, 0)).amax(-1, keepdim=True).float()
+    return torch.cat([bias, flags, end], dim=1)

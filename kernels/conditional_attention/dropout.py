@@ -1,9 +1,13 @@
 """Which attention weights dropout keeps: a function of (seed, head, query, key), so forward and backward agree.
 
 The random bits are Philox 2x32 with 7 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). One
-evaluation yields four draws of 16 bits. They serve the weights whose query and key differ in bit 3 only: in the
-register layouts of tensor cores one thread holds all four of them, in the tile of the forward kernel as in the
-transposed tile of the backward kernel, so the compiler evaluates the rounds once for four weights.
+evaluation yields eight draws of 8 bits, for the weights whose query differs in bit 3 and whose key differs in bits 3
+and 4 only. In the register layouts of tensor cores one thread of the forward kernel holds all eight of them, and in the
+transposed tile of the backward kernel four, so the compiler evaluates the rounds once for eight or four weights.
+
+A draw of 8 bits alone could only have probabilities that are multiples of 1/256. So each head has a threshold of its
+own, one of the two multiples around the probability, drawn so that the mean over heads is right, and scales what it
+keeps by its own factor.
 """
 
 import triton
@@ -17,22 +21,39 @@ _ROUNDS = tl.constexpr(PHILOX_ROUNDS)
 
 
 @triton.jit
-def dropped(seed, head, first_query, first_key, in_query, in_key, threshold):
-    """Whether the weights of a tile are dropped; ``dropped_reference`` in reference.py says the same.
-
-    ``first_query`` and ``first_key`` are multiples of 16. ``in_query`` and ``in_key`` count from them and broadcast to
-    the tile; kept apart from where the tile begins, so that the compiler sees which weights share their draws.
-    """
-    high = ((in_query & ~8) + (first_query + (head << 16))).to(tl.uint32)
-    low = ((in_key & ~8) + first_key).to(tl.uint32)
-    high, low = tl.broadcast(high, low)
+def philox(low, high, seed):
+    """Two random words for each counter, all uint32."""
     key = seed.to(tl.uint32)
     for _ in tl.static_range(_ROUNDS):
         product = low.to(tl.uint64) * _MULTIPLIER
         low = (product >> 32).to(tl.uint32) ^ key ^ high
         high = product.to(tl.uint32)
         key += _KEY_STEP
-    word = tl.where((in_query & 8) == 0, low, high)
-    # one of the halves of the word becomes its upper half, which decides
-    draw = tl.where((in_key & 8) == 0, word << 16, word)
-    return draw < (threshold << 16).to(tl.uint32)
+    return low, high
+
+
+@triton.jit
+def head_threshold(seed, head, threshold):
+    """Draws of a head below this, of 256, drop their weight. ``threshold`` is the probability in units of 2**-16."""
+    # no weight has this counter: no key has the number 2**32 - 1
+    low, _ = philox((head | -1).to(tl.uint32), head.to(tl.uint32), seed)
+    more = (low >> 24).to(tl.int32) < (threshold & 255)
+    return tl.minimum((threshold >> 8) + more.to(tl.int32), 255)
+
+
+@triton.jit
+def dropped(seed, head, first_query, first_key, in_query, in_key, threshold):
+    """Whether the weights of a tile are dropped; ``dropped_reference`` in reference.py says the same.
+
+    ``first_query`` is a multiple of 16, ``first_key`` of 32 or, if ``in_key`` stays below 16, of 16. ``in_query`` and
+    ``in_key`` count from them and broadcast to the tile; kept apart from where the tile begins, so that the compiler
+    sees which weights share their draws. ``threshold`` is the head's.
+    """
+    high = ((in_query & ~8) + (first_query + (head << 16))).to(tl.uint32)
+    low = ((in_key & ~24) + (first_key & ~24)).to(tl.uint32)
+    high, low = tl.broadcast(high, low)
+    low, high = philox(low, high, seed)
+    word = tl.where(((in_key ^ first_key) & 16) == 0, low, high)
+    # the byte that decides becomes the uppermost
+    draw = word << ((in_query & 8) + 2 * (in_key & 8)).to(tl.uint32)
+    return draw < (threshold << 24).to(tl.uint32)

@@ -3,10 +3,9 @@
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
-from cond_detr_kernels.conditional_attention.problem import LOG2_E, ROW_PADDING, Problem
+from cond_detr_kernels.conditional_attention.problem import LOG2_E, ROW_PADDING, Problem, mask_width
 from cond_detr_kernels.conditional_attention.reference import drop_threshold
 
 # Multiply-adds in one instruction: Triton's default changed in 3.9; without them a score costs an instruction more
@@ -30,7 +29,7 @@ class Launch(NamedTuple):
 
 def column_block(dim: int) -> int:
     """A head dim rounded up to what tensor cores take."""
-    return max(16, triton.next_power_of_2(dim))
+    return max(16, 1 << (dim - 1).bit_length())
 
 
 def dot_precision(dtype: torch.dtype) -> str:
@@ -40,36 +39,29 @@ def dot_precision(dtype: torch.dtype) -> str:
     return "ieee" if exact else "tf32"
 
 
-def views(**tensors: Tensor) -> dict[str, Any]:
-    """Kernel arguments: each tensor under its name, its strides under that name and ``_strides``."""
-    return tensors | {f"{name}_strides": tensor.stride() for name, tensor in tensors.items()}
+def view(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """A tensor as kernels take it."""
+    return tensor, tensor.stride()
 
 
-def head_dims(problem: Problem) -> dict[str, int]:
-    content, spatial, value = problem.dims
+def head_dims(problem: Problem) -> dict[str, Any]:
+    """Content, spatial and value dim, and what these are filled up to."""
     return {
-        "CONTENT_DIM": content,
-        "SPATIAL_DIM": spatial,
-        "VALUE_DIM": value,
-        "CONTENT_BLOCK": column_block(content),
-        "SPATIAL_BLOCK": column_block(spatial),
-        "VALUE_BLOCK": column_block(value),
+        "DIMS": problem.dims,
+        "BLOCKS": tuple(map(column_block, problem.dims)),
         "ROW_PADDING": ROW_PADDING,
     }
 
 
-def scoring(problem: Problem, key_mask: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of every kernel that computes scores; ``key_mask`` are those that masking.py prepares."""
+def scoring(problem: Problem) -> dict[str, Any]:
+    """Arguments of every kernel that computes scores."""
     _, heads, queries, keys = problem.sizes
     return {
-        **views(
-            q_content=problem.q_content,
-            q_spatial=problem.q_spatial,
-            k_content=problem.k_content,
-            k_spatial=problem.k_spatial,
-            value=problem.value,
-        ),
-        **key_mask,
+        "q": (view(problem.q_content), view(problem.q_spatial)),
+        "k": (view(problem.k_content), view(problem.k_spatial)),
+        "value": view(problem.value),
+        "mask": problem.key_mask,
+        "mask_width": mask_width(keys),
         "seed": problem.seed,
         "drop_below": drop_threshold(problem.dropout_p),
         "heads": heads,
@@ -77,6 +69,5 @@ def scoring(problem: Problem, key_mask: dict[str, Any]) -> dict[str, Any]:
         "keys": keys,
         "scale_log2": problem.scale * LOG2_E,
         **head_dims(problem),
-        "DROPOUT": problem.dropout_p > 0,
         "PRECISION": dot_precision(problem.value.dtype),
     }

@@ -1,12 +1,13 @@
 """Conditional cross-attention by the fastest path there is for the tensors at hand."""
 
 import math
-from typing import Literal, TypeAlias, cast, overload
+from typing import Literal, NamedTuple, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
 
 from cond_detr_kernels.checks import check_same, check_shape
+from cond_detr_kernels.conditional_attention import measured
 from cond_detr_kernels.conditional_attention.operator import HAS_TRITON, DifferentiableAttention
 from cond_detr_kernels.conditional_attention.pytorch import pytorch_attention
 from cond_detr_kernels.conditional_attention.reference import attention_weights
@@ -19,12 +20,40 @@ Operands: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _NAMES = ("q_content", "q_spatial", "k_content", "k_spatial", "value")
 
 
+class KeyMask(NamedTuple):
+    """Keys that nobody may look at, as :func:`prepare_key_mask` makes it.
+
+    Attributes:
+        padding: (B, S) bool, True for those keys.
+        prepared: the same in the form of the kernels, where there are kernels.
+    """
+
+    padding: Tensor
+    prepared: Tensor | None = None
+
+
+def prepare_key_mask(padding: Tensor) -> KeyMask:
+    """Prepares a mask once, for every layer and direction that attends to the same keys.
+
+    Args:
+        padding: (B, S) bool, True for keys that nobody may look at.
+
+    Raises:
+        ValueError: it has another shape or dtype.
+    """
+    _check_mask(padding, None, None)
+    return KeyMask(padding, torch.ops.cond_detr.prepare_key_mask(padding) if _has_kernels(padding.device) else None)
+
+
 def attention_path(device: torch.device) -> str:
     """Says, for people, which implementation :func:`conditional_attention` uses on a device."""
     why = ""
     if device.type == "cuda":
-        if HAS_TRITON and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY:
-            return "Triton kernels"
+        if _has_kernels(device):
+            table = measured.table_of(device.index or 0)
+            if table is None:
+                return "Triton kernels (not tuned on this GPU: python -m cond_detr_kernels.tune)"
+            return f"what was measured fastest of Triton kernels and PyTorch ({measured.table_path(device)})"
         why = " (the GPU is older than the kernels take)" if HAS_TRITON else " (Triton is not installed)"
     return f"PyTorch on {device.type}, plain or scaled_dot_product_attention by what is faster{why}"
 
@@ -37,7 +66,7 @@ def conditional_attention(
     k_spatial: Tensor,
     value: Tensor,
     *,
-    key_padding_mask: Tensor | None = None,
+    key_padding_mask: Tensor | KeyMask | None = None,
     dropout_p: float = 0.0,
     scale: float | None = None,
     deterministic: bool | None = None,
@@ -53,7 +82,7 @@ def conditional_attention(
     k_spatial: Tensor,
     value: Tensor,
     *,
-    key_padding_mask: Tensor | None = None,
+    key_padding_mask: Tensor | KeyMask | None = None,
     dropout_p: float = 0.0,
     scale: float | None = None,
     deterministic: bool | None = None,
@@ -68,7 +97,7 @@ def conditional_attention(
     k_spatial: Tensor,
     value: Tensor,
     *,
-    key_padding_mask: Tensor | None = None,
+    key_padding_mask: Tensor | KeyMask | None = None,
     dropout_p: float = 0.0,
     scale: float | None = None,
     deterministic: bool | None = None,
@@ -77,18 +106,20 @@ def conditional_attention(
     """softmax((q_content . k_content + q_spatial . k_spatial) * scale) value, per head (Conditional DETR, section 3.3).
 
     On a CUDA device of compute capability 8.0 or later these are fused Triton kernels, forward and backward; on
-    others, and for float64 or heads wider than 128, the faster of PyTorch's ways. Under autocast the operands are cast
-    as PyTorch casts those of its own attention.
+    others, and for float64 or heads wider than 128, the faster of PyTorch's ways. After
+    ``python -m cond_detr_kernels.tune`` it is what that measured to be fastest on the GPU. Under autocast the operands
+    are cast as PyTorch casts those of its own attention.
 
     Args:
         q_content, q_spatial: (B, H, N, Dc) and (B, H, N, Ds) queries; views of any strides.
         k_content, k_spatial: (B, H, S, Dc) and (B, H, S, Ds) keys.
         value: (B, H, S, Dv).
-        key_padding_mask: (B, S) bool, True for keys that nobody may look at. Queries whose keys are all masked get 0,
-            and zero gradients.
-        dropout_p: probability in [0, 1) with which attention weights are dropped (and the others scaled up); the
-            kernels round it to a multiple of 2**-16. The draws follow torch's generator of the device. The caller
-            passes 0 in evaluation.
+        key_padding_mask: (B, S) bool, True for keys that nobody may look at, or what :func:`prepare_key_mask` makes
+            of that, once for all calls with the same keys. Queries whose keys are all masked get 0, and zero gradients.
+        dropout_p: probability in [0, 1) with which attention weights are dropped (and the others scaled up). The
+            kernels drop in each head one of the two multiples of 2**-8 around it, drawn so that the mean over heads is
+            ``dropout_p``, to 2**-16; more than 255 of 256 they never drop. The draws follow torch's generator of the
+            device. The caller passes 0 in evaluation.
         scale: positive factor of the scores; (Dc + Ds) ** -0.5 if None.
         deterministic: how the kernels compute gradients: True for the same bits every time, False for one pass with
             atomic additions, None for the faster, but the former under ``torch.use_deterministic_algorithms``.
@@ -103,17 +134,23 @@ def conditional_attention(
             positive.
     """
     tensors = _autocasted(q_content, q_spatial, k_content, k_spatial, value)
+    prepared = None
+    if isinstance(key_padding_mask, KeyMask):
+        key_padding_mask, prepared = key_padding_mask
     if scale is None:
         scale = (q_content.shape[-1] + q_spatial.shape[-1]) ** -0.5
     _check(tensors, key_padding_mask, dropout_p, scale)
-    if _fits_kernels(tensors):
+    backend = _measured_backend(tensors, key_padding_mask is not None, dropout_p, deterministic)
+    if backend is None and _fits_kernels(tensors):
         seed = None
         if dropout_p > 0:
             # drawn on the device: no synchronisation, and a CUDA graph draws anew at each replay
             seed = torch.randint(2**31, (1,), device=q_content.device)
-        out = DifferentiableAttention.apply(*tensors, key_padding_mask, seed, dropout_p, scale, deterministic)[0]
+        if prepared is None and key_padding_mask is not None:
+            prepared = torch.ops.cond_detr.prepare_key_mask(key_padding_mask)
+        out = DifferentiableAttention.apply(*tensors, prepared, seed, dropout_p, scale, deterministic)[0]
     else:
-        out = pytorch_attention(*tensors, key_padding_mask, dropout_p, scale)
+        out = pytorch_attention(*tensors, key_padding_mask, dropout_p, scale, backend)
     if not return_weights:
         return cast(Tensor, out)
     return out, attention_weights(*tensors[:4], key_padding_mask=key_padding_mask, scale=scale)
@@ -128,11 +165,35 @@ def _autocasted(*tensors: Tensor) -> Operands:
     return cast(Operands, tuple(casted))
 
 
+def _has_kernels(device: torch.device) -> bool:
+    return HAS_TRITON and device.type == "cuda" and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
+
+
+def is_cuda(tensor: Tensor) -> bool:
+    return tensor.is_cuda
+
+
+def _measured_backend(tensors: Operands, masked: bool, dropout_p: float, deterministic: bool | None) -> str | None:
+    """The backend of PyTorch's attention that was measured to be faster than the kernels on this GPU, if one was."""
+    if not is_cuda(tensors[0]) or deterministic or torch.are_deterministic_algorithms_enabled():
+        return None
+    if torch.compiler.is_compiling():  # sizes may be symbols then
+        return None
+    training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    situation = measured.situation_of(
+        tensors[0], tensors[1], tensors[4], masked=masked, dropout_p=dropout_p, training=training
+    )
+    found = measured.find(tensors[0].device, situation)
+    return None if found is None or found.path == measured.KERNELS else found.path
+
+
 def _fits_kernels(tensors: Operands) -> bool:
     query = tensors[0]
-    if not (HAS_TRITON and query.is_cuda and torch.cuda.get_device_capability(query.device) >= MIN_CAPABILITY):
-        return False
-    return query.dtype in KERNEL_DTYPES and all(tensor.shape[3] <= MAX_HEAD_DIM for tensor in tensors)
+    return (
+        _has_kernels(query.device)
+        and query.dtype in KERNEL_DTYPES
+        and all(tensor.shape[3] <= MAX_HEAD_DIM for tensor in tensors)
+    )
 
 
 def _check(tensors: Operands, key_padding_mask: Tensor | None, dropout_p: float, scale: float) -> None:
@@ -149,11 +210,15 @@ def _check(tensors: Operands, key_padding_mask: Tensor | None, dropout_p: float,
     if not q_content.is_floating_point():
         raise ValueError(f"q_content must be a floating point tensor, got {q_content.dtype}")
     if key_padding_mask is not None:
-        check_shape("key_padding_mask", key_padding_mask, "(B, S)", (batch, keys))
+        _check_mask(key_padding_mask, batch, keys)
         check_same(("q_content", "key_padding_mask"), (q_content, key_padding_mask), "device")
-        if key_padding_mask.dtype != torch.bool:
-            raise ValueError(f"key_padding_mask must be a bool tensor, got {key_padding_mask.dtype}")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
     if not 0.0 < scale < math.inf:
         raise ValueError(f"scale must be positive and finite, got {scale}")
+
+
+def _check_mask(padding: Tensor, batch: int | None, keys: int | None) -> None:
+    check_shape("key_padding_mask", padding, "(B, S)", (batch, keys))
+    if padding.dtype != torch.bool:
+        raise ValueError(f"key_padding_mask must be a bool tensor, got {padding.dtype}")

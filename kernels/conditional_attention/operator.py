@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from cond_detr_kernels.conditional_attention import closed_form
-from cond_detr_kernels.conditional_attention.problem import Problem
+from cond_detr_kernels.conditional_attention.problem import Problem, mask_width
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 # tensors first, as Problem has them
 _PROBLEM = (
     "Tensor q_content, Tensor q_spatial, Tensor k_content, Tensor k_spatial, Tensor value, "
-    "Tensor? key_padding_mask, Tensor? seed, float dropout_p, float scale"
+    "Tensor? key_mask, Tensor? seed, float dropout_p, float scale"
 )
 _library = torch.library.Library("cond_detr", "FRAGMENT")
 _library.define(f"conditional_attention({_PROBLEM}, bool? deterministic) -> (Tensor, Tensor)")
@@ -23,8 +23,14 @@ _library.define(
     f"conditional_attention_backward(Tensor grad_out, {_PROBLEM}, Tensor out, Tensor lse, bool? deterministic) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+_library.define("prepare_key_mask(Tensor key_padding_mask) -> Tensor")
 _forward_op = torch.ops.cond_detr.conditional_attention.default
 _backward_op = torch.ops.cond_detr.conditional_attention_backward.default
+
+
+@torch.library.register_fake("cond_detr::prepare_key_mask", lib=_library)
+def _prepare_fake(mask: Tensor) -> Tensor:
+    return mask.new_empty(mask.shape[0], mask_width(mask.shape[1]), dtype=torch.float32)
 
 
 @torch.library.register_fake("cond_detr::conditional_attention", lib=_library)
@@ -103,6 +109,9 @@ def _vmap(op: Any) -> Any:
     return rule
 
 
+torch.library.register_vmap(
+    "cond_detr::prepare_key_mask", _vmap(torch.ops.cond_detr.prepare_key_mask.default), lib=_library
+)
 torch.library.register_vmap("cond_detr::conditional_attention", _vmap(_forward_op), lib=_library)
 torch.library.register_vmap("cond_detr::conditional_attention_backward", _vmap(_backward_op), lib=_library)
 
@@ -134,17 +143,28 @@ class AttentionGradient(torch.autograd.Function):
     vmap = staticmethod(_vmap(lambda *arguments: AttentionGradient.apply(*arguments)))
 
 
+@torch.library.impl("cond_detr::prepare_key_mask", ("CPU", "CUDA"), lib=_library)
+def _run_prepare(mask: Tensor) -> Tensor:
+    if not (_has_triton(mask) and mask.numel()):
+        return closed_form.prepare_mask(mask)
+    from cond_detr_kernels.conditional_attention.masking import prepare_launch
+
+    launch, prepared = prepare_launch(mask)
+    _run([launch], mask)
+    return prepared
+
+
 @torch.library.impl("cond_detr::conditional_attention", ("CPU", "CUDA"), lib=_library)
 def _run_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     problem = Problem(*arguments[:-1])
     if not _has_kernels(problem):
         return closed_form.forward(problem)
     from cond_detr_kernels.conditional_attention.forward import forward_launches
-    from cond_detr_kernels.conditional_attention.tuning import target_of
+    from cond_detr_kernels.conditional_attention.target import target_of
 
     target = target_of(problem)
     launches, out, lse = forward_launches(problem, target.tuning, target.multiprocessors)
-    _run(launches, problem)
+    _run(launches, problem.value)
     return out, lse
 
 
@@ -155,29 +175,33 @@ def _run_backward(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     if not _has_kernels(problem):
         return tuple(closed_form.backward(problem, out, lse, grad_out))
     from cond_detr_kernels.conditional_attention.backward import backward_launches
-    from cond_detr_kernels.conditional_attention.tuning import target_of
+    from cond_detr_kernels.conditional_attention.target import target_of
 
     tuning = target_of(problem).tuning
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled() or not tuning.one_pass
     launches, grad_queries, grad_keys = backward_launches(problem, out, lse, grad_out, tuning, deterministic)
-    _run(launches, problem)
-    dtype = problem.value.dtype
-    if grad_queries[0].dtype != dtype:
+    _run(launches, problem.value)
+    if not deterministic:  # sums in fp32, with room for whole tiles
         sums = grad_queries
+        dtype = problem.value.dtype
         grad_queries = [problem.new_like_heads(problem.sizes[2], total.shape[3], dtype) for total in sums]
         torch._foreach_copy_(grad_queries, sums)  # one launch for both
     return (*grad_queries, *grad_keys)
 
 
 def _has_kernels(problem: Problem) -> bool:
-    """Whether Triton runs on the problem's device, if only through its interpreter, and there is something to do."""
-    there = problem.value.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    return HAS_TRITON and there and all(problem.sizes)
+    """Whether Triton runs on the problem's device, and there is something to do."""
+    return _has_triton(problem.value) and all(problem.sizes)
 
 
-def _run(launches: list[Any], problem: Problem) -> None:
+def _has_triton(tensor: Tensor) -> bool:
+    """Whether Triton runs on a tensor's device, if only through its interpreter."""
+    return HAS_TRITON and (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+
+
+def _run(launches: list[Any], where: Tensor) -> None:
     # Triton launches on the current device
-    with torch.cuda.device_of(problem.value):
+    with torch.cuda.device_of(where):
         for launch in launches:
             launch.run()

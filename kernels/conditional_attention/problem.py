@@ -8,6 +8,15 @@ from torch import Tensor
 LOG2_E = 1.4426950408889634
 # Arrays with a number per query are filled up to a multiple of this, itself one of every block of queries
 ROW_PADDING = 128
+# Keys that the preparation of a mask looks at together, and that share a flag: multiples of every block of keys
+MASK_CHUNK = 1024
+MASK_STRETCH = 128
+
+
+def mask_width(keys: int) -> int:
+    """Numbers that a prepared mask has for an image."""
+    chunks = -(-keys // MASK_CHUNK)
+    return chunks * (MASK_CHUNK + MASK_CHUNK // MASK_STRETCH) + 1
 
 
 class Problem(NamedTuple):
@@ -18,7 +27,7 @@ class Problem(NamedTuple):
     k_content: Tensor
     k_spatial: Tensor
     value: Tensor
-    key_padding_mask: Tensor | None
+    key_mask: Tensor | None  # prepared, see masking.py
     seed: Tensor | None
     dropout_p: float
     scale: float

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cond_detr_kernels.conditional_attention.reference import conditional_attention_reference
 
@@ -10,6 +11,15 @@ from cond_detr_kernels.conditional_attention.reference import conditional_attent
 # 4200 keys; below, and with dropout, for which there is no such kernel, it is the slower by up to 1.3. With a mask it
 # always won, by up to 3.5 times.
 KEYS_FOR_FLASH = 2048
+
+
+# Backends of PyTorch's attention by name, in the order in which it prefers them
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 
 
 def pytorch_attention(
@@ -21,14 +31,22 @@ def pytorch_attention(
     key_padding_mask: Tensor | None,
     dropout_p: float,
     scale: float,
+    backend: str | None = None,
 ) -> Tensor:
-    """See :func:`cond_detr_kernels.conditional_attention`."""
+    """See :func:`cond_detr_kernels.conditional_attention`; ``backend`` is a key of BACKENDS, or PyTorch's choice."""
+    if backend is not None:
+        with sdpa_kernel(BACKENDS[backend]):
+            return pytorch_attention(
+                q_content, q_spatial, k_content, k_spatial, value, key_padding_mask, dropout_p, scale
+            )
     operands = (q_content, q_spatial, k_content, k_spatial, value)
     on_cpu = value.device.type == "cpu"
     if on_cpu and key_padding_mask is None and (dropout_p > 0 or value.shape[2] < KEYS_FOR_FLASH):
         return conditional_attention_reference(*operands, dropout_p=dropout_p, scale=scale)
-    query = torch.cat([q_content, q_spatial], dim=-1)
-    key = torch.cat([k_content, k_spatial], dim=-1)
+    query, key = q_content, k_content
+    if q_spatial.shape[-1] > 0:
+        query = torch.cat([q_content, q_spatial], dim=-1)
+        key = torch.cat([k_content, k_spatial], dim=-1)
     value_dim = value.shape[-1]
     if on_cpu and dropout_p == 0 and value_dim < query.shape[-1]:
         # the CPU's flash kernel wants equal head dims; padding the values for it is faster than going without

@@ -69,16 +69,28 @@ def philox(low: Tensor, high: Tensor, key: int) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def dropped_reference(seed: int, heads: int, queries: int, keys: int, dropout_p: float) -> Tensor:
+def head_thresholds(seed: int, heads: int, dropout_p: float, device: torch.device | None = None) -> Tensor:
+    """(heads, 1, 1) of 256 draws, how many the kernels drop in a head; their mean is that of ``drop_threshold``."""
+    threshold = drop_threshold(dropout_p)
+    head = torch.arange(heads, device=device)
+    word, _ = philox(torch.full_like(head, 0xFFFFFFFF), head, seed & 0xFFFFFFFF)
+    more = (word >> 24) < (threshold & 255)
+    return ((threshold >> 8) + more.long()).clamp(max=255)[:, None, None]
+
+
+def dropped_reference(
+    seed: int, heads: int, queries: int, keys: int, dropout_p: float, device: torch.device | None = None
+) -> Tensor:
     """Which weights the kernels drop for a seed: (heads, queries, keys) bool, heads counted over the batch.
 
-    One evaluation of Philox yields four draws of 16 bits, for the weights whose query and key differ in bit 3 only.
+    One evaluation of Philox yields eight draws of 8 bits, for the weights whose query differs in bit 3 and whose key
+    differs in bits 3 and 4 only.
     """
-    head = torch.arange(heads)[:, None, None]
-    query = torch.arange(queries)[:, None]
-    key = torch.arange(keys)
-    high, low = torch.broadcast_tensors((query & ~8) + (head << 16), key & ~8)
+    head = torch.arange(heads, device=device)[:, None, None]
+    query = torch.arange(queries, device=device)[:, None]
+    key = torch.arange(keys, device=device)
+    high, low = torch.broadcast_tensors(((query & ~8) + (head << 16)) & 0xFFFFFFFF, key & ~24)
     low, high = philox(low, high, seed & 0xFFFFFFFF)
-    word = torch.where((query & 8) == 0, low, high)
-    draw = torch.where((key & 8) == 0, word & 0xFFFF, word >> 16)
-    return draw < drop_threshold(dropout_p)
+    word = torch.where((key & 16) == 0, low, high)
+    draw = word >> (24 - (query & 8) - 2 * (key & 8)) & 255
+    return draw < head_thresholds(seed, heads, dropout_p, device)

@@ -1,16 +1,14 @@
-"""Launch configurations of the attention kernels, by architecture. Nothing is tuned at a user's first step.
+"""Launch configurations of the attention kernels, by architecture.
 
-To add an architecture: put its rows into the table, run ``benchmarks/kernel_report.py`` (nothing may spill), then
-``benchmarks/attn_bench.py`` on the device.
+This table is what serves where nothing was measured; ``python -m cond_detr_kernels.tune`` measures a GPU of yours, see
+measured.py. To add an architecture: put its rows into the table, run ``benchmarks/kernel_report.py`` (nothing may
+spill), then ``benchmarks/attn_bench.py`` on the device.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-
-from cond_detr_kernels.conditional_attention.launch import column_block
+from cond_detr_kernels.conditional_attention.launch import column_block, dot_precision
 from cond_detr_kernels.conditional_attention.problem import Problem
 
 # What a program of each architecture may keep in shared memory, bytes
@@ -31,26 +29,25 @@ class Tuning:
     """The configurations of one architecture, for operands of one size.
 
     Attributes:
-        forward: where programs of many queries fill the device.
-        forward_small: where they do not.
+        forward: of the forward kernel.
         backward_queries: gradients of queries, deterministic.
         backward_keys: gradients of keys and values, deterministic.
         backward: all gradients in one pass.
         one_pass: whether that is the faster way.
+        splits: among how many programs the forward kernel splits the keys; None for :func:`key_splits`.
     """
 
     forward: Blocks
-    forward_small: Blocks
     backward_queries: Blocks
     backward_keys: Blocks
     backward: Blocks
     one_pass: bool = True
+    splits: int | None = None
 
 
 # The paper's heads in half precision, on tensor cores of Ampere's kind
 _AMPERE_HALF = Tuning(
-    forward=Blocks(128, 128, 8, 3),
-    forward_small=Blocks(64, 128, 4, 2),
+    forward=Blocks(64, 128, 4, 2),
     backward_queries=Blocks(64, 64, 4, 2),
     backward_keys=Blocks(64, 128, 8, 2),
     backward=Blocks(32, 64, 4, 2),
@@ -58,8 +55,7 @@ _AMPERE_HALF = Tuning(
 )
 # The same in fp32, where 99 KB of shared memory are all there is
 _AMPERE_SINGLE = Tuning(
-    forward=Blocks(128, 64, 8, 2),
-    forward_small=Blocks(64, 128, 4, 2),
+    forward=Blocks(64, 64, 4, 2),
     backward_queries=Blocks(64, 64, 4, 2),
     backward_keys=Blocks(32, 64, 4, 2),
     backward=Blocks(32, 64, 4, 2),
@@ -68,36 +64,57 @@ _AMPERE_SINGLE = Tuning(
 # Wider heads, on any architecture
 _WIDE = Tuning(
     forward=Blocks(64, 32, 4, 2),
-    forward_small=Blocks(64, 32, 4, 2),
-    backward_queries=Blocks(32, 32, 4, 1),
+    backward_queries=Blocks(16, 32, 4, 1),
     backward_keys=Blocks(32, 32, 4, 1),
     backward=Blocks(16, 16, 4, 1),
     one_pass=False,
 )
 _WIDEST = Tuning(
-    forward=Blocks(32, 32, 4, 1),
-    forward_small=Blocks(32, 32, 4, 1),
+    forward=Blocks(16, 32, 4, 1),
     backward_queries=Blocks(16, 16, 4, 1),
-    backward_keys=Blocks(16, 16, 4, 1),
-    backward=Blocks(16, 16, 4, 1),
+    backward_keys=Blocks(16, 32, 8, 1),
+    backward=Blocks(16, 16, 8, 1),
     one_pass=False,
 )
+# fp32 products without tensor cores, as torch has it unless told otherwise: the same on any architecture. Small tiles,
+# for every operand of a product is held in registers
+_EXACT = {
+    384: Tuning(
+        forward=Blocks(64, 32, 4, 2),
+        backward_queries=Blocks(32, 32, 4, 2),
+        backward_keys=Blocks(32, 32, 4, 2),
+        backward=Blocks(32, 32, 4, 2),
+        one_pass=False,
+    ),
+    768: Tuning(
+        forward=Blocks(32, 32, 8, 1),
+        backward_queries=Blocks(32, 32, 8, 1),
+        backward_keys=Blocks(32, 32, 8, 1),
+        backward=Blocks(16, 32, 8, 1),
+        one_pass=False,
+    ),
+    1536: Tuning(
+        forward=Blocks(32, 32, 8, 1),
+        backward_queries=Blocks(16, 16, 8, 1),
+        backward_keys=Blocks(16, 32, 8, 1),
+        backward=Blocks(16, 16, 8, 1),
+        one_pass=False,
+    ),
+}
 # Per architecture: configurations for keys of up to so many bytes, content, spatial part and value together. 192 are
-# the paper's heads in half precision, 384 in fp32. Chosen by their registers, spills and instructions, as
-# benchmarks/kernel_report.py counts them; their speeds are not yet measured.
+# the paper's heads in half precision, 384 in fp32. Chosen by their registers, spills and instructions, and by how much
+# of a device they keep busy, as benchmarks/kernel_report.py counts these; their speeds are not yet measured.
 _TABLE: dict[int, dict[int, Tuning]] = {
     80: {192: _AMPERE_HALF, 384: _AMPERE_SINGLE, 768: _WIDE, 1536: _WIDEST},
     90: {
         192: Tuning(
-            forward=Blocks(128, 128, 8, 3),
-            forward_small=Blocks(64, 128, 4, 3),
+            forward=Blocks(64, 128, 4, 2),
             backward_queries=Blocks(64, 64, 4, 2),
             backward_keys=Blocks(64, 128, 8, 2),
-            backward=Blocks(64, 128, 8, 2),
+            backward=Blocks(64, 64, 4, 2),
         ),
         384: Tuning(
-            forward=Blocks(128, 128, 8, 3),
-            forward_small=Blocks(64, 128, 4, 2),
+            forward=Blocks(64, 128, 4, 2),
             backward_queries=Blocks(64, 64, 4, 2),
             backward_keys=Blocks(64, 128, 8, 2),
             backward=Blocks(32, 64, 4, 2),
@@ -107,15 +124,13 @@ _TABLE: dict[int, dict[int, Tuning]] = {
     },
     100: {
         192: Tuning(
-            forward=Blocks(128, 64, 8, 2),
-            forward_small=Blocks(64, 128, 4, 3),
+            forward=Blocks(64, 128, 4, 2),
             backward_queries=Blocks(64, 64, 4, 2),
             backward_keys=Blocks(64, 128, 8, 2),
             backward=Blocks(64, 128, 8, 2),
         ),
         384: Tuning(
-            forward=Blocks(128, 64, 8, 2),
-            forward_small=Blocks(64, 64, 4, 2),
+            forward=Blocks(64, 64, 4, 2),
             backward_queries=Blocks(64, 64, 8, 2),
             backward_keys=Blocks(64, 128, 8, 2),
             backward=Blocks(64, 64, 8, 2),
@@ -127,13 +142,14 @@ _TABLE: dict[int, dict[int, Tuning]] = {
 }
 
 
-def tuning_for(capability: int, row_bytes: int) -> Tuning:
-    """The configurations for a compute capability (90 is 9.0) and operands of a size.
+def tuning_for(capability: int, problem: Problem) -> Tuning:
+    """The table's configurations for a compute capability (90 is 9.0) and the operands' size and precision.
 
-    ``row_bytes`` are those of a key's content, spatial part and value together. An architecture that is not in the
-    table is served as the one before it.
+    An architecture that is not in the table is served as the one before it.
     """
-    rows = _TABLE[_row_of(capability)]
+    # of a key's content, spatial part and value together
+    row_bytes = problem.value.element_size() * sum(map(column_block, problem.dims))
+    rows = _EXACT if dot_precision(problem.value.dtype) == "ieee" else _TABLE[_row_of(capability)]
     return rows[min(size for size in rows if size >= row_bytes)]
 
 
@@ -142,25 +158,40 @@ def _row_of(capability: int) -> int:
     return max(arch for arch in _TABLE if arch <= max(capability, min(_TABLE)))
 
 
-class Target(NamedTuple):
-    """What a problem runs on."""
-
-    tuning: Tuning
-    multiprocessors: int
-
-
-def target_of(problem: Problem) -> Target:
-    row_bytes = problem.value.element_size() * sum(map(column_block, problem.dims))
-    if not problem.value.is_cuda:  # Triton's interpreter
-        return Target(tuning_for(90, row_bytes), multiprocessors=132)
-    capability, multiprocessors = _device(problem.value.get_device())
-    return Target(tuning_for(capability, row_bytes), multiprocessors)
+# What a split of the keys has to be worth: the launch that combines the parts, in scores that a multiprocessor computes
+# in that time (1.5 us, at 8 instructions a score and 4 * 32 of them per cycle, 1.7 GHz), and the traffic of one number
+# of a part, written and read, against what the device's memory carries per score of a multiprocessor
+COMBINE_SCORES = 40_000
+SCORES_PER_NUMBER = 0.07
+# What a program alone on a multiprocessor gets out of it; estimated, as all of these
+LONE_SHARE = 0.4
+# A program of fewer tiles spends most of its time on getting started
+LEAST_TILES = 3
 
 
-@functools.cache
-def _device(index: int) -> tuple[int, int]:
-    properties = torch.cuda.get_device_properties(index)
-    return 10 * properties.major + properties.minor, properties.multi_processor_count
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def key_splits(problem: Problem, blocks: Blocks, multiprocessors: int) -> int:
+    """Among how many programs to split the keys, so that the multiprocessor with most to do has least.
+
+    Programs are handed out one by one, so that one gets ceil(programs / multiprocessors) of them.
+    """
+    batch, heads, queries, keys = problem.sizes
+    programs = batch * heads * ceil_div(queries, blocks.queries)
+    tiles = ceil_div(keys, blocks.keys)
+
+    def cost(splits: int) -> float:
+        most = ceil_div(programs * splits, multiprocessors)
+        scores = float(most * ceil_div(tiles, splits) * blocks.queries * blocks.keys)
+        scores /= min(1.0, LONE_SHARE * most)
+        if splits == 1:
+            return scores
+        numbers = splits * batch * heads * queries * problem.dims[2]
+        return scores + COMBINE_SCORES + numbers * SCORES_PER_NUMBER
+
+    return min(range(1, max(1, tiles // LEAST_TILES) + 1), key=cost)
 
 
 def options(blocks: Blocks) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from cond_detr.models import build
 from cond_detr.models.position_encoding import ImagePosition
 from cond_detr.models.resnet import LAYOUTS, ResNet
 from cond_detr.naming import to_ours
+from cond_detr_kernels import KeyMask
 
 DEPTHS = {"r50": [3, 4, 6, 3], "dc5-r50": [3, 4, 6, 3], "r101": [3, 4, 23, 3], "dc5-r101": [3, 4, 23, 3]}
 NUM_CLASSES = 91
@@ -103,7 +104,7 @@ def test_decoder_attends_to_the_same_positions(kind: str) -> None:
         object_queries_position_embeddings=query_pos.expand(2, -1, -1),
     )
     reference = model.reference_point(query_pos).sigmoid()
-    outputs = model.decoder(query_pos, reference, memory, position, padding)
+    outputs = model.decoder(query_pos, reference, memory, position, KeyMask(padding))
     assert outputs[-1].std(1).mean() > 0.1  # queries come to different answers
     torch.testing.assert_close(outputs[-1], want.last_hidden_state, rtol=0, atol=1e-4)
     if kind != "detr":

@@ -15,8 +15,8 @@ from cond_detr_kernels.conditional_attention.forward import forward_launches
 from cond_detr_kernels.conditional_attention.launch import dot_precision
 from cond_detr_kernels.conditional_attention.operator import DifferentiableAttention
 from cond_detr_kernels.conditional_attention.problem import Problem
-from cond_detr_kernels.conditional_attention.reference import dropped_reference, philox
-from cond_detr_kernels.conditional_attention.tuning import target_of
+from cond_detr_kernels.conditional_attention.reference import dropped_reference, head_thresholds, philox
+from cond_detr_kernels.conditional_attention.target import target_of
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SEED = 123456789
@@ -43,6 +43,7 @@ SHAPES = {
     "wide": Shape(1, 1, 40, 150, 128, 128, 64),
     "not powers of two": Shape(2, 2, 25, 64, 12, 12, 12),
     "tile edges": Shape(1, 1, 128, 256, 32, 16, 32),
+    "content alone": Shape(2, 2, 150, 150, 32, 0, 32),
 }
 
 
@@ -59,7 +60,9 @@ def make_problem(shape: Shape, dtype: torch.dtype, mask: str = "none", dropout_p
     sizes = [(n, dc), (n, ds), (s, dc), (s, ds), (s, dv)]
     tensors = [torch.randn(b, length, h, dim, device=DEVICE).to(dtype).transpose(1, 2) for length, dim in sizes]
     seed = torch.tensor([SEED], device=DEVICE) if dropout_p else None
-    return Problem(*tensors, make_mask(shape, mask), seed, dropout_p, scale=(dc + ds) ** -0.5)
+    padding = make_mask(shape, mask)
+    key_mask = None if padding is None else torch.ops.cond_detr.prepare_key_mask(padding)
+    return Problem(*tensors, key_mask, seed, dropout_p, scale=(dc + ds) ** -0.5)
 
 
 def make_mask(shape: Shape, kind: str) -> Tensor | None:
@@ -83,15 +86,15 @@ def exact(problem: Problem, grad_out: Tensor) -> tuple[Tensor, list[Tensor]]:
     qc, qs, kc, ks, v = (x.detach().double().requires_grad_() for x in problem[:5])
     scores = problem.scale * (torch.einsum("bhnd,bhsd->bhns", qc, kc) + torch.einsum("bhnd,bhsd->bhns", qs, ks))
     weights = torch.exp(scores - scores.amax(-1, keepdim=True).detach())
-    if problem.key_padding_mask is not None:
-        weights = weights * (~problem.key_padding_mask)[:, None, None, :]
+    if problem.key_mask is not None:
+        weights = weights * (problem.key_mask[:, None, None, : kc.shape[2]] == 0)
     total = weights.sum(-1, keepdim=True)
     weights = weights / total.where(total > 0, torch.ones_like(total))
     if problem.dropout_p:
         batch, heads, queries, keys = problem.sizes
         dropped = dropped_reference(SEED, batch * heads, queries, keys, problem.dropout_p).to(DEVICE)
-        keep = 1 - min(round(problem.dropout_p * 65536), 65535) / 65536
-        weights = weights * ~dropped.view(batch, heads, queries, keys) / keep
+        keep = 1 - head_thresholds(SEED, batch * heads, problem.dropout_p).to(DEVICE) / 256
+        weights = weights * (~dropped / keep).view(batch, heads, queries, keys)
     out = torch.einsum("bhns,bhsd->bhnd", weights, v)
     grads = torch.autograd.grad((out * grad_out.double()).sum(), (qc, qs, kc, ks, v))
     return out.detach(), list(grads)
@@ -340,17 +343,38 @@ def test_philox_known_answers(counter: tuple[int, int], key: int, words: tuple[i
 
 
 def test_draws_look_independent() -> None:
-    """The rate of drops, and the correlation of a weight's drop with those of its neighbours."""
-    p = 0.1
-    drops = dropped_reference(SEED, 4, 512, 1024, p).double()
-    deviation = (p * (1 - p) / drops.numel()) ** 0.5
-    assert abs(drops.mean() - p) < 4 * deviation
-    centred = (drops - p) / (p * (1 - p)) ** 0.5
+    """The rate of drops in each head, and the correlation of a weight's drop with those of its neighbours."""
+    drops = dropped_reference(SEED, 4, 512, 1024, 0.1).double()
+    rates = head_thresholds(SEED, 4, 0.1) / 256
+    spread = (rates * (1 - rates)).sqrt()
+    assert ((drops.mean((1, 2), keepdim=True) - rates).abs() < 4 * spread / drops[0].numel() ** 0.5).all()
+    centred = (drops - rates) / spread
     for dim in (0, 1, 2):
-        for distance in (1, 2, 8, 16, 128):
+        for distance in (1, 2, 8, 16, 24, 128):
             if distance < drops.shape[dim]:
                 product = centred.narrow(dim, distance, drops.shape[dim] - distance) * centred.narrow(
                     dim, 0, drops.shape[dim] - distance
                 )
                 assert abs(product.mean()) < 4 / product.numel() ** 0.5, (dim, distance)
-    assert not torch.equal(drops, dropped_reference(SEED + 1, 4, 512, 1024, p).double())
+    assert not torch.equal(drops, dropped_reference(SEED + 1, 4, 512, 1024, 0.1).double())
+
+
+@pytest.mark.parametrize("p", [0.0, 1 / 65536, 0.001, 0.1, 0.25, 0.5, 0.99])
+def test_the_mean_over_heads_is_the_probability(p: float) -> None:
+    thresholds = head_thresholds(SEED, 100_000, p)
+    assert set(thresholds.unique().tolist()) <= {int(p * 256), min(int(p * 256) + 1, 255)}
+    assert abs(thresholds.double().mean() / 256 - p) < 2e-5
+
+
+@pytest.mark.parametrize("kind", ["random", "first keys", "right and bottom", "all of one image", "all"])
+@pytest.mark.parametrize("keys", [1, 127, 128, 1024, 1050])
+def test_prepared_masks(keys: int, kind: str) -> None:
+    """The kernel against the formula; masks of any strides."""
+    mask = make_mask(Shape(3, 1, 1, keys, 1, 1, 1), kind)
+    assert mask is not None
+    for view in (mask, mask.mT.contiguous().mT, mask[:1].expand(3, -1)):
+        prepared = torch.ops.cond_detr.prepare_key_mask(view)
+        assert torch.equal(prepared, closed_form.prepare_mask(view))
+        assert torch.equal(prepared[:, :keys] == 0, ~view)
+        assert prepared[:, -1].tolist() == [max([0, *((~row).nonzero()[:, 0] + 1).tolist()]) for row in view]
+    torch.library.opcheck(torch.ops.cond_detr.prepare_key_mask.default, (mask,))
