@@ -1,4 +1,4 @@
-"""Conditional cross-attention: the fused path against everything a user could take instead.
+"""Conditional cross-attention, and the encoder's self-attention: the fused path against what a user could take instead.
 
 Every implementation is first compared with the formula in fp64; one that is wrong is not timed. On a CUDA device calls
 are timed as CUDA graphs, so that small batches measure the device and not the launches.
@@ -8,23 +8,22 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from common import Row, arguments, interleaved, machine, percentiles, print_table, ratio_axis, timed, write_json
+from attn_alternatives import Attend, implementations
+from common import Record, Row, arguments, first_line, interleaved, machine, percentiles, print_table, ratio_axis, timed
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from cond_detr_kernels import attention_path, conditional_attention
+from cond_detr_kernels import attention_path
 from cond_detr_kernels.conditional_attention import conditional_attention_reference
 
 HEADS, QUERIES, DIM = 8, 300, 32
 COLUMNS = {
+    "attention": "",
     "impl": "",
     "batch": "d",
     "keys": "d",
@@ -60,129 +59,51 @@ SPEEDS = {"H200": Speeds(790e12, 395e12, 3.7e12, 4.3e12), "H100": Speeds(790e12,
 
 @dataclass(frozen=True)
 class Setting:
+    """A problem. ``attention`` is "cross", or "encoder": of every key to all, content alone."""
+
     batch: int
     keys: int
     dtype: torch.dtype
     dropout: float
     padded: bool
     backward: bool
+    attention: str = "cross"
+
+    @property
+    def queries(self) -> int:
+        return QUERIES if self.attention == "cross" else self.keys
+
+    @property
+    def parts(self) -> int:
+        """Of queries and keys: content and spatial part, or content alone."""
+        return 2 if self.attention == "cross" else 1
 
     @property
     def flop(self) -> float:
-        """Of the matrix products: three products of a head forward, eight more backward (scores computed again)."""
-        return 2.0 * self.batch * HEADS * QUERIES * self.keys * DIM * (3 + 8 * self.backward)
+        """Of the matrix products: a product for each part of the scores and one with the values; in the backward pass
+        the scores again, two products for each part, and two for the values."""
+        products = self.parts + 1 + self.backward * (3 * self.parts + 2)
+        return 2.0 * self.batch * HEADS * self.queries * self.keys * DIM * products
 
     def seconds_at_best(self, speeds: Speeds) -> float:
         """The slowest of matrix products, exponentials and memory."""
-        rows = QUERIES * 2 + self.keys * 3 + QUERIES
+        rows = (self.parts + 1) * (self.queries + self.keys)
         size = torch.finfo(self.dtype).bits // 8
         traffic = self.batch * HEADS * DIM * size * rows * (1 + 2 * self.backward)
-        exponentials = self.batch * HEADS * QUERIES * self.keys * (1 + self.backward)
+        exponentials = self.batch * HEADS * self.queries * self.keys * (1 + self.backward)
         flop = speeds.flop_half if size == 2 else speeds.flop_tf32
         return max(self.flop / flop, exponentials / speeds.exp, traffic / speeds.bytes)
 
 
-Attend = Callable[..., Tensor]
-
-
-def original(
-    q_content: Tensor,
-    q_spatial: Tensor,
-    k_content: Tensor,
-    k_spatial: Tensor,
-    value: Tensor,
-    *,
-    key_padding_mask: Tensor | None,
-    dropout_p: float,
-) -> Tensor:
-    """As DETR's published code computes it: concatenate, bmm, softmax, dropout, bmm, and the averaged weights."""
-    batch, heads = q_content.shape[:2]
-    query = torch.cat([q_content, q_spatial], -1).flatten(0, 1)
-    key = torch.cat([k_content, k_spatial], -1).flatten(0, 1)
-    scores = torch.bmm(query * query.shape[-1] ** -0.5, key.mT).unflatten(0, (batch, heads))
-    if key_padding_mask is not None:
-        scores = scores.masked_fill(key_padding_mask[:, None, None], -math.inf)
-    weights = F.dropout(F.softmax(scores, dim=-1), dropout_p)
-    out = torch.bmm(weights.flatten(0, 1), value.flatten(0, 1)).unflatten(0, (batch, heads))
-    weights.sum(dim=1).div_(heads)
-    return out
-
-
-def sdpa(
-    q_content: Tensor,
-    q_spatial: Tensor,
-    k_content: Tensor,
-    k_spatial: Tensor,
-    value: Tensor,
-    *,
-    key_padding_mask: Tensor | None,
-    dropout_p: float,
-    backend: SDPBackend,
-) -> Tensor:
-    query, key = torch.cat([q_content, q_spatial], -1), torch.cat([k_content, k_spatial], -1)
-    mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None]
-    value_dim = value.shape[-1]
-    if backend == SDPBackend.FLASH_ATTENTION:  # takes equal head dims only
-        value = F.pad(value, (0, query.shape[-1] - value_dim))
-    with sdpa_kernel(backend):
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout_p)
-    return out[..., :value_dim]
-
-
-def make_flex() -> Attend:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    # a variant for each setting; falling back to the uncompiled function would measure something else
-    torch._dynamo.config.recompile_limit = 256
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
-    compiled = torch.compile(flex_attention, dynamic=False)
-    masks: dict[tuple[int, ...], Any] = {}  # made once for all layers and steps, as users do
-
-    def flex(
-        q_content: Tensor,
-        q_spatial: Tensor,
-        k_content: Tensor,
-        k_spatial: Tensor,
-        value: Tensor,
-        *,
-        key_padding_mask: Tensor | None,
-        dropout_p: float,
-    ) -> Tensor:
-        query, key = torch.cat([q_content, q_spatial], -1), torch.cat([k_content, k_spatial], -1)
-        block_mask = None
-        if key_padding_mask is not None:
-            place = (key_padding_mask.data_ptr(), *key_padding_mask.shape)
-            if place not in masks:
-                masks[place] = create_block_mask(
-                    lambda b, h, q, k: ~key_padding_mask[b, k], len(query), None, QUERIES, key.shape[2], query.device
-                )
-            block_mask = masks[place]
-        return compiled(query, key, value, block_mask=block_mask)
-
-    return flex
-
-
-def implementations(device: torch.device) -> dict[str, Attend]:
-    table: dict[str, Attend] = {
-        "original": original,
-        "reference": conditional_attention_reference,
-        "sdpa_math": partial(sdpa, backend=SDPBackend.MATH),
-    }
-    if device.type == "cuda":
-        table["sdpa_efficient"] = partial(sdpa, backend=SDPBackend.EFFICIENT_ATTENTION)
-        table["sdpa_flash"] = partial(sdpa, backend=SDPBackend.FLASH_ATTENTION)
-        table["sdpa_cudnn"] = partial(sdpa, backend=SDPBackend.CUDNN_ATTENTION)
-        table["flex"] = make_flex()
-    return table | {"fused": conditional_attention}
-
-
 def reason_against(name: str, setting: Setting) -> str | None:
     """Why an implementation has no row for a setting."""
-    if name == "flex" and setting.dropout:
-        return "FlexAttention has no dropout"
+    if name in ("flex", "flash4") and setting.dropout:
+        return "has no dropout"
+    if name == "sdpa" and setting.attention == "cross":
+        return "is one of the backends, which have rows"
     if name == "sdpa_cudnn" and setting.dropout:
         return "cuDNN's dropout takes multiples of 1/16 only"
-    if name in ("sdpa_cudnn", "sdpa_flash") and setting.dtype == torch.float32:
+    if name in ("sdpa_cudnn", "sdpa_flash", "flash4") and setting.dtype == torch.float32:
         return "has no fp32"
     if name == "sdpa_flash" and setting.padded:
         return "has no key mask"
@@ -193,8 +114,10 @@ def reason_against(name: str, setting: Setting) -> str | None:
 
 def operands(setting: Setting, device: torch.device) -> tuple[list[Tensor], Tensor | None]:
     """Views of projections, (B, N, H, D) transposed, as the model makes them; padded at the right and at the bottom."""
-    lengths = (QUERIES, QUERIES, setting.keys, setting.keys, setting.keys)
-    shapes = [(setting.batch, length, HEADS, DIM) for length in lengths]
+    spatial = DIM if setting.attention == "cross" else 0
+    sizes = [(setting.queries, DIM), (setting.queries, spatial)]
+    sizes += [(setting.keys, DIM), (setting.keys, spatial), (setting.keys, DIM)]
+    shapes = [(setting.batch, length, HEADS, dim) for length, dim in sizes]
     # not the device's own generator: a capture that fails can leave that unusable
     generator = torch.Generator(device).manual_seed(0)
     tensors = [
@@ -207,21 +130,31 @@ def operands(setting: Setting, device: torch.device) -> tuple[list[Tensor], Tens
 
 
 def largest_error(attend: Attend, setting: Setting, device: torch.device) -> float:
-    """Of output and gradients against fp64 without dropout, relative to the largest element of each.
+    """Of the output, and of gradients if there are any, against fp64 without dropout, relative to the largest element.
 
     At the setting's batch, on which the configuration of the kernels depends.
     """
     tensors, mask = operands(setting, device)
-    inputs = [tensor.requires_grad_() for tensor in tensors]
-    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    out = attend(*inputs, key_padding_mask=mask, dropout_p=0.0)
-    want = conditional_attention_reference(*exact, key_padding_mask=mask)
-    grad = torch.randn_like(want)
-    pairs = [
-        (out, want),
-        *zip(torch.autograd.grad(out, inputs, grad.to(out.dtype)), torch.autograd.grad(want, exact, grad), strict=True),
-    ]
-    return max(((got.double() - exactly).abs().max() / exactly.abs().max()).item() for got, exactly in pairs)
+    inputs = differentiable(tensors) if setting.backward else []
+    out = attend(*tensors, key_padding_mask=mask, dropout_p=0.0)
+    grad = torch.randn_like(out)
+    found = [out, *(torch.autograd.grad(out, inputs, grad) if inputs else [])]
+    errors, largest = [0.0] * len(found), [0.0] * len(found)
+    for image in range(setting.batch):  # one at a time: in fp64 the scores of a batch are large
+        here = slice(image, image + 1)
+        exact = [tensor[here].detach().double() for tensor in tensors]
+        exact_inputs = differentiable(exact) if inputs else []
+        want = conditional_attention_reference(*exact, key_padding_mask=None if mask is None else mask[here])
+        wanted = [want, *(torch.autograd.grad(want, exact_inputs, grad[here].double()) if inputs else [])]
+        for i, (got, exactly) in enumerate(zip(found, wanted, strict=True)):
+            errors[i] = max(errors[i], (got[here].double() - exactly).abs().nan_to_num(math.inf).max().item())
+            largest[i] = max(largest[i], exactly.abs().max().item())
+    return max(error / size for error, size in zip(errors, largest, strict=True))
+
+
+def differentiable(tensors: list[Tensor]) -> list[Tensor]:
+    """Those that have gradients: a spatial part of no width has none."""
+    return [tensor.requires_grad_() for tensor in tensors if tensor.numel()]
 
 
 def make_call(attend: Attend, setting: Setting, device: torch.device) -> Callable[[], object]:
@@ -233,11 +166,11 @@ def make_call(attend: Attend, setting: Setting, device: torch.device) -> Callabl
                 return attend(*tensors, key_padding_mask=mask, dropout_p=setting.dropout)
 
         return forward
-    inputs = [tensor.requires_grad_() for tensor in tensors]
-    grad = torch.randn(setting.batch, QUERIES, HEADS, DIM, device=device).to(setting.dtype).transpose(1, 2)
+    inputs = differentiable(tensors)
+    grad = torch.randn(setting.batch, setting.queries, HEADS, DIM, device=device).to(setting.dtype).transpose(1, 2)
 
     def both() -> object:
-        return torch.autograd.grad(attend(*inputs, key_padding_mask=mask, dropout_p=setting.dropout), inputs, grad)
+        return torch.autograd.grad(attend(*tensors, key_padding_mask=mask, dropout_p=setting.dropout), inputs, grad)
 
     return both
 
@@ -280,16 +213,29 @@ def peak_megabytes(call: Callable[[], object], device: torch.device) -> float | 
 
 
 def settings(device: torch.device, quick: bool) -> Iterator[Setting]:
+    """All that is measured, what matters most first."""
     cuda = device.type == "cuda"
-    for keys in (1050, 4200):
-        # a CPU takes seconds for a call of the larger ones
-        batches = (1, 8) if quick and cuda else (1, 2, 8, 32) if cuda else (1, 2) if keys == 1050 else (1,)
-        for batch in batches:
-            for dtype in (torch.bfloat16, torch.float32) if cuda else (torch.float32,):
-                for dropout in (0.0, 0.1):
-                    for padded in (False, True):
-                        for backward in (False, True):
-                            yield Setting(batch, keys, dtype, dropout, padded, backward)
+    dtypes = (torch.bfloat16, torch.float32) if cuda else (torch.float32,)
+    for keys, attention in product((1050, 4200), ("cross", "encoder")):
+        padded = (True,) if quick and attention == "encoder" else (True, False)
+        for case in product(batches(attention, keys, cuda, quick), dtypes, (0.1, 0.0), padded, (True, False)):
+            batch, dtype, dropout, mask, backward = case
+            yield Setting(batch, keys, dtype, dropout, mask, backward, attention)
+
+
+def batches(attention: str, keys: int, cuda: bool, quick: bool) -> tuple[int, ...]:
+    """Those for which a call takes a CPU less than seconds, and for which all scores fit into a GPU's memory."""
+    small = keys == 1050
+    if attention == "encoder":
+        if not cuda:
+            return (2,) if small else ()
+        return ((8,) if small else (2,)) if quick else (8, 2)
+    if not cuda:
+        return ((2,) if small else ()) if quick else (2, 1) if small else (1,)
+    return (8, 1) if quick else (8, 1, 2, 32)
+
+
+TINY = [Setting(1, 70, torch.float32, 0.0, True, True, attention) for attention in ("cross", "encoder")]
 
 
 Sample = Callable[[], float]
@@ -312,7 +258,7 @@ def measure(
         if reason_against(name, setting):
             continue
         try:
-            key = (name, setting.batch, setting.keys, setting.dtype, setting.padded)
+            key = (name, replace(setting, dropout=0.0))
             if key not in errors:
                 errors[key] = largest_error(attend, setting, device)
             error = errors[key]
@@ -323,15 +269,18 @@ def measure(
             known[name] = {"peak_mb": peak, "max_error": error}
         # whatever an alternative raises must not cost the others their rows
         except Exception as problem:
-            yield f"{name}: {type(problem).__name__} {str(problem).splitlines()[0]} for {setting}"
-    times = interleaved(samples, seconds * len(samples))
+            yield f"{name}: {first_line(problem)} for {setting}"
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    times = interleaved(samples, seconds * len(samples)) if samples else {}
     best = next((s for key, s in SPEEDS.items() if device.type == "cuda" and key in machine(device)), None)
     for name, values in times.items():
         us = statistics.median(values)
         yield {
+            "attention": setting.attention,
             "impl": name,
             "batch": setting.batch,
-            "queries": QUERIES,
+            "queries": setting.queries,
             "keys": setting.keys,
             "dtype": str(setting.dtype).removeprefix("torch."),
             "dropout": setting.dropout,
@@ -345,66 +294,83 @@ def measure(
         }
 
 
-def run(
-    device: torch.device, quick: bool, seconds: float, file: Path | None, where: str
-) -> tuple[list[Row], list[str]]:
-    """The rows, and a sentence for each implementation that is wrong or failed. The file is written as rows come."""
-    table = implementations(device)
-    rows: list[Row] = []
-    troubles: list[str] = []
+def run(device: torch.device, chosen: list[Setting], seconds: float, record: Record) -> bool:
+    """Fills the record. Returns whether ours has all its rows of cross-attention, which it must."""
+    table = implementations(device, record.note)
     errors: dict[object, float] = {}
-    for setting in tqdm(list(settings(device, quick)), unit="setting", leave=False, disable=None):
+    complete = True
+    for setting in tqdm(chosen, unit="setting", leave=False, disable=None):
+        rows = []
         for found in measure(table, setting, device, seconds, errors):
-            troubles.append(found) if isinstance(found, str) else rows.append(found)
-        if file:
-            write_json(file, "attn_bench", where, rows)
-    return rows, troubles
+            if isinstance(found, str):
+                record.note(found)
+            else:
+                rows.append(found)
+        record.add(rows)
+        complete &= setting.attention != "cross" or any(row["impl"] == "fused" for row in rows)
+    return complete
 
 
 def picture(rows: list[Row], title: str) -> object:
-    """A panel per pass and dropout: how many times longer than fused each alternative takes."""
+    """A panel per attention, pass and dropout: how many times longer than fused each alternative takes."""
     from matplotlib.figure import Figure
 
-    panels = sorted({(row["pass"], row["dropout"]) for row in rows})
-    figure = Figure(figsize=(5.5 * len(panels) / 2, 7.5), layout="constrained")
+    panels = sorted({(row["attention"], row["pass"], row["dropout"]) for row in rows})
+    figure = Figure(figsize=(5.5 * math.ceil(len(panels) / 2), 7.5), layout="constrained")
     axes = figure.subplots(2, math.ceil(len(panels) / 2), squeeze=False).flat
-    for axis, (kind, dropout) in zip(axes, panels, strict=False):
-        mine = [row for row in rows if (row["pass"], row["dropout"]) == (kind, dropout) and not row["padded"]]
-        places = sorted({(row["dtype"], row["keys"], row["batch"]) for row in mine})
+    for axis, panel in zip(axes, panels, strict=False):
+        attention, kind, dropout = panel
+        mine = [row for row in rows if (row["attention"], row["pass"], row["dropout"]) == panel]
+        if attention == "cross":
+            mine = [row for row in mine if not row["padded"]]
+        places = sorted({place_of(row) for row in mine})
         names = list(dict.fromkeys(row["impl"] for row in mine if row["impl"] != "fused"))
         for i, name in enumerate(names):
-            ratios = {(r["dtype"], r["keys"], r["batch"]): r["times_fused"] for r in mine if r["impl"] == name}
+            ratios = {place_of(row): row["times_fused"] for row in mine if row["impl"] == name}
             where = [j for j, place in enumerate(places) if ratios.get(place)]
             heights = [ratios[places[j]] for j in where]
             axis.bar([j + 0.8 * i / len(names) for j in where], heights, 0.8 / len(names), label=name, align="edge")
-        labels = [f"{dtype}\n{keys} keys\nbatch {batch}" for dtype, keys, batch in places]
+        labels = [f"{dtype}\n{keys} keys\nbatch {batch}" for dtype, keys, batch, _ in places]
         axis.set_xticks([j + 0.4 for j in range(len(places))], labels, fontsize=6)
-        axis.set_title(f"{'forward' if kind == 'fwd' else 'forward + backward'}, dropout {dropout}", fontsize=10)
+        passes = "forward" if kind == "fwd" else "forward + backward"
+        axis.set_title(f"{attention}: {passes}, dropout {dropout}", fontsize=10)
         ratio_axis(axis, "time / time of fused")
-        axis.legend(fontsize=7)
+        if names:
+            axis.legend(fontsize=7)
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def place_of(row: Row) -> tuple[str, int, int, bool]:
+    return row["dtype"], row["keys"], row["batch"], row["padded"]
 
 
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="fewer batch sizes")
+    parser.add_argument("--quick", action="store_true", help="fewer problems")
+    parser.add_argument("--tiny", action="store_true", help="two small problems, to see that everything runs")
     parser.add_argument("--seconds", type=float, default=0.0, help="time for each row (default: 0.2 on CUDA, 0.3)")
+    parser.add_argument(
+        "--matmul-precision",
+        choices=("highest", "high", "medium"),
+        default="high",
+        help="of fp32 products, everybody's: torch.set_float32_matmul_precision (default: high, as training has it)",
+    )
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(options.matmul_precision)
     where = machine(device)
-    print(f"{where}; fused: {attention_path(device)}")
+    print(f"{where}; fused: {attention_path(device)}; fp32 products: {options.matmul_precision}")
     seconds = options.seconds or (0.2 if device.type == "cuda" else 0.3)
-    rows, troubles = run(device, options.quick, seconds, options.json, where)
-    print_table(rows, COLUMNS)
-    print(*troubles, sep="\n", file=sys.stderr)
-    if options.json:
-        picture(rows, where).savefig(options.json.with_suffix(".png"), dpi=130)  # type: ignore[attr-defined]
+    chosen = TINY if options.tiny else list(settings(device, options.quick))
+    record = Record(options.json, "attn_bench", where, matmul_precision=options.matmul_precision)
+    complete = run(device, chosen, seconds, record)
+    print_table(record.rows, COLUMNS)
+    record.finish(picture)
     # an alternative that does not work here is worth a note; ours must
-    return int(any(sentence.startswith("fused") for sentence in troubles))
+    return int(not complete)
 
 
 if __name__ == "__main__":

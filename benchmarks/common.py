@@ -1,19 +1,22 @@
 """What all benchmarks share: the machine's description, tables, files."""
 
 import argparse
+import functools
 import json
+import os
 import platform
 import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
@@ -53,6 +56,7 @@ def _installed(name: str) -> bool:
     return True
 
 
+@functools.cache
 def commit() -> str:
     """The commit that is checked out, with a plus sign if files differ from it."""
     try:
@@ -114,12 +118,52 @@ def timed(call: Callable[[], object], device: torch.device) -> Callable[[], floa
     return sample
 
 
-def write_json(path: Path, benchmark: str, machine: str, rows: Sequence[Row]) -> None:
+def write_json(path: Path, benchmark: str, machine: str, rows: Sequence[Row], **header: Any) -> None:
+    """Writes all of the file or nothing: who reads it, or is stopped, never has half a file."""
     script, *options = sys.argv
     command = shlex.join(["python", f"benchmarks/{Path(script).name}", *options])
-    record = {"benchmark": benchmark, "commit": commit(), "machine": machine, "command": command, "rows": list(rows)}
+    record = {"benchmark": benchmark, "commit": commit(), "machine": machine, "command": command}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps({**record, **header, "rows": list(rows)}, indent=1) + "\n")
+    unfinished.replace(path)
+
+
+class Record:
+    """The rows of a benchmark so far. Its file has all of them at any time, should the benchmark be stopped."""
+
+    def __init__(self, path: Path | None, benchmark: str, machine: str, **header: Any) -> None:
+        self.path, self.benchmark, self.machine, self.header = path, benchmark, machine, header
+        self.rows: list[Row] = []
+        self.notes: list[str] = []
+
+    def add(self, rows: Iterable[Row]) -> None:
+        self.rows += rows
+        self.write()
+
+    def note(self, sentence: str) -> None:
+        """Says why something has no row."""
+        tqdm.write(sentence, file=sys.stderr)
+        self.notes.append(sentence)
+
+    def write(self) -> None:
+        if self.path:
+            write_json(self.path, self.benchmark, self.machine, self.rows, **self.header, notes=self.notes)
+
+    def finish(self, picture: Callable[[list[Row], str], Any]) -> None:
+        """The file once more, for what was noted last, and a picture of the rows beside it."""
+        self.write()
+        if not self.path or not self.rows:
+            return
+        try:
+            picture(self.rows, self.machine).savefig(self.path.with_suffix(".png"), dpi=130)
+        except ImportError as problem:
+            self.note(f"no picture: {problem}")
+
+
+def first_line(problem: Exception) -> str:
+    """An exception in a line."""
+    return f"{type(problem).__name__} {str(problem).strip().partition(chr(10))[0]}".strip()
 
 
 def ratio_axis(axis: Any, label: str) -> None:

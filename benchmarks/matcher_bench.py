@@ -4,15 +4,18 @@
 the work. Every answer is first compared with SciPy's total; one that is wrong is not timed.
 """
 
+import importlib
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import Row, arguments, interleaved, machine, percentiles, print_table, ratio_axis, timed, write_json
+from common import Record, Row, arguments, first_line, interleaved, machine, percentiles, print_table, ratio_axis, timed
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment as scipy_lsa
 from torch import Tensor
@@ -118,33 +121,49 @@ def original_match(
     return found
 
 
-def solvers(costs: NDArray[np.float64], device: torch.device) -> Iterator[tuple[str, Callable[[], object]]]:
+Solver = Callable[[], object]
+# Of lapx, each for a whole batch; which there are depends on the release
+LAPX_BATCH = ("lapjvx_batch", "lapjvr_batch", "lapjvh_batch")
+
+
+def missing_solvers() -> Iterator[str]:
+    """A sentence for each package that could be compared with and is not there."""
+    for package, module in (("lapx", "lap"), ("torch-linear-assignment", "torch_linear_assignment")):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as problem:
+            yield f"not installed: {package} (no module {problem.name})"
+        # whatever another package raises must not cost the others their rows
+        except Exception as problem:
+            yield f"{package}: {first_line(problem)}"
+
+
+def solvers(costs: NDArray[np.float64], device: torch.device) -> dict[str, Solver]:
     """Each solver, as a call that solves all matrices and returns a column per row of each."""
-    yield "scipy", lambda: [scipy_lsa(cost)[1] for cost in costs]
-    try:
-        import lap
+    on_device = torch.from_numpy(costs).float().to(device)
+    table: dict[str, Solver] = {"scipy": lambda: [scipy_lsa(cost)[1] for cost in costs]}
+    with suppress(Exception):
+        table |= lapx_solvers(costs)
+    with suppress(Exception):
+        from torch_linear_assignment import batch_linear_assignment
 
-        yield "lap", lambda: [lap.lapjv(cost, extend_cost=True)[1] for cost in costs]
-    except ImportError:
-        pass
+        table["torch_linear_assignment"] = lambda: batch_linear_assignment(on_device)
     if device.type == "cuda":
-        on_device = torch.from_numpy(costs).float().to(device)
-        try:
-            from torch_linear_assignment import batch_linear_assignment
-
-            yield "torch_linear_assignment", lambda: batch_linear_assignment(on_device)
-        except ImportError:
-            pass
-        yield "ours", lambda: torch.ops.cond_detr.linear_sum_assignment(on_device.double(), False)[1]
+        table["ours"] = lambda: torch.ops.cond_detr.linear_sum_assignment(on_device.double(), False)[1]
     else:
-        try:
-            from torch_linear_assignment import batch_linear_assignment
+        table["ours"] = lambda: linear_sum_assignment(costs)[1]
+    return table
 
-            matrices = torch.from_numpy(costs).float()
-            yield "torch_linear_assignment", lambda: batch_linear_assignment(matrices)
-        except ImportError:
-            pass
-        yield "ours", lambda: linear_sum_assignment(costs)[1]
+
+def lapx_solvers(costs: NDArray[np.float64]) -> dict[str, Solver]:
+    import lap
+
+    table: dict[str, Solver] = {"lap": lambda: [lap.lapjv(cost, extend_cost=True)[1] for cost in costs]}
+    for name in LAPX_BATCH:
+        if hasattr(lap, name):
+            solve = partial(getattr(lap, name), costs, extend_cost=True, return_cost=False)
+            table[f"lap.{name}"] = lambda solve=solve: solve()[1]  # type: ignore[misc]
+    return table
 
 
 def total_of(costs: NDArray[np.float64], columns: object) -> float:
@@ -153,23 +172,37 @@ def total_of(costs: NDArray[np.float64], columns: object) -> float:
     return sum(float(cost[rows, np.asarray(cols)].sum()) for cost, cols in zip(costs, parts, strict=True))  # type: ignore[call-overload]
 
 
-def solve_rows(kind: str, layers: int, batch: int, targets: int, device: torch.device, seconds: float) -> Iterator[Row]:
-    costs = cost_matrices(make_problem(kind, batch, targets))[: layers * batch]
+def solve_rows(setting: "Setting", device: torch.device, seconds: float, record: Record) -> Iterator[Row]:
+    problem = make_problem(setting.kind, setting.batch, setting.targets)
+    costs = cost_matrices(problem)[: setting.layers * setting.batch]
     want = sum(float(cost[scipy_lsa(cost)].sum()) for cost in costs)
-    calls = dict(solvers(costs, device))
-    for name, call in calls.items():
-        got = total_of(costs, call())
-        # fp32 solvers may take near ties for ties
-        if abs(got - want) > 1e-5 * abs(want) + 1e-4:
-            raise SystemExit(f"{name} finds a total of {got}, SciPy {want}, for {kind} {costs.shape}")
-    setting = Setting("solve", kind, layers, batch, targets)
+    calls = {}
+    for name, call in solvers(costs, device).items():
+        trouble = wrong_with(call, costs, want)
+        if trouble is None:
+            calls[name] = call
+        elif name == "ours":
+            raise SystemExit(f"{name} {trouble}, for {setting}")
+        else:
+            record.note(f"{name} {trouble}, for {setting}")
     yield from rows_of(setting, calls, device, seconds)
 
 
-def match_rows(
-    kind: str, batch: int, targets: int, ragged: bool, device: torch.device, seconds: float
-) -> Iterator[Row]:
-    problem = make_problem(kind, batch, targets, ragged)
+def wrong_with(call: Solver, costs: NDArray[np.float64], want: float) -> str | None:
+    """Why a solver is not timed, or None."""
+    try:
+        got = total_of(costs, call())
+    # whatever an alternative raises must not cost the others their rows
+    except Exception as problem:
+        return f"raises {first_line(problem)}"
+    # fp32 solvers may take near ties for ties
+    if not abs(got - want) <= 1e-5 * abs(want) + 1e-4:
+        return f"finds a total of {got}, SciPy {want}"
+    return None
+
+
+def match_rows(setting: "Setting", device: torch.device, seconds: float) -> Iterator[Row]:
+    problem = make_problem(setting.kind, setting.batch, setting.targets, setting.ragged)
     operands = problem.operands(device)
     counts = problem.counts.tolist()
     check_match(problem, match(*operands, weights=WEIGHTS)[0].cpu(), original_match(*operands[:4], counts))
@@ -177,7 +210,7 @@ def match_rows(
         "original": lambda: original_match(*operands[:4], counts),
         "ours": lambda: match(*operands, weights=WEIGHTS),
     }
-    yield from rows_of(Setting("match", kind, LAYERS, batch, targets), calls, device, seconds)
+    yield from rows_of(setting, calls, device, seconds)
 
 
 def check_match(problem: Problem, pred_index: Tensor, want: list[Assignment]) -> None:
@@ -224,29 +257,32 @@ class Setting(NamedTuple):
 
 
 def settings(quick: bool) -> Iterator[Setting]:
-    """All that is measured."""
-    for targets in (1, 7, 20, 50, 100):
-        for kind in KINDS if targets in (20, 100) else KINDS[:2]:
-            yield Setting("solve", kind, LAYERS, 16, targets)
-    for kind in KINDS:
-        yield Setting("solve", kind, 1, 1, 300)
-    for batch in (1, 2, 16) if quick else (1, 2, 16, 64):
-        for kind in ("trained", "untrained"):
+    """All that is measured, what matters most first."""
+    for batch in (16, 2) if quick else (16, 2, 1, 64):
+        for kind in KINDS[:2]:
             yield Setting("match", kind, LAYERS, batch, 7, ragged=True)
-    for kind in ("trained", "untrained"):
-        yield Setting("match", kind, LAYERS, 16, 20)
-        yield Setting("match", kind, LAYERS, 16, 100)
+    for targets in (100,) if quick else (100, 20):
+        for kind in KINDS[:2]:
+            yield Setting("match", kind, LAYERS, 16, targets)
+    for targets in (20, 100, 7) if quick else (20, 100, 7, 1, 50):
+        for kind in KINDS if targets in (20, 100) and not quick else KINDS[:2]:
+            yield Setting("solve", kind, LAYERS, 16, targets)
+    for kind in KINDS[:3] if quick else KINDS:
+        yield Setting("solve", kind, 1, 1, 300)
 
 
-def run(device: torch.device, quick: bool, seconds: float) -> list[Row]:
-    rows: list[Row] = []
-    for setting in tqdm(list(settings(quick)), unit="setting", leave=False, disable=None):
-        op, kind, layers, batch, targets, ragged = setting
-        if op == "solve":
-            rows += solve_rows(kind, layers, batch, targets, device, seconds)
+# small ones of both, to see that everything runs
+TINY = [Setting("solve", "trained", LAYERS, 1, 5), Setting("match", "trained", LAYERS, 2, 3, ragged=True)]
+
+
+def run(device: torch.device, chosen: list[Setting], seconds: float, record: Record) -> None:
+    for sentence in missing_solvers():
+        record.note(sentence)
+    for setting in tqdm(chosen, unit="setting", leave=False, disable=None):
+        if setting.op == "solve":
+            record.add(solve_rows(setting, device, seconds, record))
         else:
-            rows += match_rows(kind, batch, targets, ragged, device, seconds)
-    return rows
+            record.add(match_rows(setting, device, seconds))
 
 
 def picture(rows: list[Row], title: str) -> object:
@@ -276,18 +312,18 @@ def picture(rows: list[Row], title: str) -> object:
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="without the largest batch")
+    parser.add_argument("--quick", action="store_true", help="fewer problems")
+    parser.add_argument("--tiny", action="store_true", help="two small problems, to see that everything runs")
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each row")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
     where = machine(device)
     print(where)
-    rows = run(device, options.quick, options.seconds)
-    print_table(rows, COLUMNS)
-    if options.json:
-        write_json(options.json, "matcher_bench", where, rows)
-        picture(rows, where).savefig(options.json.with_suffix(".png"), dpi=130)  # type: ignore[attr-defined]
+    record = Record(options.json, "matcher_bench", where)
+    run(device, TINY if options.tiny else list(settings(options.quick)), options.seconds, record)
+    print_table(record.rows, COLUMNS)
+    record.finish(picture)
     return 0
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import Row, arguments, interleaved, machine, percentiles, print_table, ratio_axis, timed, write_json
+from common import Record, Row, arguments, interleaved, machine, percentiles, print_table, ratio_axis, timed
 from host_reads import HostReads, cuda_synchronisations
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -96,6 +96,7 @@ CUDA_SETTINGS = [
     Setting("dc5-r50", 1, 800, 1066),
     Setting("dc5-r50", 4, 800, 1066),
 ]
+TINY = Setting("shapes", 1, 64, 64)  # to see that everything runs
 
 
 def make_batch(setting: Setting, device: torch.device) -> Batch:
@@ -295,8 +296,11 @@ def activity(step: Callable[[], None], device: torch.device, *, compiled: bool) 
     return {"kernels": kernels, "launches": launches, "host_syncs": cuda_synchronisations(step), "peak_mb": peak}
 
 
-def measure(setting: Setting, device: torch.device, seconds: float, *, compiled: bool = True) -> list[Row]:
-    """A row for each implementation. On a CPU they take turns, on CUDA each has the device's memory for itself."""
+def measure(setting: Setting, device: torch.device, seconds: float, *, compiled: bool = True) -> Iterator[list[Row]]:
+    """The rows so far, each time that there are more; at the end a row for each implementation.
+
+    On a CPU they take turns, on CUDA each has the device's memory for itself.
+    """
     torch.manual_seed(0)
     batch = make_batch(setting, device)
     everything = [one for one in implementations(setting, device) if compiled or "compile" not in one[0]]
@@ -323,7 +327,7 @@ def measure(setting: Setting, device: torch.device, seconds: float, *, compiled:
         for name, step in steps.items():
             rows[name] |= activity(step, device, compiled="compile" in name)
         del made, steps, step
-    return [finished(name, row, times, setting) for name, row in rows.items()]
+        yield [finished(name, row, times, setting) for name, row in rows.items()]
 
 
 def exact(loss: Callable[[Batch], float], batch: Batch) -> float:
@@ -358,7 +362,7 @@ def finished(name: str, row: Row, times: dict[str, list[float]], setting: Settin
         "ms": us / 1e3,
         "images_per_second": images_per_second,
         "times_transformers": statistics.median(times["transformers"]) / us,
-        "times_plain": statistics.median(times["plain"]) / us,
+        "times_plain": statistics.median(times["plain"]) / us if "plain" in times else None,
         "hours_50_epochs": projected,
         **row,
     }
@@ -385,6 +389,7 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="one preset, nothing compiled")
+    parser.add_argument("--tiny", action="store_true", help="a small problem, nothing compiled, to see that it runs")
     parser.add_argument("--seconds", type=float, default=0.0, help="time for each row (default: 1 on CUDA, 8)")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -393,15 +398,16 @@ def main() -> int:
     where = machine(device)
     print(where)
     seconds = options.seconds or (1 if device.type == "cuda" else 8)
-    rows: list[Row] = []
+    record = Record(options.json, "step_bench", where)
     settings = CUDA_SETTINGS if device.type == "cuda" else CPU_SETTINGS
-    for setting in settings[:2] if options.quick else settings:
-        rows += measure(setting, device, seconds, compiled=not options.quick)
-        if options.json:
-            write_json(options.json, "step_bench", where, rows)
-    print_table(rows, COLUMNS)
-    if options.json:
-        picture(rows, where).savefig(options.json.with_suffix(".png"), dpi=130)  # type: ignore[attr-defined]
+    settings = [TINY] if options.tiny else settings[:2] if options.quick else settings
+    for setting in settings:
+        others = record.rows
+        for rows in measure(setting, device, seconds, compiled=not (options.quick or options.tiny)):
+            record.rows = others + rows
+            record.write()
+    print_table(record.rows, COLUMNS)
+    record.finish(picture)
     return 0
 
 
