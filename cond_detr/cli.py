@@ -94,6 +94,15 @@ def device_argument(name: str) -> torch.device:
     return device
 
 
+def add_precision_option(group: argparse._ActionsContainer, default: str) -> None:
+    """``--matmul-precision`` of a command."""
+    group.add_argument(
+        "--matmul-precision",
+        choices=("high", "highest"),
+        help=f"of fp32 products on CUDA: TF32 on tensor cores, or exact (default: {default})",
+    )
+
+
 def make_folder(path: Path) -> None:
     """Makes a folder for output if it is not there.
 

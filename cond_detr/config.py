@@ -112,6 +112,7 @@ class TrainConfig:
         weight_decay: AdamW's, on every parameter.
         clip_norm: largest norm of the gradient.
         amp: "bf16" for autocast, "off" for fp32.
+        matmul_precision: of fp32 products on CUDA: "high" for TF32, "highest" for fp32. Prediction follows it too.
         compile: the network goes through torch.compile.
         cuda_graphs: capture the step, where that is possible (:mod:`cond_detr.cuda_graphs`).
         ema: decay per step of a moving average of the weights, which is then evaluated and saved; 0 for none.
@@ -130,6 +131,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     clip_norm: float = 0.1
     amp: Literal["off", "bf16"] = "off"
+    matmul_precision: Literal["high", "highest"] = "high"
     compile: bool = False
     cuda_graphs: bool = False
     ema: float = 0.0

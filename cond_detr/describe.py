@@ -48,7 +48,9 @@ def describe_attention(config: Config, device: torch.device) -> str:
 def describe_step(config: Config, model: Detector, device: torch.device) -> str:
     """How a step is run, and why it is not captured if that was asked for."""
     train = config.train
-    parts = ["bf16 autocast" if train.amp == "bf16" else "fp32"]
+    exact = train.matmul_precision == "highest" or device.type != "cuda"
+    fp32 = "fp32" if exact else "fp32 with TF32 products"
+    parts = [f"bf16 autocast, else {fp32}" if train.amp == "bf16" else fp32]
     if train.compile:
         parts.append("torch.compile")
     if train.cuda_graphs:

@@ -11,13 +11,23 @@ from tqdm import tqdm
 
 from cond_detr import distributed
 from cond_detr.classes import UNUSED, Classes
-from cond_detr.cli import command_parser, default_workers, device_argument, make_folder, natural, positive, run
+from cond_detr.cli import (
+    add_precision_option,
+    command_parser,
+    default_workers,
+    device_argument,
+    make_folder,
+    natural,
+    positive,
+    run,
+)
 from cond_detr.data import open_split
 from cond_detr.data.coco import CocoDataset
 from cond_detr.data.loading import checked, eval_loader
 from cond_detr.errors import InputError
 from cond_detr.evaluation import Evaluation, coco_results, evaluate_results
 from cond_detr.models.detector import Detector
+from cond_detr.precision import fp32_products, with_precision
 from cond_detr.predictions import Detections, detections
 from cond_detr.run_folder import results_dict, write_json
 
@@ -50,7 +60,11 @@ def run_over(
     bar = tqdm(checked(loader), "evaluate", len(loader), unit="batch", leave=False, disable=None)
     for batch in bar:
         batch = batch.to(device)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"),
+            fp32_products(model.config.train.matmul_precision, device),
+        ):
             predictions = model(batch.images, batch.padding)
         images = detections(predictions, batch.sizes, classes, softmax=model.softmax)
         found += zip(batch.image_ids, images, strict=True)
@@ -120,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
     )
+    add_precision_option(p, "as it was trained")
     return p
 
 
@@ -127,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     device = distributed.local_device(device_argument(options.device))
     model = Detector.from_checkpoint(options.checkpoint).to(device)
+    model.config = with_precision(model.config, options.matmul_precision)
     data = model.config.data
     if options.dataset_dir:
         data = replace(data, dataset_dir=options.dataset_dir)

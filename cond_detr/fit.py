@@ -24,6 +24,7 @@ from cond_detr.host_memory import keep_freed_memory
 from cond_detr.models.detector import Detector
 from cond_detr.models.normalization import SyncedBatchNorm2d
 from cond_detr.models.resnet import LAYOUTS
+from cond_detr.precision import fp32_products
 from cond_detr.rehearsal import largest_batch_size
 from cond_detr.run_folder import RunFolder
 from cond_detr.settings import DERIVED, SETTINGS, configure, known
@@ -135,7 +136,8 @@ def launch(
         print(describe(config, model, data.train, data.val, running.device))
         print(f"start       {start}")
         print(f"run folder  {folder.path}", flush=True)
-    trainer.run()
+    with fp32_products(config.train.matmul_precision, running.device):
+        trainer.run()
     if distributed.rank() == 0:
         print(f"best AP {trainer.progress.best_ap * 100:.1f}; see {folder.path}/metrics.png and {folder.predictions}")
     return folder

@@ -9,13 +9,23 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from cond_detr.cli import command_parser, device_argument, fail, make_folder, positive, probability, run
+from cond_detr.cli import (
+    add_precision_option,
+    command_parser,
+    device_argument,
+    fail,
+    make_folder,
+    positive,
+    probability,
+    run,
+)
 from cond_detr.config import DataConfig
 from cond_detr.data.transforms import open_image, resized
 from cond_detr.drawing import draw_detections
 from cond_detr.errors import InputError
 from cond_detr.evaluation import coco_results
 from cond_detr.models.detector import Detector
+from cond_detr.precision import with_precision
 from cond_detr.predictions import Detections
 from cond_detr.run_folder import write_json
 
@@ -143,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
     )
+    add_precision_option(p, "as it was trained")
     return p
 
 
@@ -150,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     device = device_argument(options.device)
     model = Detector.from_checkpoint(options.checkpoint).to(device)
+    model.config = with_precision(model.config, options.matmul_precision)
     paths = find_images(options.images)
     make_folder(options.output_dir)
     # pictures never replace what they were made from, nor other photos beside it

@@ -30,6 +30,7 @@ SETTINGS = {
     "backbone_lr": ("train", "backbone_lr"),
     "schedule": ("train", "schedule"),
     "amp": ("train", "amp"),
+    "matmul_precision": ("train", "matmul_precision"),
     "compile": ("train", "compile"),
     "cuda_graphs": ("train", "cuda_graphs"),
     "ema": ("train", "ema"),

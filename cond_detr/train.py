@@ -12,6 +12,7 @@ import torch
 from cond_detr import distributed
 from cond_detr.checkpoints import Checkpoint, load_weights
 from cond_detr.cli import (
+    add_precision_option,
     command_parser,
     device_argument,
     natural,
@@ -133,6 +134,7 @@ def add_training_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--matcher", choices=tuple(MATCHERS), help="how to match (default: native)")
     group.add_argument("--amp", choices=("bf16", "off"), help="bf16 autocast")
+    add_precision_option(group, "high")
     group.add_argument("--compile", action="store_true", help="torch.compile the network")
     group.add_argument(
         "--cuda-graphs",
