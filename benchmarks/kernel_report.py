@@ -20,7 +20,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
 import torch
 import triton
 from common import Row, arguments, print_table, write_json
-from sass import library_resources, main_loop, resources
+from sass import library_loads, library_resources, main_loop, resources
 from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -49,6 +49,8 @@ COLUMNS = {
     "shared_bytes": "d",
     "mma": "",
     "instr_per_score": ".1f",
+    "loads_shared": "d",
+    "loads_anywhere": "d",
 }
 
 
@@ -140,6 +142,7 @@ def report(name: str, launch: Launch, case: Case, arch: int) -> Row:
 def native_rows() -> Iterator[Row]:
     """The CUDA kernels of the extension module, as it was built. Their shared memory depends on the problem's size."""
     names = {"match_kernel": "match", "linear_sum_assignment_kernel": "linear_sum_assignment"}
+    loads = library_loads(Path(_C.__file__))
     for arch, mangled, used in library_resources(Path(_C.__file__)):
         kernel = next((short for name, short in names.items() if name in mangled), mangled)
         yield {
@@ -147,10 +150,12 @@ def native_rows() -> Iterator[Row]:
             "pass": "matching",
             "arch": f"sm_{arch}",
             "dtype": "fp32" if kernel == "match" else "fp64",
-            "config": "8 warps",
+            "config": "8 warps" + (", all in shared memory" if "ILb1E" in mangled else ""),
             "registers": used.registers,
             "spill_bytes": used.spill_bytes,
             "shared_bytes": used.shared_bytes,
+            "loads_shared": loads[arch, mangled]["LDS"],
+            "loads_anywhere": loads[arch, mangled]["LD"],
         }
 
 

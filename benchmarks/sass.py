@@ -4,6 +4,7 @@ import heapq
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +55,24 @@ def library_resources(library: Path) -> Iterator[tuple[int, str, Resources]]:
             name = match[1]
         elif "REG:" in line:
             yield arch, name, _resources(line)
+
+
+def library_loads(library: Path) -> dict[tuple[int, str], Counter[str]]:
+    """How many loads a CUDA kernel in a shared library has of each kind, by (architecture, mangled name).
+
+    LDS are from shared memory, LD from memory of which the compiler does not know where it is.
+    """
+    loads: dict[tuple[int, str], Counter[str]] = {}
+    arch, counts = 0, Counter[str]()
+    done = subprocess.run([TOOLS / "cuobjdump", "-sass", library], capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        if match := re.search(r"arch = sm_(\d+)", line):
+            arch = int(match[1])
+        elif match := re.match(r"\s*Function : (\S+)", line):
+            counts = loads.setdefault((arch, match[1]), Counter())
+        elif match := re.search(r"\s(LDS|LD)(\.\S+)?\s", line):
+            counts[match[1]] += 1
+    return loads
 
 
 def _resources(text: str) -> Resources:

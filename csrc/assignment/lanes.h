@@ -63,10 +63,13 @@ struct SimdLanes {
     return {value[0], rank[0]};
   }
 
+  // Afterwards, what one lane stored may be read by another.
+  static void meet() {}
+
   // Writes that the whole team does once, and that the lanes see afterwards.
-  template <class T>
-  static void set(T* to, T value) {
-    *to = value;
+  template <class Writes>
+  static void once(Writes writes) {
+    writes();
   }
 
  private:

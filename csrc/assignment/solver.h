@@ -52,8 +52,9 @@ struct Workspace {
 
   COND_DETR_HD Workspace(void* buffer, int64_t rows, int64_t cols) {
     const int64_t padded = padded_columns(cols);
-    const uintptr_t start = reinterpret_cast<uintptr_t>(buffer);
-    col_dual = reinterpret_cast<double*>((start + kAlignment - 1) / kAlignment * kAlignment);
+    // moved as a pointer, so that a compiler still knows which memory it points to
+    const size_t behind = reinterpret_cast<uintptr_t>(buffer) % kAlignment;
+    col_dual = reinterpret_cast<double*>(static_cast<char*>(buffer) + (kAlignment - behind) % kAlignment);
     distance = col_dual + padded;
     predecessor = reinterpret_cast<int64_t*>(distance + padded);
     rank = predecessor + padded;
@@ -80,18 +81,23 @@ struct PaddedCosts {
 };
 
 // Registers are worked on in groups that do not wait for each other's comparisons.
+constexpr int kChains = 4;
+
+// Whether a register of a group holds columns: the last group of wide lanes may reach behind the padding.
 template <class L>
-constexpr int kChains = kColumnPadding / L::kWidth < 4 ? kColumnPadding / L::kWidth : 4;
+COND_DETR_DEVICE bool in_columns(int64_t at, int64_t padded) {
+  return kColumnPadding % (kChains * L::kWidth) == 0 || at < padded;
+}
 
 // The least value seen in each lane, in several chains.
 template <class L>
 struct LaneMinima {
-  decltype(L::all(0.0)) value[kChains<L>];
-  decltype(L::lane_index()) rank[kChains<L>];
+  decltype(L::all(0.0)) value[kChains];
+  decltype(L::lane_index()) rank[kChains];
 
   COND_DETR_DEVICE LaneMinima() {
     COND_DETR_UNROLL
-    for (int chain = 0; chain < kChains<L>; ++chain) {
+    for (int chain = 0; chain < kChains; ++chain) {
       value[chain] = L::all(double(INFINITY));
       rank[chain] = L::all(INT64_MAX);
     }
@@ -114,7 +120,7 @@ struct LaneMinima {
 
   COND_DETR_DEVICE Ranked least() {
     COND_DETR_UNROLL
-    for (int chain = 1; chain < kChains<L>; ++chain) see(0, value[chain], rank[chain]);
+    for (int chain = 1; chain < kChains; ++chain) see(0, value[chain], rank[chain]);
     return L::least(value[0], rank[0]);
   }
 };
@@ -125,18 +131,21 @@ template <class L, class Costs>
 COND_DETR_DEVICE bool find_cheapest(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
   LaneMinima<L> minima;
   auto valid = L::all(0.0) == L::all(0.0);
-  for (int64_t first = 0; first < padded; first += kChains<L> * L::kWidth) {
+  for (int64_t first = 0; first < padded; first += kChains * L::kWidth) {
     COND_DETR_UNROLL
-    for (int chain = 0; chain < kChains<L>; ++chain) {
+    for (int chain = 0; chain < kChains; ++chain) {
       const int64_t at = first + chain * L::kWidth;
+      if (!in_columns<L>(at, padded)) continue;
       const auto cost = costs.template load<L>(row, at);
       valid = valid & (cost > L::all(-double(INFINITY)));  // NaN compares false with everything
       minima.see_in_order(chain, cost, L::lane_index() + at);
     }
   }
   const Ranked found = minima.least();
-  L::set(w.row_dual + row, found.value);
-  L::set(w.col_of_row + row, static_cast<int32_t>(found.rank));
+  L::once([&] {
+    w.row_dual[row] = found.value;
+    w.col_of_row[row] = static_cast<int32_t>(found.rank);
+  });
   return L::all_of(valid);
 }
 
@@ -146,13 +155,16 @@ COND_DETR_DEVICE void clear_columns(Workspace& w, int64_t padded) {
     L::store(w.col_dual + first, L::all(0.0));
     L::store(w.rank + first, L::lane_index() + first);
   }
+  L::meet();
 }
 
 template <class L>
 COND_DETR_DEVICE void assign(Workspace& w, int32_t row, int32_t col) {
-  L::set(w.col_of_row + row, col);
-  L::set(w.row_of_col + col, row);
-  L::set(w.rank + col, col + kAssigned);
+  L::once([&] {
+    w.col_of_row[row] = col;
+    w.row_of_col[col] = row;
+    w.rank[col] = col + kAssigned;
+  });
 }
 
 // Gives rows their cheapest columns, `w.col_of_row` and `w.row_dual`, where no earlier row has them. False if a row has
@@ -166,7 +178,7 @@ COND_DETR_DEVICE bool assign_cheapest(Workspace& w, int32_t rows, int64_t padded
     if (w.rank[col] < kAssigned) {
       assign<L>(w, row, col);
     } else {
-      L::set(w.col_of_row + row, kNone);
+      L::once([&] { w.col_of_row[row] = kNone; });
     }
   }
   return true;
@@ -181,10 +193,11 @@ COND_DETR_DEVICE Ranked relax(const Costs& costs, double base, int32_t row, int6
   const int64_t* const ranks = w.rank;
   double* const distances = w.distance;
   int64_t* const predecessors = w.predecessor;
-  for (int64_t first = 0; first < padded; first += kChains<L> * L::kWidth) {
+  for (int64_t first = 0; first < padded; first += kChains * L::kWidth) {
     COND_DETR_UNROLL
-    for (int chain = 0; chain < kChains<L>; ++chain) {
+    for (int chain = 0; chain < kChains; ++chain) {
       const int64_t at = first + chain * L::kWidth;
+      if (!in_columns<L>(at, padded)) continue;
       // a settled column's dual is -inf, which puts it out of reach
       const auto through = L::all(base) + costs.template load<L>(row, at) - L::load(col_dual + at);
       const auto before = L::load(distances + at);
@@ -212,11 +225,13 @@ COND_DETR_DEVICE int32_t shortest_path(const Costs& costs, int32_t start, int64_
     length = nearest.value;
     if (nearest.rank < kAssigned) return static_cast<int32_t>(nearest.rank);
     const int32_t col = static_cast<int32_t>(nearest.rank - kAssigned);
-    L::set(w.settled + count, col);
-    L::set(w.settled_length + count, length);
-    L::set(w.settled_dual + count, w.col_dual[col]);
-    L::set(w.col_dual + col, -double(INFINITY));
-    L::set(w.distance + col, double(INFINITY));
+    L::once([&] {
+      w.settled[count] = col;
+      w.settled_length[count] = length;
+      w.settled_dual[count] = w.col_dual[col];
+      w.col_dual[col] = -double(INFINITY);
+      w.distance[col] = double(INFINITY);
+    });
     ++count;
     row = w.row_of_col[col];
   }
@@ -225,13 +240,15 @@ COND_DETR_DEVICE int32_t shortest_path(const Costs& costs, int32_t start, int64_
 // Gives settled columns their duals back, moved so that edges of the search tree become tight and none negative.
 template <class L>
 COND_DETR_DEVICE void update_duals(int32_t start, int32_t count, double length, Workspace& w) {
-  L::set(w.row_dual + start, w.row_dual[start] + length);
-  for (int32_t i = 0; i < count; ++i) {
-    const int32_t col = w.settled[i], row = w.row_of_col[col];
-    const double slack = length - w.settled_length[i];
-    L::set(w.col_dual + col, w.settled_dual[i] - slack);
-    L::set(w.row_dual + row, w.row_dual[row] + slack);
-  }
+  L::once([&] {
+    w.row_dual[start] += length;
+    for (int32_t i = 0; i < count; ++i) {
+      const int32_t col = w.settled[i], row = w.row_of_col[col];
+      const double slack = length - w.settled_length[i];
+      w.col_dual[col] = w.settled_dual[i] - slack;
+      w.row_dual[row] += slack;
+    }
+  });
 }
 
 template <class L>
@@ -261,7 +278,9 @@ COND_DETR_DEVICE Status solve_from_cheapest(const Costs& costs, int32_t rows, in
     augment<L>(row, end, w);
   }
   if (feasible) return Status::kOk;
-  for (int32_t row = 0; row < rows; ++row) L::set(w.col_of_row + row, row);
+  L::once([&] {
+    for (int32_t row = 0; row < rows; ++row) w.col_of_row[row] = row;
+  });
   return Status::kInfeasible;
 }
 

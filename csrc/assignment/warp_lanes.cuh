@@ -16,12 +16,14 @@ struct WarpLanes {
   static __device__ double load(const float* from) { return from[lane()]; }
   static __device__ int64_t load(const int64_t* from) { return from[lane()]; }
 
-  // What one lane stores here, another may read by index afterwards.
+  // What one lane stores here, others may read after they met, or did something once.
   template <class T>
   static __device__ void store(T* to, T value) {
     to[lane()] = value;
-    __syncwarp();
   }
+
+  // Afterwards, what one lane stored may be read by another.
+  static __device__ void meet() { __syncwarp(); }
 
   template <class T>
   static __device__ T all(T value) {
@@ -48,10 +50,11 @@ struct WarpLanes {
     return {value, rank};
   }
 
-  template <class T>
-  static __device__ void set(T* to, T value) {
+  // Writes that the whole team does once, and that the lanes see afterwards.
+  template <class Writes>
+  static __device__ void once(Writes writes) {
     __syncwarp();  // no lane still reads what is replaced
-    if (lane() == 0) *to = value;
+    if (lane() == 0) writes();
     __syncwarp();
   }
 };

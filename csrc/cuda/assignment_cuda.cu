@@ -48,7 +48,8 @@ std::tuple<Tensor, Tensor, Tensor> linear_sum_assignment_cuda(const Tensor& cost
                              static_cast<int32_t*>(out.status.mutable_data_ptr())};
   const DenseScratch scratch(problems.shape, available_shared_memory(cost));
   const Tensor global = allocate(cost, count, scratch);
-  STD_CUDA_CHECK(launch(linear_sum_assignment_kernel, count, scratch, current_stream(cost), problems, scratch,
+  const auto kernel = scratch.all_shared() ? linear_sum_assignment_kernel<true> : linear_sum_assignment_kernel<false>;
+  STD_CUDA_CHECK(launch(kernel, count, scratch, current_stream(cost), problems, scratch,
                         static_cast<char*>(global.mutable_data_ptr()), answers));
   return {out.row_index, out.col_index, out.status};
 }
@@ -67,7 +68,8 @@ std::tuple<Tensor, Tensor> match_cuda(const Tensor& logits, const Tensor& boxes,
                              static_cast<int32_t*>(out.status.mutable_data_ptr())};
   const MatchScratch scratch(problems, available_shared_memory(logits));
   const Tensor global = allocate(logits, count, scratch);
-  STD_CUDA_CHECK(launch(match_kernel, count, scratch, current_stream(logits), problems, scratch,
+  const auto kernel = scratch.all_shared() ? match_kernel<true> : match_kernel<false>;
+  STD_CUDA_CHECK(launch(kernel, count, scratch, current_stream(logits), problems, scratch,
                         static_cast<char*>(global.mutable_data_ptr()), answers));
   return {out.pred_index, out.status};
 }

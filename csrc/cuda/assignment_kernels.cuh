@@ -49,12 +49,13 @@ struct DenseScratch : Scratch {
         costs(add(shape.cost_bytes())) {}
 };
 
-static __global__ void __launch_bounds__(kThreads, 1)
+template <bool kAllShared>
+__global__ void __launch_bounds__(kThreads, 1)
     linear_sum_assignment_kernel(DenseProblems problems, DenseScratch scratch, char* global, DenseAnswers answers) {
   const int64_t p = blockIdx.x;
   const DenseShape shape = problems.shape;
-  double* costs = reinterpret_cast<double*>(scratch.find(scratch.costs, p, global));
-  Workspace w(scratch.find(scratch.workspace, p, global), shape.few(), shape.many());
+  double* costs = reinterpret_cast<double*>(scratch.template find<kAllShared>(scratch.costs, p, global));
+  Workspace w(scratch.template find<kAllShared>(scratch.workspace, p, global), shape.few(), shape.many());
   bool valid = true;
   for (int64_t row = warp(); row < shape.few(); row += kWarps) {
     valid = copy_row(problems.costs + p * shape.rows * shape.cols, shape, problems.maximize, row, costs,
@@ -110,15 +111,16 @@ inline __device__ float pair_cost(const MatchProblem& problem, int64_t target, i
                     Box<float>{target_box[0], target_box[1], target_box[2], target_box[3]}, weights);
 }
 
-static __global__ void __launch_bounds__(kThreads, 1)
+template <bool kAllShared>
+__global__ void __launch_bounds__(kThreads, 1)
     match_kernel(MatchProblems problems, MatchScratch scratch, char* global, MatchAnswers answers) {
   const int64_t p = blockIdx.x;
   const MatchProblem problem(problems, p);
   const int64_t rows = problem.rows(), cols = problem.cols(), padded = padded_columns(cols);
-  float* costs = reinterpret_cast<float*>(scratch.find(scratch.costs, p, global));
-  float* largest = reinterpret_cast<float*>(scratch.find(scratch.softmax, p, global));
+  float* costs = reinterpret_cast<float*>(scratch.template find<kAllShared>(scratch.costs, p, global));
+  float* largest = reinterpret_cast<float*>(scratch.template find<kAllShared>(scratch.softmax, p, global));
   float* exp_sum = largest + problem.queries;
-  Workspace w(scratch.find(scratch.workspace, p, global), rows, cols);
+  Workspace w(scratch.template find<kAllShared>(scratch.workspace, p, global), rows, cols);
   if (problems.weights.softmax) find_softmax(problem, largest, exp_sum);
   bool sanitised = false;
   for (int64_t row = warp(); row < rows; row += kWarps) {

@@ -33,9 +33,14 @@ struct Scratch {
     return part;
   }
 
-  // Where a part of a problem's scratch begins, in the block that has the problem.
+  bool all_shared() const { return global_bytes == 0; }
+
+  // Where a part of a problem's scratch begins, in the block that has the problem. A kernel that is compiled for
+  // scratch that is all shared has the faster instructions for that memory.
+  template <bool kAllShared>
   __device__ char* find(Part part, int64_t problem, char* global) const {
-    return (part.shared ? shared_memory() : global + problem * global_bytes) + part.offset;
+    if (kAllShared || part.shared) return shared_memory() + part.offset;
+    return global + problem * global_bytes + part.offset;
   }
 };
 

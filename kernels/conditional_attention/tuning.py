@@ -47,18 +47,18 @@ class Tuning:
 
 # The paper's heads in half precision, on tensor cores of Ampere's kind
 _AMPERE_HALF = Tuning(
-    forward=Blocks(64, 128, 4, 2),
+    forward=Blocks(64, 64, 4, 2),
     backward_queries=Blocks(64, 64, 4, 2),
     backward_keys=Blocks(64, 128, 8, 2),
-    backward=Blocks(32, 64, 4, 2),
+    backward=Blocks(16, 64, 4, 2),
     one_pass=False,
 )
 # The same in fp32, where 99 KB of shared memory are all there is
 _AMPERE_SINGLE = Tuning(
     forward=Blocks(64, 64, 4, 2),
-    backward_queries=Blocks(64, 64, 4, 2),
-    backward_keys=Blocks(32, 64, 4, 2),
-    backward=Blocks(32, 64, 4, 2),
+    backward_queries=Blocks(64, 32, 4, 2),
+    backward_keys=Blocks(32, 64, 4, 1),
+    backward=Blocks(16, 64, 4, 2),
     one_pass=False,
 )
 # Wider heads, on any architecture
@@ -82,8 +82,8 @@ _EXACT = {
     384: Tuning(
         forward=Blocks(64, 32, 4, 2),
         backward_queries=Blocks(32, 32, 4, 2),
-        backward_keys=Blocks(32, 32, 4, 2),
-        backward=Blocks(32, 32, 4, 2),
+        backward_keys=Blocks(32, 32, 8, 2),
+        backward=Blocks(32, 32, 8, 2),
         one_pass=False,
     ),
     768: Tuning(
@@ -114,7 +114,7 @@ _TABLE: dict[int, dict[int, Tuning]] = {
             backward=Blocks(64, 64, 4, 2),
         ),
         384: Tuning(
-            forward=Blocks(64, 128, 4, 2),
+            forward=Blocks(64, 64, 4, 2),
             backward_queries=Blocks(64, 64, 4, 2),
             backward_keys=Blocks(64, 128, 8, 2),
             backward=Blocks(32, 64, 4, 2),
@@ -125,15 +125,15 @@ _TABLE: dict[int, dict[int, Tuning]] = {
     100: {
         192: Tuning(
             forward=Blocks(64, 128, 4, 2),
-            backward_queries=Blocks(64, 64, 4, 2),
+            backward_queries=Blocks(64, 64, 8, 2),
             backward_keys=Blocks(64, 128, 8, 2),
             backward=Blocks(64, 128, 8, 2),
         ),
         384: Tuning(
             forward=Blocks(64, 64, 4, 2),
             backward_queries=Blocks(64, 64, 8, 2),
-            backward_keys=Blocks(64, 128, 8, 2),
-            backward=Blocks(64, 64, 8, 2),
+            backward_keys=Blocks(64, 64, 8, 2),
+            backward=Blocks(32, 64, 8, 2),
         ),
         768: _WIDE,
         1536: _WIDEST,

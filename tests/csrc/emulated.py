@@ -120,6 +120,7 @@ class Run:
     garbage: int
     seed: int
     match_batches: int
+    seconds: float = 300
 
     def __call__(self, program: Path, dense: Path, answers: Path) -> subprocess.CompletedProcess[str]:
         numbers = (self.shared_bytes, self.garbage, self.seed, self.match_batches)
@@ -129,10 +130,9 @@ class Run:
             done = self._run(["setarch", platform.machine(), "-R", *command])
         return done
 
-    @staticmethod
-    def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=self.seconds)
 
 
 def complaint(run: subprocess.CompletedProcess[str]) -> str | None:

@@ -41,11 +41,11 @@ LANES = "assignment/warp_lanes.cuh"
 KERNELS = "cuda/assignment_kernels.cuh"
 
 BUGS = {
-    "set without its first barrier": Bug(LANES, "    __syncwarp();  // no lane still reads what is replaced\n", ""),
-    "set without its last barrier": Bug(
-        LANES, "    if (lane() == 0) *to = value;\n    __syncwarp();", "    if (lane() == 0) *to = value;"
+    "once without its first barrier": Bug(LANES, "    __syncwarp();  // no lane still reads what is replaced\n", ""),
+    "once without its last barrier": Bug(
+        LANES, "    if (lane() == 0) writes();\n    __syncwarp();", "    if (lane() == 0) writes();"
     ),
-    "store without a barrier": Bug(LANES, "    to[lane()] = value;\n    __syncwarp();", "    to[lane()] = value;"),
+    "columns cleared without a barrier": Bug(LANES, "void meet() { __syncwarp(); }", "void meet() {}"),
     "ties in any order": Bug(LANES, " || (other == value && other_rank < rank)", ""),
     "lane 0 leaves a vote out": Bug(
         LANES, "return __all_sync(~0u, mask);", "if (lane() == 0) return mask; return __all_sync(~0u, mask);"
@@ -85,7 +85,7 @@ class Workplace:
 
     def run(self, program: Path, sanitizer: str, place: str, garbage: int) -> str | None:
         """The program's complaint, if any, with scratch in one place and full of such bytes."""
-        run = Run(SHARED_BYTES[place], garbage, seed=1, match_batches=self.matches[sanitizer])
+        run = Run(SHARED_BYTES[place], garbage, seed=1, match_batches=self.matches[sanitizer], seconds=40)
         answers = self.folder / f"{program.name}-{place}-answers"
         try:
             return complaint(run(program, self.folder / f"dense-{sanitizer}", answers))

@@ -20,7 +20,7 @@ CONFIGURATIONS = [(place, garbage) for place in SHARED_BYTES for garbage in GARB
 # One that only ThreadSanitizer can see, one that takes blocks that run at the same time, one that breaks a meeting; and
 # which sanitizer is to see each
 SOME_BUGS = {
-    "store without a barrier": "thread",
+    "columns cleared without a barrier": "thread",
     "global scratch not per problem": "address",
     "lane 0 leaves a vote out": "address",
 }

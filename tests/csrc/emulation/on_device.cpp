@@ -47,7 +47,8 @@ DenseAnswer solve_on_device(const DenseBatch& batch) {
   const DenseAnswers answers{out.row_index.data(), out.col_index.data(), out.status.data()};
   const DenseScratch scratch(problems.shape, available_shared_memory());
   const std::unique_ptr<char[]> global = allocate(batch.count, scratch);
-  check(launch(linear_sum_assignment_kernel, batch.count, scratch, nullptr, problems, scratch, global.get(), answers));
+  const auto kernel = scratch.all_shared() ? linear_sum_assignment_kernel<true> : linear_sum_assignment_kernel<false>;
+  check(launch(kernel, batch.count, scratch, nullptr, problems, scratch, global.get(), answers));
   return out;
 }
 
@@ -57,6 +58,7 @@ MatchAnswer match_on_device(const MatchBatch& batch) {
   const MatchAnswers answers{out.pred_index.data(), out.status.data()};
   const MatchScratch scratch(problems, available_shared_memory());
   const std::unique_ptr<char[]> global = allocate(batch.count(), scratch);
-  check(launch(match_kernel, batch.count(), scratch, nullptr, problems, scratch, global.get(), answers));
+  const auto kernel = scratch.all_shared() ? match_kernel<true> : match_kernel<false>;
+  check(launch(kernel, batch.count(), scratch, nullptr, problems, scratch, global.get(), answers));
   return out;
 }
