@@ -151,20 +151,30 @@ def test_odd_tensors_are_refused_wherever_they_are(kind: str, place: str, tmp_pa
 class Claims:
     """Pickles as a tensor that is larger than its storage."""
 
-    def __init__(self, *shape: int) -> None:
-        self.shape = shape
+    def __init__(self, shape: tuple[int, int], strides: tuple[int, int] | None = None, offset: int = 0) -> None:
+        self.arguments = offset, shape, strides or (shape[1], 1), False, {}
 
     def __reduce__(self) -> Any:
-        storage = torch.ones(16).storage()
-        return torch._utils._rebuild_tensor_v2, (storage, 0, self.shape, (self.shape[1], 1), False, {})
+        return torch._utils._rebuild_tensor_v2, (torch.ones(16).storage(), *self.arguments)
 
 
 @pytest.mark.parametrize("older_layout", [False, True])
 @pytest.mark.parametrize("shape", [(4096, 4096), (2**20, 2**20), (2**31, 2**31)])
 def test_tensors_larger_than_their_storage(shape: tuple[int, int], older_layout: bool, tmp_path: Path) -> None:
-    content = {"model": {"a": Claims(*shape)}}
+    content = {"model": {"a": Claims(shape)}}
     torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=not older_layout)
     assert (tmp_path / "x.pt").stat().st_size < 4096
+    with pytest.raises(InputError, match=r"x\.pt cannot be read: "):
+        read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("older_layout", [False, True])
+@pytest.mark.parametrize(
+    "claims",
+    [Claims((4, 4), (-4, 1), 12), Claims((4, 4), (4, -1), 3), Claims((2, 2), offset=15), Claims((2, 2), offset=-1)],
+)
+def test_strides_and_offsets_that_lead_out(claims: Claims, older_layout: bool, tmp_path: Path) -> None:
+    torch.save({"model": {"a": claims}}, tmp_path / "x.pt", _use_new_zipfile_serialization=not older_layout)
     with pytest.raises(InputError, match=r"x\.pt cannot be read: "):
         read(tmp_path / "x.pt")
 
