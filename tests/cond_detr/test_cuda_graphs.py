@@ -179,7 +179,7 @@ def test_a_state_moves_between_captured_and_other_runs() -> None:
     for group in state["param_groups"]:
         group |= {"capturable": True, "lr": torch.tensor(group["lr"])}
     second.model.load_state_dict(first.model.state_dict())
-    restore(second.optimizer, state)
+    restore(second.optimizer, state, steps=2)
     for step in (first, second):
         train(step, some_batches(torch.device("cpu"))[2:4])
     assert_same(first, second, rtol=0, atol=0)
