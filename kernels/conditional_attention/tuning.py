@@ -5,7 +5,7 @@ measured.py. To add an architecture: put its rows into the table, run ``benchmar
 spill), then ``benchmarks/attn_bench.py`` on the device.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from cond_detr_kernels.conditional_attention.launch import column_block, dot_precision
@@ -83,7 +83,7 @@ _EXACT = {
         forward=Blocks(64, 32, 4, 2),
         backward_queries=Blocks(32, 32, 4, 2),
         backward_keys=Blocks(32, 32, 8, 2),
-        backward=Blocks(32, 32, 8, 2),
+        backward=Blocks(32, 32, 8, 1),
         one_pass=False,
     ),
     768: Tuning(
@@ -138,7 +138,7 @@ _TABLE: dict[int, dict[int, Tuning]] = {
         768: _WIDE,
         1536: _WIDEST,
     },
-    120: {192: _AMPERE_HALF, 384: _AMPERE_SINGLE, 768: _WIDE, 1536: _WIDEST},
+    120: {192: replace(_AMPERE_HALF, forward=Blocks(64, 128, 4, 2)), 384: _AMPERE_SINGLE, 768: _WIDE, 1536: _WIDEST},
 }
 
 
