@@ -211,4 +211,5 @@ def write_weights(state: StateDict, path: Path) -> None:
 
 
 def _contiguous(state: StateDict) -> StateDict:
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+    """Each in memory of its own, as safetensors wants it; tied tensors share theirs."""
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}

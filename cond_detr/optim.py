@@ -41,6 +41,8 @@ def lr_factor(train: TrainConfig, step: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
+# AdamW counts in float32, which stops there
+LARGEST_STEP = 2**24
 # What AdamW keeps of each parameter
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -87,7 +89,7 @@ def _moments(where: str, saved: Any, parameter: nn.Parameter, steps: int) -> dic
     first, second = (saved[name] for name in MOMENTS)
     if not first.isfinite().all() or not second.isfinite().all() or (second < 0).any():
         raise InputError(f"the optimizer's moments {where} must be finite, and the second not negative")
-    if saved["step"] != steps:
+    if saved["step"] != min(steps, LARGEST_STEP):
         raise InputError(f"the optimizer's state {where} is of step {saved['step'].item():g}, expected {steps}")
     # in the memory layout of the parameter, as AdamW makes them
     copies = {name: torch.empty_like(parameter, device="cpu").copy_(saved[name]) for name in MOMENTS}

@@ -9,10 +9,11 @@ import argparse
 import hashlib
 import json
 import mmap
+import os
+import struct
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,13 @@ from cond_detr.naming import StateDict
 
 FORMAT = "cond_detr/1"
 ZIP_MAGIC = b"PK\x03\x04"
+# The records at the end of an archive: their signatures first, the directory's offset last or before the comment's size
+ZIP_END = struct.Struct("<4s4H2LH")
+ZIP64_END = struct.Struct("<4sQ2H2L4Q")
+ZIP64_LOCATOR_SIZE = 20
 PLAIN = {Tensor, nn.Parameter}
+# Of containers within containers; checkpoints have five
+MAX_DEPTH = 100
 # What a parameter may be stored as; a model computes in float32
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -77,8 +84,8 @@ def read(path: Path, called: str | None = None) -> Any:
     if not path.is_file():
         raise InputError(f"{called} {'is a folder' if path.is_dir() else 'does not exist'}")
     try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-        _check_tensors(content, path.stat().st_size)
+        raw = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        content = _Plain(path.stat().st_size).of(raw)
     except InputError as error:
         raise InputError(f"{called} cannot be read: {error}") from None
     except OSError as error:
@@ -113,48 +120,99 @@ def _refuse_bombs(path: Path) -> None:
         if file.read(4) == ZIP_MAGIC:  # what torch goes by
             with zipfile.ZipFile(path) as archive:
                 packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+                starts = sorted(entry.header_offset for entry in archive.infolist())
+                unpacked = sum(entry.file_size for entry in archive.infolist())
             if packed:
                 raise InputError(f"its part {packed[0]} is compressed, which torch never does")
+            # torch goes by the offset that the archive records, Python by where the directory ends
+            if _recorded_directory(path) != archive.start_dir or starts[:1] != [0] or len(set(starts)) != len(starts):
+                raise InputError("its directory is not where the archive says that it is")
+            if unpacked > path.stat().st_size:
+                raise InputError("its parts claim to be longer than the archive")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content.find(b"bytearray") >= 0:
                 raise InputError("it holds a bytearray")
 
 
-def _check_tensors(content: Any, file_size: int) -> None:
-    """Checks every tensor of a file, whatever it is for."""
-    storages = {}
-    for name, tensor in _tensors_in(content):
-        if (
-            type(tensor) not in PLAIN
-            or tensor.layout != torch.strided
-            or tensor.device.type != "cpu"
-            or tensor.is_quantized
-        ):
-            raise InputError(f"tensor {name} must be a plain one on the CPU, got {tensor.layout} on {tensor.device}")
-        if _overlaps(tensor):
-            raise InputError(f"elements of tensor {name} share memory")
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-    # an archive may list one part many times
-    if sum(storages.values()) > file_size:
-        raise InputError(f"its tensors claim {sum(storages.values())} bytes, and it has {file_size}")
+def _recorded_directory(path: Path) -> int:
+    """Where the end of an archive says that its directory begins; -1 if that cannot be told."""
+    signature, *_, offset, comment = ZIP_END.unpack(_last_bytes(path, ZIP_END.size))
+    if signature != b"PK\5\6" or comment:
+        return -1
+    if offset < 0xFFFFFFFF:
+        return int(offset)
+    # too large for that field: the record before it, of an archive of more than 4 GB
+    size = ZIP64_END.size + ZIP64_LOCATOR_SIZE + ZIP_END.size
+    signature, *_, offset = ZIP64_END.unpack(_last_bytes(path, size)[: ZIP64_END.size])
+    return int(offset) if signature == b"PK\6\6" else -1
 
 
-def _tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
-    """All tensors within lists, tuples, dictionaries and namespaces, and where they are."""
-    seen: set[int] = set()
-    left = [("", content)]
-    while left:
-        place, value = left.pop()
+def _last_bytes(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-count, os.SEEK_END)
+        return file.read(count)
+
+
+class _Plain:
+    """Rebuilds what a file holds out of plain dictionaries, lists and tensors, and checks every tensor on the way.
+
+    The restricted unpickler gives tensors and dictionaries the attributes that a file wants. An attribute named as a
+    method stands in for it, so nothing of a file is asked by its own methods before it is rebuilt.
+    """
+
+    def __init__(self, file_size: int) -> None:
+        self.file_size = file_size
+        self.storages: dict[int, int] = {}
+        # what was rebuilt by what it was, which is kept so that no other object gets its identity
+        self.rebuilt: dict[int, tuple[Any, Any]] = {}
+
+    def of(self, value: Any, place: str = "", depth: int = 0) -> Any:
+        """The value without attributes of its own; a container that holds itself comes out as one that does."""
+        if depth > MAX_DEPTH:
+            raise InputError(f"it is nested more than {MAX_DEPTH} times")
+        if id(value) in self.rebuilt:
+            return self.rebuilt[id(value)][1]
         if isinstance(value, Tensor):
-            yield place or "alone in the file", value
+            return self._keep(value, self._tensor(value, place or "alone in the file"))
         if isinstance(value, argparse.Namespace):
-            value = vars(value)
-        if isinstance(value, (dict, list, tuple)) and id(value) not in seen:
-            seen.add(id(value))  # a list may contain itself
-            pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            # keys, too, may be anything
-            left += [(f"{place}.{key}"[-200:] if isinstance(key, (str, int)) else place, item) for key, item in pairs]
+            value = object.__getattribute__(value, "__dict__")
+        if isinstance(value, dict):
+            plain: dict[Any, Any] = self._keep(value, {})
+            for key, item in dict.items(value):
+                plain[key] = self.of(item, _below(place, key), depth + 1)
+            return plain
+        if isinstance(value, list):
+            items: list[Any] = self._keep(value, [])
+            items += [self.of(item, _below(place, i), depth + 1) for i, item in enumerate(list.__iter__(value))]
+            return items
+        if isinstance(value, tuple):
+            return tuple(self.of(item, _below(place, i), depth + 1) for i, item in enumerate(tuple.__iter__(value)))
+        return value
+
+    def _keep(self, value: Any, plain: Any) -> Any:
+        self.rebuilt[id(value)] = value, plain
+        return plain
+
+    def _tensor(self, value: Tensor, place: str) -> Tensor:
+        if type(value) not in PLAIN:
+            raise InputError(f"tensor {place} must be a plain one, got {type(value).__name__}")
+        tensor = Tensor.detach(value)  # a new object: same memory, no attributes
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise InputError(f"tensor {place} must be a plain one on the CPU, got {tensor.layout} on {tensor.device}")
+        if _overlaps(tensor):
+            raise InputError(f"elements of tensor {place} share memory")
+        storage = tensor.untyped_storage()
+        self.storages[storage.data_ptr()] = storage.nbytes()
+        # an archive may list one part many times
+        claimed = sum(self.storages.values())
+        if claimed > self.file_size:
+            raise InputError(f"its tensors claim {claimed} bytes, and it has {self.file_size}")
+        return tensor.resolve_conj().resolve_neg()
+
+
+def _below(place: str, key: Any) -> str:
+    """The name of what a container has under a key, which may be anything."""
+    return f"{place}.{key}"[-200:] if type(key) in (str, int) else place
 
 
 def _overlaps(tensor: Tensor) -> bool:
