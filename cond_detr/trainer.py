@@ -164,10 +164,9 @@ class Trainer:
         """Continues where a checkpoint was written."""
         if checkpoint.progress is None or checkpoint.optimizer is None:
             raise InputError(f"--resume: {checkpoint.path} holds a model but no training state; use it with --weights")
-        try:
-            progress = Progress(**checkpoint.progress)
-        except TypeError:
-            raise InputError(f"--resume: {checkpoint.path} holds the training state of another version") from None
+        progress = Progress(**checkpoint.progress)
+        if len(progress.loss_sums) != len(LOSS_NAMES) or progress.step > self.batches.steps:
+            raise InputError(f"--resume: {checkpoint.path} holds losses or a step that this training cannot have")
         for what, before, now in (
             ("classes", checkpoint.classes, self.model.classes),
             ("training images", progress.num_images, self.progress.num_images),

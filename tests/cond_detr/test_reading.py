@@ -1,8 +1,11 @@
 """Files of weights: what a user named stays, and no tensor is used before it is known to be what it claims."""
 
 import argparse
+import collections
 import copy
 import shutil
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +213,120 @@ def test_numbers_that_are_no_weights(dtype: torch.dtype) -> None:
     value = torch.full((2,), 1e300, dtype=torch.float64).to(dtype)
     with pytest.raises(InputError, match="tensor a "):
         reading.checked_state({"a": value})
+
+
+# Attributes that a file gives its tensors and dictionaries
+
+
+class WithAttributes:
+    """Pickles as an ordered dictionary with attributes, which the restricted unpickler sets."""
+
+    def __init__(self, content: dict[str, Any], attributes: dict[str, Any]) -> None:
+        self.content = content
+        self.attributes = attributes
+
+    def __reduce__(self) -> Any:
+        return collections.OrderedDict, (), self.attributes, None, iter(self.content.items())
+
+
+@pytest.mark.parametrize(
+    "name", ["isfinite", "clone", "float", "contiguous", "stride", "numel", "dim", "untyped_storage"]
+)
+@pytest.mark.parametrize("instead", [torch.Tensor, torch.Size, 5], ids=str)
+def test_attributes_do_not_stand_in_for_methods(name: str, instead: Any, tmp_path: Path) -> None:
+    content = torch.load(OLD / "best-0.1.0.pt", weights_only=True)
+    for tensor in content["model"].values():
+        setattr(tensor, name, instead)
+    torch.save(content, tmp_path / "honest.pt")
+    assert ConditionalDETR.from_checkpoint(tmp_path / "honest.pt").classes.names
+    content["model"]["class_head.weight"].fill_(float("nan"))
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"x\.pt .*class_head\.weight holds numbers that are not finite"):
+        ConditionalDETR.from_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"items": collections.OrderedDict}, {"get": 5}, {"keys": torch.Size}, {}], ids=str
+)
+def test_attributes_do_not_hide_what_is_in_a_dictionary(attributes: dict[str, Any], tmp_path: Path) -> None:
+    content = torch.load(OLD / "best-0.1.0.pt", weights_only=True)
+    shape = content["model"]["class_head.weight"].shape
+    content["model"]["class_head.weight"] = torch.ones(1).expand(shape)
+    torch.save(WithAttributes(content, attributes), tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"x\.pt cannot be read: elements of tensor .*class_head\.weight share memory"):
+        ConditionalDETR.from_checkpoint(tmp_path / "x.pt")
+
+
+def test_negated_views_keep_their_sign(tmp_path: Path) -> None:
+    value = torch.arange(6.0).reshape(2, 3)
+    torch.save({"a": torch._neg_view(value), "b": value}, tmp_path / "x.pt")
+    found = read(tmp_path / "x.pt")
+    assert torch.equal(found["a"], -value)
+    assert not found["a"].is_neg()
+
+
+def test_nested_without_end(tmp_path: Path) -> None:
+    content: list[Any] = []
+    for _ in range(300):
+        content = [content]
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="nested more than 100 times"):
+        read(tmp_path / "x.pt")
+
+
+def test_two_directories_in_an_archive(tmp_path: Path) -> None:
+    """Python's reader takes the one that ends where the end begins, torch's the one at the recorded offset."""
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "good.pt")
+    with zipfile.ZipFile(tmp_path / "good.pt") as good, zipfile.ZipFile(tmp_path / "packed.pt", "w") as packed:
+        for entry in good.infolist():
+            packed.writestr(entry.filename, good.read(entry), zipfile.ZIP_DEFLATED)
+    data = (tmp_path / "packed.pt").read_bytes()
+    end = data.rfind(b"PK\5\6")
+    *_, size, offset, _ = struct.unpack("<4s4H2LH", data[end:])
+    decoy = bytearray(data[offset : offset + size])
+    at = 0
+    while at < len(decoy):
+        lengths = struct.unpack("<3H", decoy[at + 28 : at + 34])
+        decoy[at + 10 : at + 12] = b"\0\0"
+        at += 46 + sum(lengths)
+    (tmp_path / "x.pt").write_bytes(data[: offset + size] + bytes(decoy) + data[end:])
+    with pytest.raises(InputError, match=r"x\.pt cannot be read"):
+        read(tmp_path / "x.pt")
+
+
+PROGRESS = torch.load(OLD / "last-0.1.0.pt", weights_only=True)["progress"]
+BAD_PROGRESS: dict[str, Any] = {
+    "a list": [1],
+    "nothing": {},
+    "epoch missing": {name: value for name, value in PROGRESS.items() if name != "epoch"},
+    "one more": {**PROGRESS, "x": 1},
+    "epoch as text": {**PROGRESS, "epoch": "1"},
+    "epoch as a tensor": {**PROGRESS, "epoch": torch.tensor(1)},
+    "epoch as a bool": {**PROGRESS, "epoch": True},
+    "step negative": {**PROGRESS, "step": -1},
+    "step beyond the epoch": {**PROGRESS, "step": 10**6},
+    "seconds as text": {**PROGRESS, "seconds": "x"},
+    "best AP NaN": {**PROGRESS, "best_ap": float("nan")},
+    "too few losses": {**PROGRESS, "loss_sums": [0.0]},
+    "history as a number": {**PROGRESS, "history": 5},
+    "history too short": {**PROGRESS, "history": []},
+    "history without losses": {**PROGRESS, "history": [{"epoch": 1}]},
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROGRESS)
+def test_progress_is_checked_before_anything_is_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = torch.load(OLD / "last-0.1.0.pt", weights_only=True)
+    torch.save({**saved, "progress": BAD_PROGRESS[name]}, tmp_path / "last.pt")
+    before = (tmp_path / "last.pt").read_bytes()
+    data = write_dataset(tmp_path / "data")
+    with pytest.raises(SystemExit) as stop:
+        cli.run(train.main, ["--resume", str(tmp_path / "last.pt"), "--dataset-dir", str(data), "--device", "cpu"])
+    assert stop.value.code == 2
+    assert "last.pt" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert (tmp_path / "last.pt").read_bytes() == before
 
 
 # The optimiser's state
