@@ -4,9 +4,8 @@ Our files hold plain tensors, lists, dictionaries and numbers, read with ``weigh
 """
 
 import json
-import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from cond_detr.classes import Classes
 from cond_detr.config import Config, from_dict, to_dict
 from cond_detr.errors import InputError
 from cond_detr.naming import StateDict, to_ours
+from cond_detr.progress import Progress
 from cond_detr.reading import FORMAT, checked_state, open_source, read
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Checkpoint:
     classes: Classes
     model: StateDict
     average: StateDict | None = None
-    progress: dict[str, Any] | None = None
+    progress: Progress | None = None
     optimizer: dict[str, Any] | None = None
 
     def save(self) -> None:
@@ -56,7 +56,8 @@ class Checkpoint:
             described = {name: json.dumps(value) for name, value in about.items()}
             write(self.path, safetensors.torch.save(_contiguous(self.average or self.model), described))
             return
-        optional = {"average": self.average, "progress": self.progress, "optimizer": self.optimizer}
+        progress = asdict(self.progress) if self.progress else None
+        optional = {"average": self.average, "progress": progress, "optimizer": self.optimizer}
         present = {name: value for name, value in optional.items() if value is not None}
         write(self.path, {**about, "model": self.model, **present})
 
@@ -79,7 +80,7 @@ class Checkpoint:
             config: Config = from_dict(content["config"])
             model = checked_state(content["model"])
             average = checked_state(content["average"]) if "average" in content else None
-            progress = checked_progress(content["progress"]) if "progress" in content else None
+            progress = Progress.read(content["progress"]) if "progress" in content else None
         except (KeyError, TypeError, InputError) as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: {error}") from None
         return cls(path, config, classes, model, average, progress, content.get("optimizer"))
@@ -104,50 +105,6 @@ class Checkpoint:
                     f"checkpoint {self.path} is of another architecture: {len(wrong)} tensors differ, "
                     f"such as {name}: expected {_shape(own, name)}, got {_shape(state, name)}"
                 )
-
-
-# How far a training came: what each number must be, and the least that it may be
-PROGRESS = {
-    "num_images": (int, 1),
-    "images_per_step": (int, 1),
-    "epoch": (int, 0),
-    "step": (int, 0),
-    "seconds": (float, 0),
-    "best_ap": (float, -1),
-}
-
-
-def checked_progress(progress: Any) -> dict[str, Any]:
-    """Where a training stood, as it has to be.
-
-    Raises:
-        InputError: a number is missing, of another type, or one that cannot be.
-    """
-    if not isinstance(progress, dict):
-        raise InputError(f"progress must be a dictionary, got {type(progress).__name__}")
-    wrong = progress.keys() ^ {*PROGRESS, "loss_sums", "history"}
-    if wrong:
-        raise InputError(f"progress has other entries than this version: {', '.join(sorted(map(repr, wrong)))[:200]}")
-    for name, (kind, least) in PROGRESS.items():
-        if not _is_number(progress[name], kind) or progress[name] < least:
-            raise InputError(f"progress: {name} must be a finite {kind.__name__} of at least {least}")
-    sums, history = progress["loss_sums"], progress["history"]
-    if not isinstance(sums, list) or not all(_is_number(value, float) for value in sums):
-        raise InputError("progress: loss_sums must be a list of finite numbers")
-    if not isinstance(history, list) or len(history) != progress["epoch"]:
-        raise InputError(f"progress: history must have a record of each of {progress['epoch']} epochs")
-    for record in history:
-        plain = isinstance(record, dict) and all(
-            isinstance(name, str) and (value is None or _is_number(value, float)) for name, value in record.items()
-        )
-        if not plain or not {"epoch", "train_loss", "lr", "AP", "AP50", "AP75"} <= record.keys():
-            raise InputError("progress: a record of an epoch must have its number, losses, rate and metrics")
-    return progress
-
-
-def _is_number(value: Any, kind: type) -> bool:
-    """Whether it is a plain finite number; a whole one may stand for another."""
-    return type(value) in (int, kind) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def add_precision_option(group: argparse._ActionsContainer, default: str) -> Non
     group.add_argument(
         "--matmul-precision",
         choices=("high", "highest"),
-        help=f"of fp32 products on CUDA: TF32 on tensor cores, or exact (default: {default})",
+        help=f"fp32 matrix products on CUDA: in TF32 (high) or in fp32 (highest) (default: {default})",
     )
 
 

@@ -27,9 +27,10 @@ from cond_detr.data.loading import checked, eval_loader
 from cond_detr.errors import InputError
 from cond_detr.evaluation import Evaluation, coco_results, evaluate_results
 from cond_detr.models.detector import Detector
-from cond_detr.precision import fp32_products, with_precision
+from cond_detr.precision import fp32_products
 from cond_detr.predictions import Detections, detections
 from cond_detr.run_folder import results_dict, write_json
+from cond_detr.settings import configure
 
 
 def run_over(
@@ -142,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     device = distributed.local_device(device_argument(options.device))
     model = Detector.from_checkpoint(options.checkpoint).to(device)
-    model.config = with_precision(model.config, options.matmul_precision)
+    if options.matmul_precision:
+        model.config = configure({"matmul_precision": options.matmul_precision}, model.config)
     data = model.config.data
     if options.dataset_dir:
         data = replace(data, dataset_dir=options.dataset_dir)

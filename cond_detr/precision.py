@@ -2,12 +2,8 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Literal
 
 import torch
-
-from cond_detr.config import Config
 
 
 @contextlib.contextmanager
@@ -32,8 +28,3 @@ def fp32_products(precision: str, device: torch.device) -> Iterator[None]:
 def _set(products: str, convolutions: bool) -> None:
     torch.set_float32_matmul_precision(products)
     torch.backends.cudnn.allow_tf32 = convolutions
-
-
-def with_precision(config: Config, precision: Literal["high", "highest"] | None) -> Config:
-    """The settings with another precision of fp32 products; None keeps it."""
-    return replace(config, train=replace(config.train, matmul_precision=precision or config.train.matmul_precision))

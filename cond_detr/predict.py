@@ -25,9 +25,9 @@ from cond_detr.drawing import draw_detections
 from cond_detr.errors import InputError
 from cond_detr.evaluation import coco_results
 from cond_detr.models.detector import Detector
-from cond_detr.precision import with_precision
 from cond_detr.predictions import Detections
 from cond_detr.run_folder import write_json
+from cond_detr.settings import configure
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -161,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     device = device_argument(options.device)
     model = Detector.from_checkpoint(options.checkpoint).to(device)
-    model.config = with_precision(model.config, options.matmul_precision)
+    if options.matmul_precision:
+        model.config = configure({"matmul_precision": options.matmul_precision}, model.config)
     paths = find_images(options.images)
     make_folder(options.output_dir)
     # pictures never replace what they were made from, nor other photos beside it

@@ -14,8 +14,6 @@ from cond_detr.config import TrainConfig
 from cond_detr.criterion import Criterion
 from cond_detr.data.batching import Batch
 
-LOSS_NAMES = ("train_loss", "train_loss_classification", "train_loss_l1", "train_loss_giou")
-
 
 class Outcome(NamedTuple):
     """Of a backward pass.

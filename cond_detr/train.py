@@ -197,7 +197,7 @@ def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
             f"--resume: {', '.join('--' + name.replace('_', '-') for name in changed)} differs from what "
             f"{checkpoint.path} was started with; leave it out, or start a new run from its weights with --weights"
         )
-    if checkpoint.progress is not None and checkpoint.progress["epoch"] >= config.train.epochs:
+    if checkpoint.progress is not None and checkpoint.progress.epoch >= config.train.epochs:
         raise InputError(
             f"--resume: nothing to resume, {checkpoint.path} has finished its {config.train.epochs} epochs"
         )

@@ -5,14 +5,12 @@ augmentation of an image of (seed, epoch, index), dropout of (seed, step, rank).
 resumed computes what an undisturbed one does, with no generator states to carry along.
 """
 
-import dataclasses
 import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -40,39 +38,15 @@ from cond_detr.evaluation import Evaluation
 from cond_detr.events import Events
 from cond_detr.models.detector import Detector
 from cond_detr.optim import lr_factor, make_optimizer, restore, set_lr
+from cond_detr.progress import LOSS_NAMES, Progress
 from cond_detr.rehearsal import rehearse
 from cond_detr.run_folder import RunFolder
-from cond_detr.step import LOSS_NAMES, TrainStep
+from cond_detr.step import TrainStep
 
 # Steps between looks at device values; each look makes the host wait
 STEPS_PER_LOOK = 10
 PREVIEW_IMAGES = 16
 PREVIEW_THRESHOLD = 0.3
-
-
-@dataclass
-class Progress:
-    """Where training stands, between any two steps.
-
-    Attributes:
-        epoch: epochs finished.
-        step: steps done in the epoch under way.
-        seconds: time spent on them.
-        loss_sums: (4,) sums over those steps of :data:`LOSS_NAMES`.
-        best_ap: of all epochs.
-        history: the records of log.jsonl.
-        num_images, images_per_step: what the steps were counted with.
-    """
-
-    num_images: int
-    images_per_step: int
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    loss_sums: list[float] = field(default_factory=lambda: [0.0] * len(LOSS_NAMES))
-    best_ap: float = -1.0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -154,6 +128,7 @@ class Trainer:
             by_size=config.data.size_step > 0,
         )
         self.progress = Progress(len(train_set), self.batches.images_per_step)
+        self.resumed = False
         # Matching results that nobody has looked at yet, and whether a bad one has been reported
         self.unseen: list[tuple[tuple[int, ...], Tensor]] = []
         self.reported = False
@@ -164,9 +139,7 @@ class Trainer:
         """Continues where a checkpoint was written."""
         if checkpoint.progress is None or checkpoint.optimizer is None:
             raise InputError(f"--resume: {checkpoint.path} holds a model but no training state; use it with --weights")
-        progress = Progress(**checkpoint.progress)
-        if len(progress.loss_sums) != len(LOSS_NAMES) or progress.step > self.batches.steps:
-            raise InputError(f"--resume: {checkpoint.path} holds losses or a step that this training cannot have")
+        progress = checkpoint.progress
         for what, before, now in (
             ("classes", checkpoint.classes, self.model.classes),
             ("training images", progress.num_images, self.progress.num_images),
@@ -174,6 +147,10 @@ class Trainer:
         ):
             if before != now:
                 raise InputError(f"--resume: {checkpoint.path} was trained with other {what}: {before}, not {now}")
+        if progress.step > self.batches.steps:
+            raise InputError(
+                f"--resume: {checkpoint.path} is at step {progress.step} of an epoch that has {self.batches.steps}"
+            )
         if (checkpoint.average is None) == (self.average is not None):
             raise InputError(f"--resume: {checkpoint.path} must hold averaged weights if --ema is set, and only then")
         checkpoint.load_into(self.model)
@@ -184,6 +161,7 @@ class Trainer:
         if self.average and checkpoint.average:
             self.average.model.load_state_dict(checkpoint.average)
         self.progress = progress
+        self.resumed = True
 
     def run(self) -> None:
         """Trains to the last epoch.
@@ -195,7 +173,8 @@ class Trainer:
         if self.tensorboard and distributed.rank() == 0:
             self.events = Events(self.folder.path / "tensorboard", self.progress.epoch + 1)
         self._write_log()
-        self._save_last()
+        if not self.resumed:  # a state that has not yet led to a step replaces none that has
+            self._save_last()
         if self.device.type == "cuda":
             rehearse(self.model, self.criterion, self.config, self.train_set, self.device)
         step = self._make_step()
@@ -372,7 +351,7 @@ class Trainer:
                 self.model.classes,
                 self.model.state_dict(),
                 average=self.average.model.state_dict() if self.average else None,
-                progress=dataclasses.asdict(self.progress),
+                progress=self.progress,
                 optimizer=self.optimizer.state_dict(),
             ).save()
 

@@ -10,10 +10,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +25,10 @@ from cond_detr_kernels.conditional_attention.measured import (
     table_path,
     write_table,
 )
+from cond_detr_kernels.conditional_attention.operator import run_backward, run_forward
 from cond_detr_kernels.conditional_attention.problem import Problem
 from cond_detr_kernels.conditional_attention.pytorch import BACKENDS, pytorch_attention
-from cond_detr_kernels.conditional_attention.reference import dropped_reference, head_thresholds
+from cond_detr_kernels.conditional_attention.reference import attention_weights, dropped_reference, head_thresholds
 from cond_detr_kernels.conditional_attention.target import target_of
 from cond_detr_kernels.conditional_attention.tuning import Blocks, Tuning
 
@@ -108,16 +107,13 @@ def checked_part(tensor: Tensor) -> Tensor:
 def exact(problem: Problem, padding: Tensor | None, grad_out: Tensor) -> list[Tensor]:
     """That part of the output and of all gradients, by the formula in fp64."""
     operands = [checked_part(tensor).detach().double().requires_grad_() for tensor in problem[:5]]
-    q_content, q_spatial, k_content, k_spatial, value = operands
-    scores = problem.scale * (q_content @ k_content.mT + q_spatial @ k_spatial.mT)
-    if padding is not None:
-        scores = scores.masked_fill(padding[:1, None, None], -torch.inf)
-    weights = scores.softmax(-1)
+    mask = None if padding is None else padding[:1]
+    weights = attention_weights(*operands[:4], key_padding_mask=mask, scale=problem.scale)
     if problem.dropout_p:
         heads, queries, keys = weights.shape[1:]
         kept = ~dropped_reference(SEED, heads, queries, keys, problem.dropout_p, weights.device)
         weights = weights * kept * 256 / (256 - head_thresholds(SEED, heads, problem.dropout_p, weights.device))
-    out = weights @ value
+    out = weights @ operands[4]
     return [out.detach(), *torch.autograd.grad(out, operands, checked_part(grad_out).double())]
 
 
@@ -197,48 +193,26 @@ class KernelSearch:
                 break
             try:
                 microseconds = measure(candidate)
-            except (
-                Exception
-            ):  # too much shared memory, or what this Triton cannot compile: whatever it is, not this one
+            # it wants too much shared memory, or this Triton cannot compile it: whatever it is, it is not the fastest
+            except Exception:
                 continue
             if microseconds is not None and (best is None or microseconds < best[1]):
                 best = candidate, microseconds
         return best
 
     def _forward(self, tuning: Tuning) -> float | None:
-        from cond_detr_kernels.conditional_attention.forward import forward_launches
+        def call() -> tuple[Tensor, Tensor]:
+            return run_forward(self.problem, tuning, self.multiprocessors)
 
-        launches, out, _ = forward_launches(self.problem, tuning, self.multiprocessors)
-        compile_all(launches)
-        run_all(launches)
-        right = agrees([out], self.want[:1], self.tolerance)
-        return self.timer(lambda: run_all(launches)) if right else None
+        return self.timer(call) if agrees(call()[:1], self.want[:1], self.tolerance) else None
 
     def _backward(self, tuning: Tuning) -> float | None:
-        from cond_detr_kernels.conditional_attention.backward import backward_launches
-        from cond_detr_kernels.conditional_attention.forward import forward_launches
+        out, lse = run_forward(self.problem, tuning, self.multiprocessors)
 
-        forward, out, lse = forward_launches(self.problem, tuning, self.multiprocessors)
-        run_all(forward)
-        launches, grad_queries, grad_keys = backward_launches(
-            self.problem, out, lse, self.grad_out, tuning, not tuning.one_pass
-        )
-        compile_all(launches)
-        run_all(launches)
-        right = agrees([*grad_queries, *grad_keys], self.want[1:], self.tolerance)
-        return self.timer(lambda: run_all(launches)) if right else None
+        def call() -> tuple[Tensor, ...]:
+            return run_backward(self.problem, out, lse, self.grad_out, tuning, not tuning.one_pass)
 
-
-def compile_all(launches: Sequence[Any]) -> None:
-    """Compiles kernels side by side; one after the other they would take most of the time."""
-    if launches[0].arguments["heads"] and torch.cuda.is_available():
-        with ThreadPoolExecutor(len(launches)) as pool:
-            list(pool.map(lambda launch: launch.compile(), launches))
-
-
-def run_all(launches: Sequence[Any]) -> None:
-    for launch in launches:
-        launch.run()
+        return self.timer(call) if agrees(call(), self.want[1:], self.tolerance) else None
 
 
 def pytorch_times(

@@ -169,13 +169,9 @@ def _has_kernels(device: torch.device) -> bool:
     return HAS_TRITON and device.type == "cuda" and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
 
 
-def is_cuda(tensor: Tensor) -> bool:
-    return tensor.is_cuda
-
-
 def _measured_backend(tensors: Operands, masked: bool, dropout_p: float, deterministic: bool | None) -> str | None:
     """The backend of PyTorch's attention that was measured to be faster than the kernels on this GPU, if one was."""
-    if not is_cuda(tensors[0]) or deterministic or torch.are_deterministic_algorithms_enabled():
+    if deterministic or torch.are_deterministic_algorithms_enabled():
         return None
     if torch.compiler.is_compiling():  # sizes may be symbols then
         return None

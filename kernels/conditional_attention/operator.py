@@ -159,13 +159,9 @@ def _run_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     problem = Problem(*arguments[:-1])
     if not _has_kernels(problem):
         return closed_form.forward(problem)
-    from cond_detr_kernels.conditional_attention.forward import forward_launches
     from cond_detr_kernels.conditional_attention.target import target_of
 
-    target = target_of(problem)
-    launches, out, lse = forward_launches(problem, target.tuning, target.multiprocessors)
-    _run(launches, problem.value)
-    return out, lse
+    return run_forward(problem, *target_of(problem))
 
 
 @torch.library.impl("cond_detr::conditional_attention_backward", ("CPU", "CUDA"), lib=_library)
@@ -174,12 +170,29 @@ def _run_backward(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     problem = Problem(*inputs)
     if not _has_kernels(problem):
         return tuple(closed_form.backward(problem, out, lse, grad_out))
-    from cond_detr_kernels.conditional_attention.backward import backward_launches
     from cond_detr_kernels.conditional_attention.target import target_of
 
     tuning = target_of(problem).tuning
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled() or not tuning.one_pass
+    return run_backward(problem, out, lse, grad_out, tuning, deterministic)
+
+
+def run_forward(problem: Problem, tuning: Any, multiprocessors: int) -> tuple[Tensor, Tensor]:
+    """The output and its log-sum-exp, by the kernels with given configurations."""
+    from cond_detr_kernels.conditional_attention.forward import forward_launches
+
+    launches, out, lse = forward_launches(problem, tuning, multiprocessors)
+    _run(launches, problem.value)
+    return out, lse
+
+
+def run_backward(
+    problem: Problem, out: Tensor, lse: Tensor, grad_out: Tensor, tuning: Any, deterministic: bool
+) -> tuple[Tensor, ...]:
+    """The gradients of all operands, by the kernels with given configurations."""
+    from cond_detr_kernels.conditional_attention.backward import backward_launches
+
     launches, grad_queries, grad_keys = backward_launches(problem, out, lse, grad_out, tuning, deterministic)
     _run(launches, problem.value)
     if not deterministic:  # sums in fp32, with room for whole tiles

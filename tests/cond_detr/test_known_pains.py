@@ -20,7 +20,8 @@ from cond_detr.data.batching import Batch, pad_targets
 from cond_detr.evaluate import measure, run_over
 from cond_detr.optim import make_optimizer
 from cond_detr.predictions import Predictions
-from cond_detr.step import LOSS_NAMES, Outcome, TrainStep, forward_backward
+from cond_detr.progress import LOSS_NAMES
+from cond_detr.step import Outcome, TrainStep, forward_backward
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from cond_detr import ConditionalDETR, InputError, cli, reading, train
+from cond_detr import ConditionalDETR, InputError, cli, convert, reading, train
 from cond_detr.checkpoints import Checkpoint
 from cond_detr.optim import make_optimizer, restore
 from cond_detr.reading import open_source, read
@@ -110,6 +110,12 @@ def test_the_command_leaves_it_too(
     assert stop.value.code == 2
     assert "other.pt cannot be read" in capsys.readouterr().err
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("source", ["a" * 300, "https://[x/y.pt", "x\0.pt"])
+def test_names_that_no_file_has(source: str) -> None:
+    with pytest.raises(InputError):
+        open_source(source)
 
 
 def test_earlier_downloads_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +219,15 @@ def test_numbers_that_are_no_weights(dtype: torch.dtype) -> None:
     value = torch.full((2,), 1e300, dtype=torch.float64).to(dtype)
     with pytest.raises(InputError, match="tensor a "):
         reading.checked_state({"a": value})
+
+
+def test_tied_tensors_convert(tmp_path: Path) -> None:
+    content = torch.load(OLD / "best-0.1.0.pt", weights_only=True)
+    content["model"]["backbone.bn1.weight"] = content["model"]["backbone.bn1.bias"]
+    torch.save(content, tmp_path / "x.pt")
+    assert convert.main([str(tmp_path / "x.pt"), str(tmp_path / "x.safetensors")]) == 0
+    want, got = (Checkpoint.load(tmp_path / name).model for name in ("x.pt", "x.safetensors"))
+    assert all(torch.equal(want[name], got[name]) for name in want)
 
 
 # Attributes that a file gives its tensors and dictionaries
@@ -400,6 +415,13 @@ def test_moments_get_memory_of_their_own() -> None:
     assert state["exp_avg_sq"].data_ptr() != shared.data_ptr()
 
 
+def test_runs_of_more_steps_than_float32_counts() -> None:
+    saved = copy.deepcopy(GOOD)
+    for moments in saved["state"].values():
+        moments["step"] = torch.tensor(2.0**24)
+    restore(make_optimizer(MODEL, MODEL.config.train), saved, steps=2**24 + 5)
+
+
 def test_rates_are_the_settings() -> None:
     saved = copy.deepcopy(GOOD)
     for group in saved["param_groups"]:
@@ -445,4 +467,4 @@ def test_a_run_of_the_first_release_goes_on(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     arguments = ["--resume", str(tmp_path / "last.pt"), "--dataset-dir", str(data), "--device", "cpu"]
     assert train.main(arguments) == 0
-    assert Checkpoint.load(tmp_path / "last.pt").progress["epoch"] == 2  # type: ignore[index]
+    assert Checkpoint.load(tmp_path / "last.pt").progress.epoch == 2  # type: ignore[union-attr]

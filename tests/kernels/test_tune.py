@@ -191,7 +191,6 @@ def test_calls_take_the_fastest_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(measured, "find", find)
     tensors = tuple(torch.randn(2, 4, n, 8, device="meta").to(torch.bfloat16) for n in (5, 5, 7, 7, 7))
-    monkeypatch.setattr(op, "is_cuda", lambda tensor: True)
     assert op._measured_backend(tensors, True, 0.1, None) is None
     tensors[0].requires_grad_()
     assert op._measured_backend(tensors, True, 0.1, None) == "efficient"
