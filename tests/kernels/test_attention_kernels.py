@@ -193,6 +193,14 @@ def test_precision_follows_either_setting(monkeypatch: pytest.MonkeyPatch) -> No
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.parametrize("deterministic", [True, False], ids=["deterministic", "one pass"])
+def test_heads_of_different_rates(deterministic: bool) -> None:
+    """Each scales what it keeps by its own."""
+    dropout_p = 25.5 / 256
+    assert head_thresholds(SEED, 16, dropout_p).unique().tolist() == [25, 26]
+    check(make_problem(Shape(2, 8, 20, 40, 16, 16, 16), torch.float32, dropout_p=dropout_p), deterministic)
+
+
 @pytest.mark.parametrize("dropout_p", [1 / 65536, 0.99999999], ids=["least", "most"])
 def test_extreme_dropout(dropout_p: float) -> None:
     check(make_problem(SHAPES["one query"], torch.float32, dropout_p=dropout_p))
