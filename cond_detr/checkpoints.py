@@ -1,10 +1,9 @@
 """Checkpoint files: our own format, and weights of other implementations.
 
-Our files hold plain tensors, lists, dictionaries and numbers, read with ``weights_only=True``: nothing in them can run.
+Our files hold plain tensors, lists, dictionaries and numbers: nothing in them can run.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from cond_detr.classes import Classes
 from cond_detr.config import Config, from_dict, to_dict
 from cond_detr.errors import InputError
+from cond_detr.files import replacing
 from cond_detr.naming import StateDict, to_ours
 from cond_detr.progress import Progress
 from cond_detr.reading import FORMAT, checked_state, open_source, read
@@ -81,7 +81,7 @@ class Checkpoint:
             model = checked_state(content["model"])
             average = checked_state(content["average"]) if "average" in content else None
             progress = Progress.read(content["progress"]) if "progress" in content else None
-        except (KeyError, TypeError, InputError) as error:
+        except (KeyError, TypeError, RecursionError, InputError) as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: {error}") from None
         return cls(path, config, classes, model, average, progress, content.get("optimizer"))
 
@@ -193,16 +193,12 @@ def is_checkpoint(content: Any) -> bool:
 
 
 def write(path: Path, content: bytes | dict[str, Any]) -> None:
-    """Writes a file, or leaves what was there: a reader never sees half of one."""
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("wb") as file:
+    """Writes a file, or leaves what was there."""
+    with replacing(path) as file:
         if isinstance(content, bytes):
             file.write(content)
         else:
             torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def write_weights(state: StateDict, path: Path) -> None:

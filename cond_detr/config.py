@@ -1,5 +1,6 @@
 """Settings: frozen dataclasses, and the presets as a table. Modules take the fields they need, never a whole config."""
 
+import sys
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -233,6 +234,9 @@ def change(section: T, values: dict[str, Any]) -> T:
 _COUNTS = {"d_model", "num_heads", "decoder_layers", "ffn_dim", "num_queries", "image_size", "max_size"}
 _COUNTS |= {"epochs", "batch_size", "accumulate", "eval_batch_size"}
 _FRACTIONS = {"dropout", "ema"}
+# What nobody has: images of more pixels a side, and numbers that a double cannot hold
+_MOST_PIXELS = 2**15
+_PIXELS = {"image_size", "max_size", "size_step"}
 
 
 def check_value(name: str, value: Any, kind: Any) -> Any:
@@ -243,9 +247,14 @@ def check_value(name: str, value: Any, kind: Any) -> Any:
         fits, wanted = isinstance(value, bool), "True or False"
     elif kind in (int, float):
         number = (int, np.integer) if kind is int else (int, float, np.number)
-        least, limit = int(name in _COUNTS), 1 if name in _FRACTIONS else 2**63 if kind is int else float("inf")
+        least, limit = int(name in _COUNTS), 2**63 if kind is int else sys.float_info.max
+        if name in _FRACTIONS:
+            limit = 1
+        if name in _PIXELS:
+            limit = _MOST_PIXELS
         fits = isinstance(value, number) and not isinstance(value, bool) and bool(least <= value < limit)
-        wanted = f"a {'whole ' * (kind is int)}number of at least {least}{' and below 1' * (limit == 1)}"
+        bounded = f" and below {limit}" if limit <= _MOST_PIXELS else ""
+        wanted = f"a {'whole ' * (kind is int)}number of at least {least}{bounded}"
     else:
         fits, wanted = isinstance(value, kind), "text"  # or None, where there is no data set
     if not fits:

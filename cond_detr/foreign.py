@@ -40,7 +40,7 @@ def open_checkpoint(source: str, *, preset_name: str | None = None, classes: Cla
         return Checkpoint.parse(path, content)
     state = weights_in(content)
     needed = [state.get("query_embed.weight"), state.get("class_head.weight")]
-    if not all(tensor is not None and tensor.dim() == 2 for tensor in needed):
+    if not all(tensor is not None and tensor.dim() == 2 and tensor.numel() for tensor in needed):
         raise InputError(f"{source} is no checkpoint of a detector: it has no object queries or no class scores")
     presets = (preset_name,) if preset_name else PRESETS
     found = [(config, differences(config, state)) for config in candidates(presets, state)]

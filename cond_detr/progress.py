@@ -1,6 +1,5 @@
 """Where a training stands: what a checkpoint carries so that another process can go on."""
 
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,6 +9,9 @@ from cond_detr.errors import InputError
 LOSS_NAMES = ("train_loss", "train_loss_classification", "train_loss_l1", "train_loss_giou")
 # What curves and lines of the log are made of
 RECORDED = {"epoch", "seconds", "images_per_second", *LOSS_NAMES, "lr", "AP", "AP50", "AP75"}
+
+# What no loss, rate or time comes to
+LARGEST = 1e30
 
 
 @dataclass
@@ -54,16 +56,20 @@ class Progress:
         for name, least in (("seconds", 0), ("best_ap", -1)):
             if not _is_number(values[name]) or values[name] < least:
                 raise InputError(f"progress: {name} must be a finite number of at least {least}")
+        if values["step"] and not values["seconds"]:
+            raise InputError("progress: seconds must be more than 0 after a step")
         sums, history = values["loss_sums"], values["history"]
         if not isinstance(sums, list) or len(sums) != len(LOSS_NAMES) or not all(map(_is_number, sums)):
             raise InputError(f"progress: loss_sums must be {len(LOSS_NAMES)} finite numbers")
         if not isinstance(history, list) or len(history) != values["epoch"] or not all(map(_is_record, history)):
-            raise InputError("progress: history must have a record of losses and metrics for each epoch")
+            raise InputError("progress: history must be records of losses and metrics")
+        if len(history) != values["epoch"] or any(record["epoch"] != i + 1 for i, record in enumerate(history)):
+            raise InputError(f"progress: history must have a record of each of {values['epoch']} epochs")
         return cls(**values)
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and -LARGEST < value < LARGEST
 
 
 def _is_record(value: Any) -> bool:

@@ -10,6 +10,7 @@ from cond_detr.config import Config, to_dict
 from cond_detr.drawing import draw_metrics
 from cond_detr.errors import InputError
 from cond_detr.evaluation import Evaluation
+from cond_detr.files import replacing
 
 RUNS = Path("runs")
 
@@ -92,7 +93,6 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes the whole file or leaves what was there."""
-    unfinished = path.with_name(path.name + ".part")
-    # file names may have bytes that are no characters; JSON has an escape for them
-    unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-    unfinished.replace(path)
+    with replacing(path) as file:
+        # file names may have bytes that are no characters; JSON has an escape for them
+        file.write(text.encode("utf-8", errors="backslashreplace"))

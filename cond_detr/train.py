@@ -27,7 +27,7 @@ from cond_detr.describe import pretraining_warning
 from cond_detr.errors import InputError
 from cond_detr.fit import Running, launch, prepare, with_largest_batch, without_auto
 from cond_detr.matcher import MATCHERS
-from cond_detr.models import MODELS, build
+from cond_detr.models import MODELS, build, check_buildable
 from cond_detr.run_folder import RunFolder
 from cond_detr.settings import GRAPH_SIZE_STEP, configure
 from cond_detr.trainer import Interrupted
@@ -214,6 +214,7 @@ def train(options: dict[str, Any], device: torch.device) -> None:
         if "weights" in options:
             raise InputError("--resume and --weights exclude each other: a resumed run has its own weights")
         checkpoint = Checkpoint.load(checkpoint_to_resume(options))
+        check_buildable(checkpoint)
         config = resumed_config(options, checkpoint)
     else:
         name = options.get("preset", "r50" if "dataset_dir" in options else "shapes")

@@ -132,16 +132,10 @@ class Detector(nn.Module):
             InputError: the file is missing, not such a checkpoint, or one of another kind of detector.
         """
         from cond_detr.foreign import open_checkpoint
-        from cond_detr.models import build
+        from cond_detr.models import build, check_buildable
 
         saved = open_checkpoint(str(source), preset_name=preset_name)
-        if max(saved.config.model.encoder_layers, saved.config.model.decoder_layers) > len(saved.model):
-            raise InputError(f"checkpoint {source} has fewer tensors than its settings say that there are layers")
-        try:
-            with torch.device("meta"):  # before memory is spent
-                saved.check(build(saved.config, saved.classes))
-        except InputError as error:
-            raise InputError(f"{source} cannot be used: {error}") from None
+        check_buildable(saved)
         model = build(saved.config, saved.classes)
         if not isinstance(model, cls):
             raise InputError(f"checkpoint {source} is of a {type(model).__name__}, not of a {cls.__name__}")

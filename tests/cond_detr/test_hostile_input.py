@@ -299,13 +299,13 @@ def test_other_photos_in_the_same_folder_stay(tmp_path: Path) -> None:
 def test_what_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Checkpoint(tmp_path / "a.pt", MODEL.config, MODEL.classes, MODEL.state_dict()).save()
     Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg")
-    (tmp_path / "out/predictions.json.part").mkdir(parents=True)
+    (tmp_path / "out/predictions.json").mkdir(parents=True)
     arguments = [str(tmp_path / "a.jpg"), "--checkpoint", str(tmp_path / "a.pt"), "--output-dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:
         cli.run(predict.main, arguments)
     assert stop.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error == f"error: {tmp_path / 'out/predictions.json.part'}: Is a directory"
+    assert error == f"error: {tmp_path / 'out/predictions.json'}: Is a directory"
 
 
 def annotations(**changes: Any) -> dict[str, Any]:
