@@ -141,8 +141,8 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, "evil.pt")
     Path("legacy.pt").write_bytes(pickle.dumps({"model": Evil()}))
-    for name in ("evil.pt", "legacy.pt"):
-        with pytest.raises(InputError, match=f"{name} cannot be read"):
+    for name, why in (("evil.pt", "is no checkpoint of a detector"), ("legacy.pt", "cannot be read")):
+        with pytest.raises(InputError, match=f"{name} {why}"):
             Detector.from_checkpoint(name)
     assert not Path("executed").exists()
 

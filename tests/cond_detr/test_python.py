@@ -181,7 +181,7 @@ def test_without_a_data_set_it_is_the_mode() -> None:
         ({"ema": 1}, "ema must be a number of at least 0 and below 1, got 1"),
         ({"amp": "fp16"}, "amp must be one of off, bf16, got 'fp16'"),
         ({"compile": 1}, "compile must be True or False, got 1"),
-        ({"image_size": "large"}, "image_size must be a whole number of at least 1, got 'large'"),
+        ({"image_size": "large"}, "image_size must be a whole number of at least 1 and below 32768, got 'large'"),
         ({"lr_drop": "late"}, "lr_drop must be a whole number of at least 0, got 'late'"),
         ({"batch_size": "auto", "device": "cpu"}, "--batch-size auto: it fills a GPU's memory"),
         ({"dataset_dir": "nowhere"}, "nowhere"),
