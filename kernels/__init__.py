@@ -1,7 +1,7 @@
-"""Kernels behind Conditional DETR: conditional cross-attention and Hungarian matching.
+"""Kernels for Conditional DETR: conditional cross-attention and Hungarian matching.
 
-They stand on their own and can be used in any DETR: :func:`conditional_attention`, :func:`match` and
-:func:`linear_sum_assignment`. Each has a reference beside it that computes the same in plain PyTorch or SciPy.
+They do not depend on the detector and can be used in any DETR: :func:`conditional_attention`, :func:`match` and
+:func:`linear_sum_assignment`. Each has a reference implementation in plain PyTorch or SciPy.
 """
 
 from cond_detr_kernels.assignment import MatchStatus, MatchWeights, linear_sum_assignment, match

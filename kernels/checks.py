@@ -1,4 +1,4 @@
-"""The one place that words complaints about operands."""
+"""Checks of arguments, with uniform error messages."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,16 @@ from torch import Tensor
 
 
 def check_shape(name: str, tensor: Tensor, axes: str, sizes: Sequence[int | None]) -> None:
-    """Raises a ValueError unless ``tensor`` has the given sizes.
+    """Checks the shape of a tensor.
 
     Args:
-        name: the argument's name, for the message.
-        axes: how its shape is documented, such as ``"(B, T, 4)"``.
-        sizes: the expected size of each axis, None where any will do.
+        name: name of the argument, for the message.
+        tensor: the argument.
+        axes: its documented shape, such as ``"(B, T, 4)"``.
+        sizes: expected size of each axis, None for any size.
+
+    Raises:
+        ValueError: if the tensor has another shape.
     """
     fits = tensor.dim() == len(sizes) and all(
         want is None or want == got for want, got in zip(sizes, tensor.shape, strict=True)
@@ -22,7 +26,16 @@ def check_shape(name: str, tensor: Tensor, axes: str, sizes: Sequence[int | None
 
 
 def check_same(names: Sequence[str], tensors: Sequence[Tensor], what: str) -> None:
-    """Raises a ValueError unless all tensors agree in ``what``: an attribute such as ``"dtype"`` or ``"device"``."""
+    """Checks that tensors have an attribute in common.
+
+    Args:
+        names: names of the arguments, for the message.
+        tensors: the arguments.
+        what: the attribute, such as ``"dtype"`` or ``"device"``.
+
+    Raises:
+        ValueError: if one of them differs from the first.
+    """
     first = getattr(tensors[0], what)
     for name, tensor in zip(names[1:], tensors[1:], strict=True):
         if getattr(tensor, what) != first:

@@ -1,8 +1,8 @@
 """``python -m cond_detr_kernels.tune``: measures on your GPU which attention is fastest, and with which tiles.
 
 For each situation of a preset, or one that is given, it times the kernels' configurations and PyTorch's own attention,
-forward and backward, each only after its result agreed with the formula in fp64. What wins is written to the user's
-cache folder, and ``conditional_attention`` takes it from then on.
+forward and backward, each only after its result agreed with the formula in fp64. The fastest is written to the user's
+cache folder, and ``conditional_attention`` uses it from then on.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cond_detr_kernels.conditional_attention.fallback import BACKENDS, pytorch_attention
 from cond_detr_kernels.conditional_attention.measured import (
     KERNELS,
     Measured,
@@ -25,11 +26,10 @@ from cond_detr_kernels.conditional_attention.measured import (
     table_path,
     write_table,
 )
-from cond_detr_kernels.conditional_attention.operator import run_backward, run_forward
 from cond_detr_kernels.conditional_attention.problem import Problem
-from cond_detr_kernels.conditional_attention.pytorch import BACKENDS, pytorch_attention
 from cond_detr_kernels.conditional_attention.reference import attention_weights, dropped_reference, head_thresholds
 from cond_detr_kernels.conditional_attention.target import target_of
+from cond_detr_kernels.conditional_attention.torch_operator import run_backward, run_forward
 from cond_detr_kernels.conditional_attention.tuning import Blocks, Tuning
 
 Timer = Callable[[Callable[[], object]], float]
@@ -49,7 +49,7 @@ QUERIES_BLOCKS = [Blocks(*sizes) for sizes in ((64, 64, 4, 2), (64, 128, 8, 2), 
 KEYS_BLOCKS = [Blocks(*sizes) for sizes in ((64, 128, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2), (32, 128, 8, 2))]
 ONE_PASS_BLOCKS = [Blocks(*sizes) for sizes in ((64, 64, 4, 2), (64, 128, 8, 2), (32, 64, 4, 2), (64, 64, 8, 2))]
 
-# The kernels of each way backward, and the configurations to try
+# The backward kernels of either implementation, and the configurations to try
 Changes = list[tuple[Callable[[Tuning, Blocks], Tuning], list[Blocks]]]
 DETERMINISTIC: Changes = [
     (lambda tuning, blocks: replace(tuning, backward_queries=blocks), QUERIES_BLOCKS),
@@ -59,7 +59,13 @@ ONE_PASS: Changes = [(lambda tuning, blocks: replace(tuning, backward=blocks), O
 
 
 def situations(preset: str, dtypes: Sequence[str], batches: Sequence[int]) -> Iterator[Situation]:
-    """What training and prediction with a preset meet: padded batches with dropout, and single images without."""
+    """Yields the situations of training (padded, with dropout) and prediction with a preset.
+
+    Args:
+        preset: a key of :data:`PRESETS`.
+        dtypes: keys of :data:`DTYPES`.
+        batches: batch sizes; unpadded for single images in prediction.
+    """
     keys = PRESETS[preset]
     dims = (HEAD_DIM, HEAD_DIM, HEAD_DIM)
     for name in dtypes:
@@ -73,11 +79,16 @@ def situations(preset: str, dtypes: Sequence[str], batches: Sequence[int]) -> It
 
 
 def situation_dtype(name: str) -> str:
+    """The ``dtype`` of a situation for a key of :data:`DTYPES`."""
     return {"tf32": "tf32", "fp32": "ieee"}.get(name, str(DTYPES[name]).removeprefix("torch."))
 
 
 def make_problem(situation: Situation, device: torch.device) -> tuple[Problem, Tensor | None, Tensor]:
-    """Random operands, the bool mask (a tenth of the keys), and a gradient of the output."""
+    """Draws random operands for a situation, the same ones each time.
+
+    Returns:
+        The problem; the (B, S) bool mask, True for the last tenth of the keys, or None; and a gradient of the output.
+    """
     batch, heads, queries, keys = situation.sizes
     content, spatial, value = situation.dims
     dtype = getattr(torch, situation.dtype, torch.float32)
@@ -100,12 +111,18 @@ def make_problem(situation: Situation, device: torch.device) -> tuple[Problem, T
 
 
 def checked_part(tensor: Tensor) -> Tensor:
-    """What is compared: two heads of the first image, for all of them would not fit into memory in fp64."""
+    """The part of a tensor that is compared: two heads of the first image, as all would not fit into memory in fp64."""
     return tensor[:1, :2]
 
 
 def exact(problem: Problem, padding: Tensor | None, grad_out: Tensor) -> list[Tensor]:
-    """That part of the output and of all gradients, by the formula in fp64."""
+    """Output and gradients of all operands by the formula in fp64, of the part of :func:`checked_part`.
+
+    Args:
+        problem: the arguments of the call.
+        padding: (B, S) bool mask, or None.
+        grad_out: (B, H, N, Dv) gradient of the output.
+    """
     operands = [checked_part(tensor).detach().double().requires_grad_() for tensor in problem[:5]]
     mask = None if padding is None else padding[:1]
     weights = attention_weights(*operands[:4], key_padding_mask=mask, scale=problem.scale)
@@ -118,20 +135,20 @@ def exact(problem: Problem, padding: Tensor | None, grad_out: Tensor) -> list[Te
 
 
 def agrees(got: Sequence[Tensor], want: Sequence[Tensor], tolerance: float) -> bool:
-    """Whether that part of each tensor is near enough, in its norm."""
+    """Whether each tensor agrees with :func:`exact` up to a relative tolerance, in the norm."""
     pairs = ((checked_part(a).double(), b) for a, b in zip(got, want, strict=True))
     return all(bool((a - b).norm() <= tolerance * b.norm().clamp(min=1)) for a, b in pairs)
 
 
 class KernelSearch:
-    """Looks for the fastest configurations of the kernels in one situation.
+    """Search for the fastest configurations of the kernels in one situation.
 
     Args:
-        problem: to solve.
-        grad_out: gradient of the output.
-        want: the output and the gradients.
-        tolerance: of them.
-        timer: of a call, microseconds.
+        problem: the arguments of the call.
+        grad_out: (B, H, N, Dv) gradient of the output.
+        want: expected output and gradients, as of :func:`exact`.
+        tolerance: relative tolerance of results.
+        timer: measures a call in microseconds.
         in_time: whether there is time for more candidates; the first of each kernel is always tried.
     """
 
@@ -153,7 +170,15 @@ class KernelSearch:
         self.static, self.multiprocessors = target_of(problem)
 
     def run(self, *, training: bool) -> tuple[Tuning, float, float] | None:
-        """The fastest configurations, and the microseconds forward and backward; None if nothing ran right."""
+        """Runs the search.
+
+        Args:
+            training: whether to search for backward configurations as well.
+
+        Returns:
+            The fastest configurations, and the microseconds of forward and backward; None if no configuration gave
+            right results.
+        """
         forward = self._fastest(self._forward_candidates(), self._forward)
         if forward is None:
             return None
@@ -165,7 +190,7 @@ class KernelSearch:
         found = min(filter(None, (deterministic, one_pass)), key=lambda pair: pair[1], default=None)
         if found is None:
             return None
-        # whichever is faster: the other's configurations stay, for whoever asks for it
+        # the faster of both; the configurations of the other are kept for calls that ask for it
         return replace((one_pass or found)[0], one_pass=found[0].one_pass), forward_us, found[1]
 
     def _forward_candidates(self) -> Iterator[Tuning]:
@@ -175,7 +200,7 @@ class KernelSearch:
                 yield replace(self.static, forward=blocks, splits=splits)
 
     def _backward_search(self, tuning: Tuning, changes: Changes) -> tuple[Tuning, float] | None:
-        """One kernel after the other: they do not depend on each other."""
+        """Tunes the backward kernels one after the other, as they are independent; returns the total time as well."""
         found = None
         for change, candidates in changes:
             found = self._fastest([tuning, *(change(tuning, blocks) for blocks in candidates)], self._backward)
@@ -222,7 +247,18 @@ def pytorch_times(
     situation: Situation,
     timer: Timer,
 ) -> dict[str, float]:
-    """Microseconds of each backend of PyTorch's attention that can do it, and does it right, backward included."""
+    """Times the backends of PyTorch's attention that support a situation and give right results.
+
+    Args:
+        problem: the arguments of the call.
+        padding: (B, S) bool mask, or None.
+        grad_out: (B, H, N, Dv) gradient of the output.
+        situation: the situation of the call.
+        timer: measures a call in microseconds.
+
+    Returns:
+        Microseconds by backend, backward included in training.
+    """
     plain = problem._replace(seed=None, dropout_p=0.0)  # torch draws its own
     want = exact(plain, padding, grad_out)
     times = {}
@@ -245,7 +281,14 @@ def pytorch_times(
 def measure(
     situation: Situation, device: torch.device, timer: Timer, in_time: Callable[[], bool] = lambda: True
 ) -> Measured:
-    """Finds out what is fastest in a situation."""
+    """Measures which implementation is the fastest in a situation.
+
+    Args:
+        situation: the situation.
+        device: the CUDA device.
+        timer: measures a call in microseconds.
+        in_time: whether there is time for more candidates.
+    """
     tf32 = situation.dtype == "tf32"
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -264,8 +307,14 @@ def measure(
 
 
 def cuda_timer(call: Callable[[], object], repeats: int = 10, rounds: int = 5) -> float:
-    """Microseconds of a call on the device: replays of a CUDA graph, so that launching costs nothing."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    """Measures a call on the current CUDA device in microseconds, by replays of a CUDA graph without launch overhead.
+
+    Args:
+        call: the call.
+        repeats: calls in the graph.
+        rounds: timed replays; the result is their median.
+    """
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         call()
@@ -277,7 +326,7 @@ def cuda_timer(call: Callable[[], object], repeats: int = 10, rounds: int = 5) -
     graph.replay()
     times = []
     for _ in range(rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()
         end.record()
@@ -295,15 +344,18 @@ def tune(
     clock: Callable[[], float] = time.monotonic,
     seconds: float = 110.0,
 ) -> list[Measured]:
-    """Measures situations, within a time, and writes the table after each.
+    """Measures situations within a time limit, and writes the table after each.
 
     Args:
-        wanted: to measure.
-        device: to measure on.
-        target: the table's file.
-        timer: of a call, microseconds.
-        clock: seconds.
-        seconds: that all of it may take. Each situation has its share; what is left goes to the next.
+        wanted: the situations.
+        device: the CUDA device.
+        target: file of the table.
+        timer: measures a call in microseconds.
+        clock: returns the time in seconds.
+        seconds: time limit. Each situation has an equal share; what it leaves goes to the next.
+
+    Returns:
+        The measurements.
     """
     rows: list[Measured] = []
     begin = clock()
@@ -315,7 +367,7 @@ def tune(
 
 
 def describe(row: Measured) -> str:
-    """A row as a line."""
+    """Formats a measurement as a line of text."""
     situation = row.situation
     kind = f"{situation.dtype}, {'/'.join(map(str, situation.dims))}, {'x'.join(map(str, situation.sizes))}"
     flags = [name for name in ("masked", "dropout", "training") if getattr(situation, name)]
@@ -324,6 +376,7 @@ def describe(row: Measured) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Builds the argument parser of ``python -m cond_detr_kernels.tune``."""
     p = argparse.ArgumentParser(prog="python -m cond_detr_kernels.tune", description=__doc__.partition(": ")[2])
     p.add_argument("--preset", choices=PRESETS, default="r50", help="whose shapes to measure (default: r50)")
     p.add_argument("--dtype", choices=DTYPES, action="append", help="default: bf16 and tf32")
@@ -335,6 +388,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Measures on a GPU and writes its table; see :func:`parser` for the arguments.
+
+    Returns:
+        The exit code: 0, or 2 if there is no CUDA device.
+    """
     options = parser().parse_args(argv)
     if not torch.cuda.is_available():
         print("error: there is no CUDA device, and on a CPU there is nothing to choose", file=sys.stderr)

@@ -70,17 +70,28 @@ COND_DETR_HD inline void write_pairs(const DenseShape& shape, const Workspace& w
   }
 }
 
-// Only a matrix with more rows than columns is copied, to transpose it.
+// Scratch memory of a dense problem. Only a matrix with more rows than columns is copied, to transpose it.
+struct DenseMemory {
+  Workspace workspace;
+  double* costs;
+
+  template <class Memory>
+  DenseMemory(Memory& memory, const DenseShape& shape)
+      : workspace(memory, shape.few(), shape.many()),
+        costs(memory.template take<double>(shape.transposed() ? shape.few() * shape.padded() : 0)) {}
+};
+
 template <class L>
 Status solve_dense(const double* data, const DenseShape& shape, bool maximize, void* buffer, int64_t* row_index,
                    int64_t* col_index) {
-  Workspace w(buffer, shape.few(), shape.many());
-  double* costs = reinterpret_cast<double*>(static_cast<char*>(buffer) + Workspace::bytes(shape.few(), shape.many()));
+  Carver carver(buffer);
+  DenseMemory memory(carver, shape);
+  Workspace& w = memory.workspace;
   const int32_t rows = static_cast<int32_t>(shape.few());
   Status status;
   if (shape.transposed()) {
-    for (int64_t row = 0; row < shape.few(); ++row) copy_row(data, shape, maximize, row, costs, 0, 1);
-    status = solve<L>(PaddedCosts<double>{costs, shape.padded()}, rows, shape.padded(), w);
+    for (int64_t row = 0; row < shape.few(); ++row) copy_row(data, shape, maximize, row, memory.costs, 0, 1);
+    status = solve<L>(PaddedCosts<double>{memory.costs, shape.padded()}, rows, shape.padded(), w);
   } else {
     status = solve<L>(MatrixCosts{data, shape.cols, maximize ? -1.0 : 1.0}, rows, shape.padded(), w);
   }

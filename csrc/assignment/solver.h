@@ -12,6 +12,7 @@
 // depend on the number of lanes, so neither does the answer.
 #pragma once
 
+#include "assignment/carver.h"
 #include "assignment/lanes.h"
 #include "assignment/types.h"
 
@@ -28,42 +29,39 @@ COND_DETR_HD inline int64_t padded_columns(int64_t cols) {
   return (cols + kColumnPadding - 1) / kColumnPadding * kColumnPadding;
 }
 
-// Scratch memory of one problem, carved out of a caller's buffer of at least bytes(rows, cols). `padded` arrays have
-// padded_columns(cols) elements and begin where registers and cache lines do.
+// Scratch memory of one problem. `padded` arrays have padded_columns(cols) elements, and come first so that they begin
+// where registers and cache lines do.
 struct Workspace {
-  static constexpr size_t kAlignment = 64;
-
   double* col_dual;        // (padded)
   double* distance;        // (padded) shortest known path to each column; infinite once it is settled
   int64_t* predecessor;    // (padded) row before each column on that path
   int64_t* rank;           // (padded) the column itself, plus kAssigned if it is
+  int32_t* row_of_col;     // (padded) the assignment, from columns to rows
   double* row_dual;        // (rows)
   double* settled_length;  // (rows) length of the path to each settled column
   double* settled_dual;    // (rows) its dual before the search
   int32_t* settled;        // (rows) settled columns in order
-  int32_t* col_of_row;     // (rows) the assignment
-  int32_t* row_of_col;     // (padded) the assignment, the other way round
+  int32_t* col_of_row;     // (rows) the assignment, from rows to columns
 
-  static COND_DETR_HD size_t bytes(int64_t rows, int64_t cols) {
+  template <class Memory>
+  COND_DETR_HD Workspace(Memory& memory, int64_t rows, int64_t cols) {
     const int64_t padded = padded_columns(cols);
-    const size_t size = kAlignment + 8 * (4 * padded + 3 * rows) + 4 * (2 * rows + padded);
-    return (size + 7) / 8 * 8;
+    col_dual = memory.template take<double>(padded);
+    distance = memory.template take<double>(padded);
+    predecessor = memory.template take<int64_t>(padded);
+    rank = memory.template take<int64_t>(padded);
+    row_of_col = memory.template take<int32_t>(padded);
+    row_dual = memory.template take<double>(rows);
+    settled_length = memory.template take<double>(rows);
+    settled_dual = memory.template take<double>(rows);
+    settled = memory.template take<int32_t>(rows);
+    col_of_row = memory.template take<int32_t>(rows);
   }
 
-  COND_DETR_HD Workspace(void* buffer, int64_t rows, int64_t cols) {
-    const int64_t padded = padded_columns(cols);
-    // moved as a pointer, so that a compiler still knows which memory it points to
-    const size_t behind = reinterpret_cast<uintptr_t>(buffer) % kAlignment;
-    col_dual = reinterpret_cast<double*>(static_cast<char*>(buffer) + (kAlignment - behind) % kAlignment);
-    distance = col_dual + padded;
-    predecessor = reinterpret_cast<int64_t*>(distance + padded);
-    rank = predecessor + padded;
-    row_dual = reinterpret_cast<double*>(rank + padded);
-    settled_length = row_dual + rows;
-    settled_dual = settled_length + rows;
-    settled = reinterpret_cast<int32_t*>(settled_dual + rows);
-    col_of_row = settled + rows;
-    row_of_col = col_of_row + rows;
+  static COND_DETR_HD size_t bytes(int64_t rows, int64_t cols) {
+    Counter counter;
+    Workspace(counter, rows, cols);
+    return counter.bytes;
   }
 };
 

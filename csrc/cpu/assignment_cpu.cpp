@@ -1,7 +1,6 @@
 // Assignment ops on the CPU: problems in parallel, each solved by one thread.
-#include <memory>
-
 #include "checks.h"
+#include "cpu/parallel.h"
 #include "cpu/simd.h"
 
 namespace cond_detr {
@@ -16,12 +15,10 @@ std::tuple<Tensor, Tensor, Tensor> linear_sum_assignment_cpu(const Tensor& cost,
   int64_t* row_index = static_cast<int64_t*>(out.row_index.mutable_data_ptr());
   int64_t* col_index = static_cast<int64_t*>(out.col_index.mutable_data_ptr());
   int32_t* status = static_cast<int32_t*>(out.status.mutable_data_ptr());
-  torch::stable::parallel_for(0, cost.size(0), 1, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<char[]> buffer(new char[simd.dense_bytes(rows, cols)]);
-    for (int64_t p = begin; p < end; ++p) {
-      status[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize, buffer.get(),
-                                                        row_index + p * pairs, col_index + p * pairs));
-    }
+  const int64_t threads = threads_for(cost.size(0), rows * cols, torch::stable::get_num_threads());
+  for_each_problem(cost.size(0), threads, simd.dense_bytes(rows, cols), [&](int64_t p, char* buffer) {
+    status[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize, buffer,
+                                                      row_index + p * pairs, col_index + p * pairs));
   });
   return {out.row_index, out.col_index, out.status};
 }
@@ -36,11 +33,11 @@ std::tuple<Tensor, Tensor> match_cpu(const Tensor& logits, const Tensor& boxes, 
   const SimdKernels& simd = simd_kernels();
   int64_t* pred_index = static_cast<int64_t*>(out.pred_index.mutable_data_ptr());
   int32_t* status = static_cast<int32_t*>(out.status.mutable_data_ptr());
-  torch::stable::parallel_for(0, logits.size(0) * problems.batch, 1, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<char[]> buffer(new char[simd.match_bytes(problems)]);
-    for (int64_t p = begin; p < end; ++p) {
-      status[p] = static_cast<int32_t>(simd.match(problems, p, buffer.get(), pred_index + p * problems.max_targets));
-    }
+  const int64_t count = logits.size(0) * problems.batch;
+  const int64_t entries = problems.queries * (problems.max_targets + (problems.weights.softmax ? problems.classes : 0));
+  const int64_t threads = threads_for(count, entries, torch::stable::get_num_threads());
+  for_each_problem(count, threads, simd.match_bytes(problems), [&](int64_t p, char* buffer) {
+    status[p] = static_cast<int32_t>(simd.match(problems, p, buffer, pred_index + p * problems.max_targets));
   });
   return {out.pred_index, out.status};
 }

@@ -20,7 +20,8 @@ inline Floats load_floats(const float* from) {
 
 inline void store_floats(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
-// The boxes of a problem's queries coordinate by coordinate, and what a class costs each of them; padded with zeros.
+// The boxes of a problem's queries coordinate by coordinate, and what a class costs each of them; load_queries fills
+// the padding with zeros.
 struct Queries {
   int64_t padded;
   float* coordinates;  // (4, padded)
@@ -28,16 +29,13 @@ struct Queries {
   float* largest;      // (padded) logit, for softmax
   float* exp_sum;      // (padded) of logits minus the largest
 
-  static size_t bytes(int64_t queries) { return sizeof(float) * 7 * padded_columns(queries); }
-
-  Queries(void* buffer, int64_t queries)
+  template <class Memory>
+  Queries(Memory& memory, int64_t queries)
       : padded(padded_columns(queries)),
-        coordinates(static_cast<float*>(buffer)),
-        label_cost(coordinates + 4 * padded),
-        largest(label_cost + padded),
-        exp_sum(largest + padded) {
-    std::fill(coordinates, coordinates + 7 * padded, 0.0f);
-  }
+        coordinates(memory.template take<float>(4 * padded)),
+        label_cost(memory.template take<float>(padded)),
+        largest(memory.template take<float>(padded)),
+        exp_sum(memory.template take<float>(padded)) {}
 
   Box<Floats> box(int64_t first) const {
     return {load_floats(coordinates + first), load_floats(coordinates + padded + first),
@@ -46,6 +44,8 @@ struct Queries {
 };
 
 inline void load_queries(const MatchProblem& problem, bool softmax, Queries& queries) {
+  std::fill_n(queries.coordinates, 4 * queries.padded, 0.0f);
+  for (float* array : {queries.label_cost, queries.largest, queries.exp_sum}) std::fill_n(array, queries.padded, 0.0f);
   for (int64_t query = 0; query < problem.queries; ++query) {
     for (int i = 0; i < 4; ++i) queries.coordinates[i * queries.padded + query] = problem.boxes[query * 4 + i];
     if (!softmax || problem.classes == 0) continue;
@@ -104,30 +104,45 @@ inline bool fill_costs(const MatchProblem& problem, const CostWeights& weights, 
   return sanitised;
 }
 
+// Scratch memory of a matching problem with so many rows and columns, or fewer.
+struct MatchMemory {
+  Queries queries;
+  float* target_costs;  // of one target: a number for each query, padding included
+  float* costs;
+  Workspace workspace;
+
+  template <class Memory>
+  MatchMemory(Memory& memory, int64_t num_queries, int64_t rows, int64_t cols)
+      : queries(memory, num_queries),
+        target_costs(memory.template take<float>(queries.padded)),
+        costs(memory.template take<float>(rows * padded_columns(cols))),
+        workspace(memory, rows, cols) {}
+};
+
 inline size_t match_bytes(const MatchProblems& problems) {
-  const size_t target_costs = sizeof(float) * padded_columns(problems.queries);
-  return Queries::bytes(problems.queries) + target_costs + match_cost_bytes(problems) +
-         Workspace::bytes(most_rows(problems), most_cols(problems));
+  Counter counter;
+  MatchMemory(counter, problems.queries, most_rows(problems), most_cols(problems));
+  return counter.bytes;
 }
 
 inline Status match(const MatchProblems& problems, int64_t index, void* buffer, int64_t* pred_index) {
   const MatchProblem problem(problems, index);
-  Queries queries(buffer, problem.queries);
-  float* target_costs = queries.exp_sum + queries.padded;
-  float* costs = target_costs + queries.padded;
-  Workspace w(reinterpret_cast<char*>(costs) + match_cost_bytes(problems), problem.rows(), problem.cols());
-  const bool sanitised = fill_costs(problem, problems.weights, queries, target_costs, costs);
+  Carver carver(buffer);
+  MatchMemory memory(carver, problem.queries, problem.rows(), problem.cols());
+  const bool sanitised = fill_costs(problem, problems.weights, memory.queries, memory.target_costs, memory.costs);
   const int64_t padded = padded_columns(problem.cols());
-  solve<SimdLanes>(PaddedCosts<float>{costs, padded}, static_cast<int32_t>(problem.rows()), padded, w);
+  solve<SimdLanes>(PaddedCosts<float>{memory.costs, padded}, static_cast<int32_t>(problem.rows()), padded,
+                   memory.workspace);
   for (int64_t target = 0; target < problems.max_targets; ++target) {
-    pred_index[target] = prediction_of(problem, w, target);
+    pred_index[target] = prediction_of(problem, memory.workspace, target);
   }
   return sanitised ? Status::kSanitised : Status::kOk;
 }
 
 inline size_t dense_bytes(int64_t rows, int64_t cols) {
-  const DenseShape shape{rows, cols};
-  return Workspace::bytes(shape.few(), shape.many()) + (shape.transposed() ? shape.cost_bytes() : 0);
+  Counter counter;
+  DenseMemory(counter, DenseShape{rows, cols});
+  return counter.bytes;
 }
 
 inline Status solve_dense(const double* costs, int64_t rows, int64_t cols, bool maximize, void* buffer,

@@ -55,7 +55,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t p = blockIdx.x;
   const DenseShape shape = problems.shape;
   double* costs = reinterpret_cast<double*>(scratch.template find<kAllShared>(scratch.costs, p, global));
-  Workspace w(scratch.template find<kAllShared>(scratch.workspace, p, global), shape.few(), shape.many());
+  Carver carver(scratch.template find<kAllShared>(scratch.workspace, p, global));
+  Workspace w(carver, shape.few(), shape.many());
   bool valid = true;
   for (int64_t row = warp(); row < shape.few(); row += kWarps) {
     valid = copy_row(problems.costs + p * shape.rows * shape.cols, shape, problems.maximize, row, costs,
@@ -120,7 +121,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* costs = reinterpret_cast<float*>(scratch.template find<kAllShared>(scratch.costs, p, global));
   float* largest = reinterpret_cast<float*>(scratch.template find<kAllShared>(scratch.softmax, p, global));
   float* exp_sum = largest + problem.queries;
-  Workspace w(scratch.template find<kAllShared>(scratch.workspace, p, global), rows, cols);
+  Carver carver(scratch.template find<kAllShared>(scratch.workspace, p, global));
+  Workspace w(carver, rows, cols);
   if (problems.weights.softmax) find_softmax(problem, largest, exp_sum);
   bool sanitised = false;
   for (int64_t row = warp(); row < rows; row += kWarps) {

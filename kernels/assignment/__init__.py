@@ -1,6 +1,6 @@
 """Linear sum assignment and the Hungarian matching of DETR on top of it."""
 
-from cond_detr_kernels.assignment.op import linear_sum_assignment, match
+from cond_detr_kernels.assignment.functional import linear_sum_assignment, match
 from cond_detr_kernels.assignment.reference import MatchStatus, MatchWeights
 from cond_detr_kernels.assignment.reference import match as match_reference
 

@@ -1,4 +1,4 @@
-"""Matching as the literature writes it: a cost matrix in PyTorch, SciPy for the assignment, one problem at a time."""
+"""Reference implementation of matching: cost matrices in PyTorch, assignment by SciPy, one problem at a time."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -8,15 +8,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment as scipy_linear_sum_assignment
 from torch import Tensor
 
-# Stands in for a cost that is NaN or infinite; the same number as in csrc/assignment/cost.h
+# Replaces costs that are NaN or infinite; the same number as in csrc/assignment/cost.h
 SANITISED_COST = 1e9
 
 
 class MatchStatus(IntEnum):
-    """What became of one matching problem."""
+    """Outcome of a matching problem."""
 
     OK = 0
     SANITISED = 1  # NaN or infinite costs were replaced by a large one
@@ -26,8 +25,14 @@ class MatchStatus(IntEnum):
 class MatchWeights(NamedTuple):
     """Weights of the matching cost ``label * class + l1 * L1 - giou * GIoU``.
 
-    The class term is the focal loss for the class minus that against it, with ``alpha`` and ``gamma``; with ``softmax``
-    it is minus the probability of the class by softmax over all classes (plain DETR).
+    Attributes:
+        label: weight of the classification term.
+        l1: weight of the L1 distance of the boxes.
+        giou: weight of their generalised IoU.
+        alpha: alpha of the focal classification term: the focal loss with the class as positive target minus that with
+            it as negative target.
+        gamma: gamma of the same.
+        softmax: use minus the softmax probability of the class as classification term instead, as in plain DETR.
     """
 
     label: float = 2.0
@@ -42,14 +47,14 @@ PAPER_WEIGHTS = MatchWeights()
 
 
 def focal_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss for a class minus the one against it, elementwise: what choosing the class would cost."""
+    """Focal cost of classes, elementwise: focal loss with a positive target minus that with a negative one."""
     positive = alpha * torch.sigmoid(-logits) ** gamma * -F.logsigmoid(logits)
     negative = (1 - alpha) * torch.sigmoid(logits) ** gamma * -F.logsigmoid(-logits)
     return positive - negative
 
 
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU of every pair of cxcywh boxes: (N, 4), (M, 4) -> (N, M)."""
+    """Generalised IoU of all pairs of cxcywh boxes: (N, 4), (M, 4) -> (N, M)."""
     low_a, high_a = a[:, None, :2] - a[:, None, 2:] / 2, a[:, None, :2] + a[:, None, 2:] / 2
     low_b, high_b = b[None, :, :2] - b[None, :, 2:] / 2, b[None, :, :2] + b[None, :, 2:] / 2
     intersection = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0).prod(-1)
@@ -59,7 +64,15 @@ def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def match_cost(logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, weights: MatchWeights) -> Tensor:
-    """Cost of giving each target to each prediction: (Q, C), (Q, 4), (n,), (n, 4) -> (n, Q)."""
+    """Cost matrix (n, Q) of one image and layer (Conditional DETR, section 3.4).
+
+    Args:
+        logits: (Q, C) class logits.
+        boxes: (Q, 4) predicted boxes, cxcywh.
+        labels: (n,) int64 classes of the targets.
+        target_boxes: (n, 4) boxes of the targets, cxcywh.
+        weights: weights of the terms.
+    """
     if weights.softmax:
         label_cost = -logits.softmax(-1)[:, labels].T
     else:
@@ -78,7 +91,9 @@ def match(
     weights: MatchWeights = PAPER_WEIGHTS,
     strict: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The reference of :func:`cond_detr_kernels.match`: same arguments, same results, on the host."""
+    """Reference of :func:`cond_detr_kernels.match`, with the same arguments and results, computed on the host."""
+    from scipy.optimize import linear_sum_assignment  # importing it takes half a second, which only the reference needs
+
     layers, batch, _, _ = logits.shape
     pred_index = torch.full((layers, batch, target_labels.shape[1]), -1, dtype=torch.int64)
     status = torch.zeros(layers, batch, dtype=torch.int32)
@@ -95,7 +110,7 @@ def match(
             finite = cost.abs() < SANITISED_COST
             if not finite.all():
                 status[layer, image] = MatchStatus.SANITISED
-            targets, queries = scipy_linear_sum_assignment(cost.where(finite, SANITISED_COST).double().numpy())
+            targets, queries = linear_sum_assignment(cost.where(finite, SANITISED_COST).double().numpy())
             pred_index[layer, image, torch.from_numpy(targets)] = torch.from_numpy(queries)
     if strict:
         raise_for_status(status.numpy(), ("layer", "image"))
@@ -103,11 +118,14 @@ def match(
 
 
 def raise_for_status(status: NDArray[np.int32], axes: Sequence[str]) -> None:
-    """Raises SciPy's sentence for the first problem that was not solved as given, and says which of a batch it is.
+    """Checks that all problems were solved as given.
 
     Args:
-        status: of :class:`MatchStatus`, with an axis for each of ``axes``.
-        axes: what the axes count.
+        status: :class:`MatchStatus` of each problem, with an axis for each of ``axes``.
+        axes: names of the axes, for the message.
+
+    Raises:
+        ValueError: if not, with SciPy's message and the indices of the first such problem.
     """
     for code, sentence in (
         (MatchStatus.SANITISED, "matrix contains invalid numeric entries"),

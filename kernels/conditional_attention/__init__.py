@@ -1,6 +1,11 @@
 """Conditional cross-attention: content and spatial dot products added per head."""
 
-from cond_detr_kernels.conditional_attention.op import KeyMask, attention_path, conditional_attention, prepare_key_mask
+from cond_detr_kernels.conditional_attention.functional import (
+    KeyMask,
+    attention_path,
+    conditional_attention,
+    prepare_key_mask,
+)
 from cond_detr_kernels.conditional_attention.reference import attention_weights, conditional_attention_reference
 
 __all__ = [

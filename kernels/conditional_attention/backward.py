@@ -1,8 +1,9 @@
 """Gradients of fused conditional cross-attention, by recomputing the weights from the log-sum-exp (Dao et al., 2022).
 
-Two ways. Deterministic: one kernel walks over keys and gathers the gradients of queries, a second walks over queries
-and gathers those of keys and values; every score is computed twice. In one pass: the second kernel alone, which adds
-its share of the gradients of queries atomically in fp32, so their last bits depend on the order of programs.
+There are two implementations. Deterministic: one kernel loops over keys and accumulates the gradients of queries, a
+second one loops over queries and accumulates those of keys and values; every score is computed twice. In one pass: the
+second kernel alone, which also adds to the gradients of queries atomically in fp32, so that their last bits depend on
+the order of the programs.
 """
 
 from typing import Any
@@ -31,7 +32,7 @@ from cond_detr_kernels.conditional_attention.tuning import Blocks, Tuning, optio
 
 @triton.jit
 def store_parts(heads, content, spatial, first, length, DIMS: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr):
-    """The gradients of the content part and, where there is one, of the spatial part."""
+    """Stores the gradients of the content part and, if there is one, of the spatial part."""
     store_tile(heads[0], content, first, length, DIMS[0], ROWS, BLOCKS[0])
     if DIMS[1] > 0:
         store_tile(heads[1], spatial, first, length, DIMS[1], ROWS, BLOCKS[1])
@@ -62,7 +63,7 @@ def add_keys(
     BLOCK_N: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """Adds to the gradients of BLOCK_M queries what BLOCK_N keys contribute."""
+    """Adds the contributions of BLOCK_N keys to the gradients of BLOCK_M queries."""
     in_key = tl.arange(0, BLOCK_N)
     k_tile = load_parts(k, first_key, keys, DIMS, BLOCKS, BLOCK_N, WHOLE)
     v = load_tile(value, first_key, keys, DIMS[2], BLOCK_N, BLOCKS[2], WHOLE)
@@ -114,9 +115,9 @@ def backward_queries_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One program: the gradients of BLOCK_M queries of one head.
+    """Gradients of queries; one program computes those of BLOCK_M queries of one head.
 
-    Leaves ``delta`` (B, H, padded N), the sums of out * grad_out, and ``scaled_lse`` for the next.
+    Also writes ``delta`` (B, H, padded N), the row sums of out * grad_out, and ``scaled_lse`` for the next kernel.
     """
     HAS_MASK: tl.constexpr = mask is not None
     DROPOUT: tl.constexpr = seed is not None
@@ -221,7 +222,7 @@ def delta_kernel(
     ROW_PADDING: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Before one pass: ``delta``, ``scaled_lse``, and zeros in the (B, H, padded N, D) where programs will add up."""
+    """Prepares one pass: ``delta``, ``scaled_lse``, and zeros in ``grad_q`` (B, H, padded N, D)."""
     CONTENT_BLOCK: tl.constexpr = BLOCKS[0]
     SPATIAL_BLOCK: tl.constexpr = BLOCKS[1]
     head = tl.program_id(0)
@@ -267,13 +268,13 @@ def backward_keys_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One program: the gradients of BLOCK_N keys and values of one head.
+    """Gradients of keys and values; one program computes those of BLOCK_N keys of one head.
 
-    Tiles are (keys, queries), so that they are left operands of the products as they are. With ADD_QUERIES the
-    gradients of queries are added to ``grad_q``, fp32 and with room for whole tiles.
+    Tiles are (keys, queries), so that they can be left operands of products without a transposition. With ADD_QUERIES
+    the gradients of queries are added to ``grad_q``, which is fp32 and padded to whole tiles.
 
-    The scale of the scores is in ``scaled_lse``, the log-sum-exp minus log2(scale): weights come out multiplied by it,
-    as the gradients of queries and keys want them. Only that of values has to be divided by it, at the end.
+    The scale of the scores is in ``scaled_lse``, the log-sum-exp minus log2(scale). So the weights are multiplied by
+    the scale, as the gradients of queries and keys need it; only those of values are divided by it, at the end.
     """
     HAS_MASK: tl.constexpr = mask is not None
     DROPOUT: tl.constexpr = seed is not None
@@ -350,9 +351,19 @@ def backward_keys_kernel(
 def backward_launches(
     problem: Problem, out: Tensor, lse: Tensor, grad_out: Tensor, tuning: Tuning, deterministic: bool
 ) -> tuple[list[Launch], list[Tensor], list[Tensor]]:
-    """What to launch, and what it fills: gradients of q_content and q_spatial, and of keys and value.
+    """Prepares the launches of the backward kernels.
 
-    In one pass the gradients of queries are sums in fp32, which the caller rounds to the dtype of the operands.
+    Args:
+        problem: the arguments of the call.
+        out: (B, H, N, Dv) output.
+        lse: (B, H, padded N) base-2 log-sum-exp of the scores.
+        grad_out: (B, H, N, Dv) gradient of the output.
+        tuning: kernel configurations.
+        deterministic: whether to use the deterministic kernels.
+
+    Returns:
+        The launches, the gradients of q_content and q_spatial, and those of k_content, k_spatial and value. In one pass
+        the gradients of queries are fp32, and the caller converts them to the dtype of the operands.
     """
     batch, heads, queries, keys = problem.sizes
     dtype = problem.value.dtype
@@ -385,12 +396,14 @@ def backward_launches(
 
 
 def queries_launch(problem: Problem, before: dict[str, Any], blocks: Blocks) -> Launch:
+    """Launch of :func:`backward_queries_kernel`; ``before`` are arguments that it shares with :func:`delta_kernel`."""
     batch, heads, queries, _ = problem.sizes
     arguments = {**before, **scoring(problem), "TAIL": min(TAIL, blocks.keys), **options(blocks)}
     return Launch(backward_queries_kernel, (batch * heads, triton.cdiv(queries, blocks.queries)), arguments)
 
 
 def delta_launch(problem: Problem, before: dict[str, Any]) -> Launch:
+    """Launch of :func:`delta_kernel`; ``before`` are arguments that it shares with :func:`backward_queries_kernel`."""
     batch, heads, _, _ = problem.sizes
     padded = before["lse"].shape[2]
     block_m = 64

@@ -1,6 +1,6 @@
-"""The arithmetic of the kernels as formulas: what the operator does on a device without them.
+"""The computation of the kernels in plain PyTorch: the operator's implementation on devices without the kernels.
 
-Training on a CPU does not come here but goes through PyTorch's attention, which is faster.
+``conditional_attention`` does not use it on a CPU, as PyTorch's own attention is faster there.
 """
 
 import math
@@ -14,7 +14,10 @@ from cond_detr_kernels.conditional_attention.reference import dropped_reference,
 
 
 def forward(problem: Problem) -> tuple[Tensor, Tensor]:
-    """The output (B, H, N, Dv), and the scores' log2-sum-exp (B, H, padded N), infinite where no key counts."""
+    """Computes the output (B, H, N, Dv), and the base-2 log-sum-exp of the scores (B, H, padded N).
+
+    The log-sum-exp is infinite where all keys are masked, and in the padding.
+    """
     scores = _scores(problem)
     lse = scores.logsumexp(-1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], -math.inf)
     lse = lse.masked_fill(lse == -math.inf, math.inf)
@@ -26,7 +29,14 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def backward(problem: Problem, out: Tensor, lse: Tensor, grad_out: Tensor) -> list[Tensor]:
-    """Gradients of q_content, q_spatial, k_content, k_spatial and value."""
+    """Computes the gradients of q_content, q_spatial, k_content, k_spatial and value.
+
+    Args:
+        problem: the arguments of the call.
+        out: (B, H, N, Dv), as of :func:`forward`.
+        lse: (B, H, padded N), likewise.
+        grad_out: (B, H, N, Dv) gradient of the output.
+    """
     grad_out = grad_out.float()
     scores = _scores(problem)
     weights = (scores - lse[..., : scores.shape[2], None] / LOG2_E).exp()
@@ -54,7 +64,7 @@ def _scores(problem: Problem) -> Tensor:
 
 
 def _kept(problem: Problem) -> Tensor:
-    """What dropout multiplies weights with: 0, or one over the probability to be kept."""
+    """Factor of each weight by dropout: 0, or 1 / (1 - p) with the head's p."""
     batch, heads, queries, keys = problem.sizes
     if problem.seed is None or not all(problem.sizes):
         return problem.value.new_ones(())
@@ -66,10 +76,10 @@ def _kept(problem: Problem) -> Tensor:
 
 
 def prepare_mask(mask: Tensor) -> Tensor:
-    """A (B, S) bool mask as the kernels take it: (B, mask_width(S)) fp32.
+    """Converts a (B, S) bool mask, True for masked keys, to the form of the kernels: (B, mask_width(S)) fp32.
 
-    For each image: a bias for each key, 0 for those that count, minus infinity for masked ones and behind the last key;
-    flags, 1 for stretches of keys where the bias is not all zero; one more than the last key that counts.
+    A row has, for its image: a bias for each key, minus infinity for masked keys and for the padding of the row, else
+    0; a flag for each stretch of keys, 1 if it has a bias other than 0; the index after the last key without a mask.
     """
     batch, keys = mask.shape
     chunks = -(-keys // MASK_CHUNK)

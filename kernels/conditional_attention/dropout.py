@@ -1,13 +1,14 @@
-"""Which attention weights dropout keeps: a function of (seed, head, query, key), so forward and backward agree.
+"""Dropout of attention weights as a function of (seed, head, query, key), so that forward and backward agree.
 
 The random bits are Philox 2x32 with 7 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). One
 evaluation yields eight draws of 8 bits, for the weights whose query differs in bit 3 and whose key differs in bits 3
-and 4 only. In the register layouts of tensor cores one thread of the forward kernel holds all eight of them, and in the
-transposed tile of the backward kernel four, so the compiler evaluates the rounds once for eight or four weights.
+and 4 only. In the register layouts of tensor cores, one thread of the forward kernel holds all eight of them, and one
+of the backward kernel, whose tile is transposed, four. So the compiler evaluates the rounds once for eight or four
+weights.
 
-A draw of 8 bits alone could only have probabilities that are multiples of 1/256. So each head has a threshold of its
-own, one of the two multiples around the probability, drawn so that the mean over heads is right, and scales what it
-keeps by its own factor.
+Draws of 8 bits alone only allow probabilities that are multiples of 1/256. So each head has its own threshold, one of
+the two multiples next to the probability, drawn so that the mean over heads is right, and scales the kept weights by
+its own factor.
 """
 
 import triton
@@ -22,7 +23,7 @@ _ROUNDS = tl.constexpr(PHILOX_ROUNDS)
 
 @triton.jit
 def philox(low, high, seed):
-    """Two random words for each counter, all uint32."""
+    """Philox 2x32: two random words for each counter, all uint32."""
     key = seed.to(tl.uint32)
     for _ in tl.static_range(_ROUNDS):
         product = low.to(tl.uint64) * _MULTIPLIER
@@ -34,7 +35,7 @@ def philox(low, high, seed):
 
 @triton.jit
 def head_threshold(seed, head, threshold):
-    """Draws of a head below this, of 256, drop their weight. ``threshold`` is the probability in units of 2**-16."""
+    """Threshold of a head: 8-bit draws below it drop their weight. ``threshold`` is p in units of 2**-16."""
     # no weight has this counter: no key has the number 2**32 - 1
     low, _ = philox((head | -1).to(tl.uint32), head.to(tl.uint32), seed)
     more = (low >> 24).to(tl.int32) < (threshold & 255)
@@ -43,11 +44,11 @@ def head_threshold(seed, head, threshold):
 
 @triton.jit
 def dropped(seed, head, first_query, first_key, in_query, in_key, threshold):
-    """Whether the weights of a tile are dropped; ``dropped_reference`` in reference.py says the same.
+    """Whether the weights of a tile are dropped; the same as ``dropped_reference`` in reference.py.
 
     ``first_query`` is a multiple of 16, ``first_key`` of 32 or, if ``in_key`` stays below 16, of 16. ``in_query`` and
-    ``in_key`` count from them and broadcast to the tile; kept apart from where the tile begins, so that the compiler
-    sees which weights share their draws. ``threshold`` is the head's.
+    ``in_key`` count from them and broadcast to the tile. They are separate arguments so that the compiler sees which
+    weights share an evaluation of Philox. ``threshold`` is that of the head.
     """
     high = ((in_query & ~8) + (first_query + (head << 16))).to(tl.uint32)
     low = ((in_key & ~24) + (first_key & ~24)).to(tl.uint32)

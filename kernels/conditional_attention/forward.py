@@ -41,7 +41,7 @@ def attend(
     BLOCK_N: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """Takes BLOCK_N more keys into account; ``so_far`` are the output, maximum and sum of each row of weights."""
+    """One step of online softmax over BLOCK_N keys; ``so_far`` are output, maximum and sum of weights of each row."""
     acc, row_max, row_sum = so_far
     in_key = tl.arange(0, BLOCK_N)
     scores = score(q_tile, load_parts(k, first_key, keys, DIMS, BLOCKS, BLOCK_N, WHOLE), DIMS, PRECISION)
@@ -94,10 +94,11 @@ def forward_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One program: BLOCK_M queries of one head against the keys of one split.
+    """Forward; one program computes BLOCK_M queries of one head with the keys of one split.
 
-    ``out`` (splits, B, H, N, Dv) is normalised within a split; ``lse`` (splits, B, H, N) is its log2 of the sum of
-    exponentials, plus infinity where no key counts, its rows padded to a multiple of ROW_PADDING.
+    ``out`` (splits, B, H, N, Dv) is normalised within a split. ``lse`` (splits, B, H, padded N) is the base-2
+    log-sum-exp of the split's scores, plus infinity where all keys are masked; N is padded to a multiple of
+    ROW_PADDING.
     """
     HAS_MASK: tl.constexpr = mask is not None
     DROPOUT: tl.constexpr = seed is not None
@@ -195,7 +196,7 @@ def combine_kernel(
     ROW_PADDING: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Weighs what the splits of the keys found; one program: BLOCK_M queries of one head."""
+    """Combines the results of the splits; one program computes BLOCK_M queries of one head."""
     head = tl.program_id(0)
     first_query = tl.program_id(1) * BLOCK_M
     query_index = first_query + tl.arange(0, BLOCK_M)
@@ -223,7 +224,16 @@ def combine_kernel(
 
 
 def forward_launches(problem: Problem, tuning: Tuning, multiprocessors: int) -> tuple[list[Launch], Tensor, Tensor]:
-    """What to launch, and what it fills: the output (B, H, N, Dv) and its log2-sum-exp (B, H, padded N)."""
+    """Prepares the launches of the forward kernels.
+
+    Args:
+        problem: the arguments of the call.
+        tuning: kernel configurations.
+        multiprocessors: number of streaming multiprocessors.
+
+    Returns:
+        The launches, the output (B, H, N, Dv), and the base-2 log-sum-exp of the scores (B, H, padded N).
+    """
     batch, heads, queries, keys = problem.sizes
     value_dim = problem.dims[2]
     blocks = tuning.forward
@@ -252,6 +262,15 @@ def forward_launches(problem: Problem, tuning: Tuning, multiprocessors: int) -> 
 
 
 def combine_launch(partial_out: Tensor, partial_lse: Tensor, out: Tensor, lse: Tensor, splits: int) -> Launch:
+    """Launch of :func:`combine_kernel`.
+
+    Args:
+        partial_out: (splits * B, H, N, Dv) fp32 outputs of the splits.
+        partial_lse: (splits * B, H, padded N) base-2 log-sum-exp of the splits.
+        out: (B, H, N, Dv), filled by the kernel.
+        lse: (B, H, padded N), filled by the kernel.
+        splits: number of splits.
+    """
     batch, heads, queries, value_dim = out.shape
     block_m = 16
     arguments = {

@@ -1,4 +1,4 @@
-"""What the launchers of all kernels share."""
+"""Launching kernels: arguments and options that they have in common."""
 
 from typing import Any, NamedTuple
 
@@ -13,39 +13,46 @@ OPTIONS = {"enable_fp_fusion": True}
 
 
 class Launch(NamedTuple):
-    """A kernel and what to launch it with; a value, so that it can also be compiled without a device."""
+    """A kernel with its grid and arguments, which can be run, or compiled without a device.
+
+    Attributes:
+        kernel: the jitted function.
+        grid: number of programs along each axis.
+        arguments: arguments and launch options by name.
+    """
 
     kernel: Any
     grid: tuple[int, ...]
     arguments: dict[str, Any]
 
     def run(self) -> None:
+        """Launches the kernel on the current device."""
         self.kernel[self.grid](**self.arguments, **OPTIONS)
 
     def compile(self) -> Any:
-        """The compiled kernel, which is not run."""
+        """Compiles the kernel without running it; returns Triton's compiled kernel."""
         return self.kernel.warmup(grid=self.grid, **self.arguments, **OPTIONS)
 
 
 def column_block(dim: int) -> int:
-    """A head dim rounded up to what tensor cores take."""
+    """Rounds a head dim up to a power of two of at least 16, as tensor cores need it."""
     return max(16, 1 << (dim - 1).bit_length())
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How fp32 operands are multiplied, following torch's setting; without meaning for half precision."""
+    """Precision of products of fp32 operands, "tf32" or "ieee", by torch's setting; half precision ignores it."""
     # not torch.get_float32_matmul_precision(): that raises once this newer setting has been used
     exact = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
     return "ieee" if exact else "tf32"
 
 
 def view(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """A tensor as kernels take it."""
+    """A tensor and its strides, the form in which kernels take tensors."""
     return tensor, tensor.stride()
 
 
 def head_dims(problem: Problem) -> dict[str, Any]:
-    """Content, spatial and value dim, and what these are filled up to."""
+    """Kernel arguments: content, spatial and value dims of a head, and the same rounded up to blocks."""
     return {
         "DIMS": problem.dims,
         "BLOCKS": tuple(map(column_block, problem.dims)),
@@ -54,7 +61,7 @@ def head_dims(problem: Problem) -> dict[str, Any]:
 
 
 def scoring(problem: Problem) -> dict[str, Any]:
-    """Arguments of every kernel that computes scores."""
+    """Arguments of the kernels that compute scores."""
     _, heads, queries, keys = problem.sizes
     return {
         "q": (view(problem.q_content), view(problem.q_spatial)),

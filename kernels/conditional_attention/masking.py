@@ -1,8 +1,8 @@
-"""The key padding mask in the form that the attention kernels want, prepared once for all layers and directions.
+"""The key padding mask in the form of the attention kernels, prepared once for all layers, forward and backward.
 
-Most tiles of keys hold no masked key and should pay nothing for the mask. So each stretch of keys has a flag, and only
-tiles in flagged ones add a bias of 0 or minus infinity to their scores. Keys after the last one that counts are not
-visited at all.
+Most tiles of keys have no masked key, and should not pay for the mask. So each stretch of keys has a flag, and only
+tiles in flagged stretches add a bias of 0 or minus infinity to their scores. Keys after the last unmasked one are
+skipped.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ _STRETCH = tl.constexpr(MASK_STRETCH)
 
 @triton.jit
 def key_mask_kernel(mask, prepared, mask_strides, keys, chunks, width):
-    """One program per image."""
+    """Prepares a mask, one program per image; see ``prepare_mask`` in closed_form.py."""
     batch = tl.program_id(0).to(tl.int64)
     stretches: tl.constexpr = _CHUNK // _STRETCH
     prepared += batch * width
@@ -39,7 +39,7 @@ def key_mask_kernel(mask, prepared, mask_strides, keys, chunks, width):
 
 @triton.jit
 def mask_of(prepared, batch, keys, width):
-    """An image's bias, flags, and one more than its last key that counts."""
+    """Pointers to the bias and the flags of an image, and the index after its last unmasked key."""
     chunks = tl.cdiv(keys, _CHUNK)
     bias = prepared + batch * width
     flags = bias + chunks * _CHUNK
@@ -48,12 +48,15 @@ def mask_of(prepared, batch, keys, width):
 
 @triton.jit
 def flag_at(flags, key):
-    """Whether there may be a masked key near a key."""
+    """Flag of the stretch of keys that a key is in: not 0 if it has a masked key."""
     return tl.load(flags + key // _STRETCH)
 
 
 def prepare_launch(mask: Tensor) -> tuple[Launch, Tensor]:
-    """What prepares a (B, S) bool mask, and what it fills; see :func:`prepare_reference`."""
+    """Launch that prepares a (B, S) bool mask, and its (B, mask_width(S)) fp32 result.
+
+    See :func:`cond_detr_kernels.conditional_attention.closed_form.prepare_mask`.
+    """
     batch, keys = mask.shape
     prepared = mask.new_empty(batch, mask_width(keys), dtype=torch.float32)
     arguments: dict[str, Any] = {

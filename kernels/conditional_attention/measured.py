@@ -1,7 +1,7 @@
-"""What ``python -m cond_detr_kernels.tune`` found on this machine: the fastest path, and the kernels' configurations.
+"""Results of ``python -m cond_detr_kernels.tune``: the fastest implementation, and the kernels' configurations.
 
-The table lies in the user's cache folder, in a file of its own for each GPU, torch, Triton and version of the kernels.
-Without one the static table of tuning.py serves.
+The table is in the user's cache folder, one file for each combination of GPU, torch, Triton and version of the kernels.
+Without a file the static table of tuning.py applies.
 """
 
 import functools
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cond_detr_kernels.conditional_attention.fallback import BACKENDS
 from cond_detr_kernels.conditional_attention.launch import dot_precision
-from cond_detr_kernels.conditional_attention.pytorch import BACKENDS
 from cond_detr_kernels.conditional_attention.tuning import Blocks, Tuning
 
 KERNELS = "kernels"
@@ -29,13 +29,14 @@ NEAR = 8.0
 
 
 class Situation(NamedTuple):
-    """What decides which way is the fastest.
+    """The properties of a call that decide which implementation is the fastest.
 
     Attributes:
-        dtype: of the operands, such as "bfloat16"; "tf32" for float32 with such products.
+        dtype: dtype of the operands, such as "bfloat16"; for float32 the precision of products, "tf32" or "ieee".
         dims: content, spatial and value dims of a head.
-        masked, dropout: whether there is a mask, or dropout.
-        training: whether gradients are wanted.
+        masked: whether there is a mask.
+        dropout: whether there is dropout.
+        training: whether gradients are needed.
         sizes: batch, heads, queries, keys.
     """
 
@@ -47,7 +48,7 @@ class Situation(NamedTuple):
     sizes: tuple[int, int, int, int]
 
     def distance(self, other: "Situation") -> float:
-        """The factors between their sizes, multiplied, as a logarithm; infinite if anything else differs."""
+        """Logarithm of the product of the factors between the sizes; infinite if anything else differs."""
         if self[:-1] != other[:-1]:
             return math.inf
         return sum(abs(math.log(a / b)) for a, b in zip(self._work(), other._work(), strict=True))
@@ -60,7 +61,16 @@ class Situation(NamedTuple):
 def situation_of(
     q_content: Tensor, q_spatial: Tensor, value: Tensor, *, masked: bool, dropout_p: float, training: bool
 ) -> Situation:
-    """Of a call; (B, H, N, D) operands."""
+    """The situation of a call.
+
+    Args:
+        q_content: (B, H, N, Dc).
+        q_spatial: (B, H, N, Ds).
+        value: (B, H, S, Dv).
+        masked: whether there is a mask.
+        dropout_p: probability of dropout.
+        training: whether gradients are needed.
+    """
     precision = dot_precision(value.dtype)
     dtype = precision if value.dtype == torch.float32 else str(value.dtype).removeprefix("torch.")
     dims = q_content.shape[3], q_spatial.shape[3], value.shape[3]
@@ -69,13 +79,13 @@ def situation_of(
 
 @dataclass(frozen=True)
 class Measured:
-    """What was fastest in a situation.
+    """Result of the measurements in a situation.
 
     Attributes:
-        situation: that was measured.
-        path: "kernels", or a backend of PyTorch's attention.
+        situation: the situation.
+        path: the fastest implementation: "kernels", or a backend of PyTorch's attention.
         tuning: the kernels' fastest configurations; None if none ran.
-        microseconds: of each path.
+        microseconds: time of each implementation, backward included in training.
     """
 
     situation: Situation
@@ -86,12 +96,16 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)  # a key of caches
 class Table:
-    """All that was measured on a GPU."""
+    """All measurements on a GPU.
+
+    Attributes:
+        rows: the measured situations.
+    """
 
     rows: tuple[Measured, ...]
 
     def find(self, situation: Situation) -> Measured | None:
-        """The row of the most similar sizes, if they are similar enough."""
+        """The row with the most similar sizes; None unless they differ by less than :data:`NEAR`."""
         best = min(self.rows, key=lambda row: row.situation.distance(situation), default=None)
         if best is None or best.situation.distance(situation) > math.log(NEAR):
             return None
@@ -99,11 +113,12 @@ class Table:
 
 
 def device_name(device: torch.device) -> str:
+    """Name of a device, such as "NVIDIA H100 80GB HBM3"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def table_path(device: torch.device) -> Path:
-    """Where the table of a GPU lies, with these versions of torch, Triton and the kernels."""
+    """Path of a GPU's table, for the installed versions of torch, Triton and the kernels."""
     identity = "\n".join([device_name(device), torch.__version__, _version("triton"), _sources()])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cond_detr_kernels"
     return folder / f"tuning-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
@@ -118,7 +133,7 @@ def _version(package: str) -> str:
 
 @functools.cache
 def _sources() -> str:
-    """A digest of the kernels' code."""
+    """Digest of the kernels' source code."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
@@ -126,7 +141,16 @@ def _sources() -> str:
 
 
 def write_table(path: Path, rows: Sequence[Measured], **about: Any) -> None:
-    """Writes the whole file or leaves what was there."""
+    """Writes a table, completely or not at all.
+
+    Args:
+        path: the file.
+        rows: the measurements.
+        about: further entries of the file, for people.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
@@ -135,7 +159,7 @@ def write_table(path: Path, rows: Sequence[Measured], **about: Any) -> None:
 
 
 def read_table(path: Path) -> Table | None:
-    """The table in a file; None if there is none, or something else is in it."""
+    """Reads a table; None if the file is missing or is not a table."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         return Table(tuple(map(_row, rows)))
@@ -172,12 +196,12 @@ def _blocks(values: Sequence[int]) -> Blocks:
 
 @functools.cache
 def table_of(index: int) -> Table | None:
-    """The table of a CUDA device, read once."""
+    """The table of a CUDA device by its index, read once; None if nothing was measured."""
     return read_table(table_path(torch.device("cuda", index)))
 
 
 def find(device: torch.device, situation: Situation) -> Measured | None:
-    """What was measured on a device for the most similar situation."""
+    """The measurement on a device for the most similar situation; None if there is none that is similar enough."""
     table = table_of(device.index or 0) if device.type == "cuda" else None
     return _find(table, situation) if table else None
 

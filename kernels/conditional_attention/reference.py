@@ -1,4 +1,4 @@
-"""Conditional cross-attention as the paper writes it: concatenate, scale, softmax, weigh (section 3.3)."""
+"""Reference of conditional cross-attention as in the paper (section 3.3), and of the kernels' dropout."""
 
 import math
 
@@ -24,7 +24,7 @@ def conditional_attention_reference(
     dropout_p: float = 0.0,
     scale: float | None = None,
 ) -> Tensor:
-    """The reference of :func:`cond_detr_kernels.conditional_attention`: same arguments, same result."""
+    """Reference of :func:`cond_detr_kernels.conditional_attention`, with the same arguments and result."""
     weights = attention_weights(
         q_content, q_spatial, k_content, k_spatial, key_padding_mask=key_padding_mask, scale=scale
     )
@@ -40,7 +40,16 @@ def attention_weights(
     key_padding_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """The weights before dropout: (B, H, N, S), rows that sum to 1, or to 0 where no key counts."""
+    """Attention weights before dropout: (B, H, N, S), rows sum to 1, or to 0 where all keys are masked.
+
+    Args:
+        q_content: (B, H, N, Dc) content queries.
+        q_spatial: (B, H, N, Ds) spatial queries.
+        k_content: (B, H, S, Dc) content keys.
+        k_spatial: (B, H, S, Ds) spatial keys.
+        key_padding_mask: (B, S) bool, True for masked keys.
+        scale: factor of the scores; (Dc + Ds) ** -0.5 if None.
+    """
     if scale is None:
         scale = (q_content.shape[-1] + q_spatial.shape[-1]) ** -0.5
     query = torch.cat([q_content, q_spatial], dim=-1)
@@ -49,17 +58,23 @@ def attention_weights(
     if key_padding_mask is None:
         return scores.softmax(dim=-1)
     masked = key_padding_mask[:, None, None, :]
-    # a row without a single key is NaN there; it has nothing to attend to
+    # softmax gives NaN in rows whose keys are all masked; the second fill sets them to 0
     return scores.masked_fill(masked, -math.inf).softmax(dim=-1).masked_fill(masked, 0.0)
 
 
 def drop_threshold(dropout_p: float) -> int:
-    """``dropout_p`` in units of 2**-16, the resolution of the kernels' draws; never all of them."""
+    """``dropout_p`` in units of 2**-16, the resolution of the kernels; less than 1."""
     return min(round(dropout_p * 65536), 65535)
 
 
 def philox(low: Tensor, high: Tensor, key: int) -> tuple[Tensor, Tensor]:
-    """Random words for counters: int64 tensors that hold 32 bits each (Salmon et al., 2011)."""
+    """Philox 2x32 (Salmon et al., 2011): two random 32-bit words for each counter, all held in int64 tensors.
+
+    Args:
+        low: lower words of the counters.
+        high: upper words of the counters, of the same shape.
+        key: the key, 32 bits.
+    """
     for _ in range(PHILOX_ROUNDS):
         # a product of 64 bits, in halves that do not overflow the signed integers there are
         lower = low * (PHILOX_MULTIPLIER & 0xFFFF)
@@ -70,7 +85,16 @@ def philox(low: Tensor, high: Tensor, key: int) -> tuple[Tensor, Tensor]:
 
 
 def head_thresholds(seed: int, heads: int, dropout_p: float, device: torch.device | None = None) -> Tensor:
-    """(heads, 1, 1) of 256 draws, how many the kernels drop in a head; their mean is that of ``drop_threshold``."""
+    """Dropout thresholds of the heads, (heads, 1, 1) int64: the kernels drop weights whose 8-bit draw is below it.
+
+    A threshold is one of the two multiples of 2**-8 next to ``dropout_p``, drawn so that their mean is ``dropout_p``.
+
+    Args:
+        seed: seed of the call.
+        heads: number of heads, counted over the batch.
+        dropout_p: probability of dropout.
+        device: device of the result.
+    """
     threshold = drop_threshold(dropout_p)
     head = torch.arange(heads, device=device)
     word, _ = philox(torch.full_like(head, 0xFFFFFFFF), head, seed & 0xFFFFFFFF)
@@ -81,10 +105,18 @@ def head_thresholds(seed: int, heads: int, dropout_p: float, device: torch.devic
 def dropped_reference(
     seed: int, heads: int, queries: int, keys: int, dropout_p: float, device: torch.device | None = None
 ) -> Tensor:
-    """Which weights the kernels drop for a seed: (heads, queries, keys) bool, heads counted over the batch.
+    """The weights that the kernels drop for a seed: (heads, queries, keys) bool.
 
     One evaluation of Philox yields eight draws of 8 bits, for the weights whose query differs in bit 3 and whose key
     differs in bits 3 and 4 only.
+
+    Args:
+        seed: seed of the call.
+        heads: number of heads, counted over the batch.
+        queries: number of queries.
+        keys: number of keys.
+        dropout_p: probability of dropout.
+        device: device of the result.
     """
     head = torch.arange(heads, device=device)[:, None, None]
     query = torch.arange(queries, device=device)[:, None]

@@ -1,4 +1,4 @@
-"""What all kernels score with: the products of a tile of queries and a tile of keys (paper, section 3.3)."""
+"""Scores of tiles, for all kernels: content plus spatial dot products of queries and keys (paper, section 3.3)."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from cond_detr_kernels.conditional_attention.tiles import head_of, load_tile
 
 @triton.jit
 def heads_of(views, head, heads):
-    """Head ``head`` of the content part and of the spatial part."""
+    """Views of one head of the content part and of the spatial part; ``head`` counts over the batch."""
     return head_of(views[0], head, heads), head_of(views[1], head, heads)
 
 
@@ -22,7 +22,7 @@ def load_parts(
     ROWS: tl.constexpr,
     WHOLE: tl.constexpr = False,
 ):
-    """Rows of the content part and of the spatial part; where there is no spatial part, the former stands for it."""
+    """Loads ROWS rows of the content and of the spatial part; without a spatial part, of the content part twice."""
     content = load_tile(heads[0], first, length, DIMS[0], ROWS, BLOCKS[0], WHOLE)
     spatial = content
     if DIMS[1] > 0:
@@ -32,7 +32,7 @@ def load_parts(
 
 @triton.jit
 def score(rows, columns, DIMS: tl.constexpr, PRECISION: tl.constexpr):
-    """(rows, columns) unscaled scores of two tiles: of queries and keys, or of keys and queries."""
+    """Unscaled scores (rows, columns) of two tiles: of queries and keys, or of keys and queries."""
     scores = tl.dot(rows[0], tl.trans(columns[0]), input_precision=PRECISION)
     if DIMS[1] > 0:
         scores = tl.dot(rows[1], tl.trans(columns[1]), scores, input_precision=PRECISION)

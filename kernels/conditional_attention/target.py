@@ -1,4 +1,4 @@
-"""What a problem runs on, and with which configurations."""
+"""The device that a problem runs on, and the kernel configurations for it."""
 
 import functools
 from typing import NamedTuple
@@ -11,14 +11,19 @@ from cond_detr_kernels.conditional_attention.tuning import Tuning, tuning_for
 
 
 class Target(NamedTuple):
-    """What a problem runs on."""
+    """The device that a problem runs on.
+
+    Attributes:
+        tuning: kernel configurations.
+        multiprocessors: number of streaming multiprocessors.
+    """
 
     tuning: Tuning
     multiprocessors: int
 
 
 def target_of(problem: Problem) -> Target:
-    """Of the device that the problem is on: what was measured there, or what the static table has."""
+    """Configurations measured on the problem's device, or those of the static table, and its multiprocessors."""
     if not problem.value.is_cuda:  # Triton's interpreter
         return Target(tuning_for(90, problem), multiprocessors=132)
     device = problem.value.device

@@ -1,7 +1,7 @@
-"""How kernels reach (B, H, N, D) views of any strides, one (rows, D) tile of one head at a time.
+"""Loading and storing tiles of (B, H, N, D) tensors with any strides: ROWS rows of one head at a time.
 
-A view is what a kernel is given of a tensor: its pointer and its strides. A head of it is a pointer, and the strides
-between rows and columns.
+Kernels get a tensor as a view: its pointer and its strides. A view of a head is a pointer and the strides of rows and
+columns.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def head_of(view, head, heads):
-    """Head ``head`` = batch * heads + h of a (B, H, N, D) view."""
+    """View of the head ``head`` = batch * heads + h of a (B, H, N, D) view."""
     pointer, strides = view
     start = (head // heads).to(tl.int64) * strides[0] + (head % heads).to(tl.int64) * strides[1]
     return pointer + start, strides[2], strides[3]
@@ -18,7 +18,7 @@ def head_of(view, head, heads):
 
 @triton.jit
 def tile_pointers(view_of_head, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Where the elements of a tile are. Only the tile's start depends on ``first``: a scalar, which costs nothing."""
+    """Pointers (ROWS, COLUMNS) to the elements of a tile. Only its scalar start depends on ``first``, to be cheap."""
     pointer, row_stride, column_stride = view_of_head
     start = pointer + tl.cast(first, tl.int64) * row_stride
     rows = tl.arange(0, ROWS)[:, None].to(tl.int64) * row_stride
@@ -27,7 +27,7 @@ def tile_pointers(view_of_head, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 
 @triton.jit
 def tile_inside(first, length, DIM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Which elements exist; COLUMNS is DIM rounded up to what tensor cores take."""
+    """Mask (ROWS, COLUMNS) of the elements that exist; COLUMNS is DIM rounded up to a block."""
     inside = (tl.arange(0, ROWS) < length - first)[:, None]
     if DIM != COLUMNS:
         inside = inside & (tl.arange(0, COLUMNS) < DIM)[None, :]
@@ -44,7 +44,7 @@ def load_tile(
     COLUMNS: tl.constexpr,
     WHOLE: tl.constexpr = False,
 ):
-    """Rows [first, first + ROWS) of a head, zero where there are none. WHOLE promises that there are all of them."""
+    """Loads the rows [first, first + ROWS) of a head, 0 where there are none; with WHOLE, all of them must exist."""
     pointers = tile_pointers(view_of_head, first, ROWS, COLUMNS)
     if WHOLE and DIM == COLUMNS:
         return tl.load(pointers)
@@ -55,6 +55,7 @@ def load_tile(
 
 @triton.jit
 def store_tile(view_of_head, tile, first, length, DIM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Stores a tile in the rows [first, first + ROWS) of a head, in the dtype of the tensor, where they exist."""
     pointers = tile_pointers(view_of_head, first, ROWS, COLUMNS)
     inside = tile_inside(first, length, DIM, ROWS, COLUMNS)
     tl.store(pointers, tile.to(pointers.dtype.element_ty), mask=inside)
@@ -62,7 +63,7 @@ def store_tile(view_of_head, tile, first, length, DIM: tl.constexpr, ROWS: tl.co
 
 @triton.jit
 def add_tile(view_of_head, tile, first, DIM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Adds to what other programs add to as well; there is room for all rows."""
+    """Adds a tile atomically to the rows [first, first + ROWS) of a head, all of which must exist."""
     pointers = tile_pointers(view_of_head, first, ROWS, COLUMNS)
     if DIM == COLUMNS:
         tl.atomic_add(pointers, tile, sem="relaxed")
@@ -72,15 +73,15 @@ def add_tile(view_of_head, tile, first, DIM: tl.constexpr, ROWS: tl.constexpr, C
 
 @triton.jit
 def padded_rows(head, length, PADDING: tl.constexpr):
-    """Where the rows of a head begin in an array with a number per row, see :func:`store_rows`."""
+    """Offset of a head in an array with a number per row, padded to a multiple of PADDING rows per head."""
     return tl.cast(head, tl.int64) * (tl.cdiv(length, PADDING) * PADDING)
 
 
 @triton.jit
 def store_rows(pointer, rows, first, length, fill, ROWS: tl.constexpr, PADDING: tl.constexpr):
-    """One fp32 number per row of a tile, into an array that is filled up to a multiple of PADDING rows.
+    """Stores an fp32 number per row of a tile, and ``fill`` in the padding to a multiple of PADDING rows.
 
-    So kernels that read whole tiles of it need no mask, and read several numbers at once.
+    Due to the padding, kernels read whole tiles of the array without a mask, in vectorised loads.
     """
     index = first + tl.arange(0, ROWS)
     padded = tl.cdiv(length, PADDING) * PADDING

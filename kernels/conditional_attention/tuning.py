@@ -1,6 +1,6 @@
 """Launch configurations of the attention kernels, by architecture.
 
-This table is what serves where nothing was measured; ``python -m cond_detr_kernels.tune`` measures a GPU of yours, see
+The static table applies where nothing was measured; ``python -m cond_detr_kernels.tune`` measures on a given GPU, see
 measured.py. To add an architecture: put its rows into the table, run ``benchmarks/kernel_report.py`` (nothing may
 spill), then ``benchmarks/attn_bench.py`` on the device.
 """
@@ -11,12 +11,19 @@ from typing import Any, NamedTuple
 from cond_detr_kernels.conditional_attention.launch import column_block, dot_precision
 from cond_detr_kernels.conditional_attention.problem import Problem
 
-# What a program of each architecture may keep in shared memory, bytes
+# Shared memory that a program may use, in bytes, by architecture
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 
 
 class Blocks(NamedTuple):
-    """Queries and keys of a tile, warps of a program, stages of its load pipeline."""
+    """Configuration of a kernel.
+
+    Attributes:
+        queries: queries of a tile.
+        keys: keys of a tile.
+        warps: warps of a program.
+        stages: stages of the software pipeline of loads.
+    """
 
     queries: int
     keys: int
@@ -26,15 +33,15 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True)
 class Tuning:
-    """The configurations of one architecture, for operands of one size.
+    """Configurations of all kernels, for one architecture and size of operands.
 
     Attributes:
-        forward: of the forward kernel.
-        backward_queries: gradients of queries, deterministic.
-        backward_keys: gradients of keys and values, deterministic.
-        backward: all gradients in one pass.
-        one_pass: whether that is the faster way.
-        splits: among how many programs the forward kernel splits the keys; None for :func:`key_splits`.
+        forward: forward kernel.
+        backward_queries: kernel of the gradients of queries, deterministic.
+        backward_keys: kernel of the gradients of keys and values, deterministic.
+        backward: kernel of all gradients in one pass.
+        one_pass: whether one pass is faster than the deterministic kernels.
+        splits: number of programs among which the forward kernel splits the keys; None for :func:`key_splits`.
     """
 
     forward: Blocks
@@ -57,8 +64,8 @@ _AMPERE_HALF = Tuning(
 _AMPERE_SINGLE = Tuning(
     forward=Blocks(64, 64, 4, 2),
     backward_queries=Blocks(64, 32, 4, 2),
-    backward_keys=Blocks(32, 64, 4, 1),
-    backward=Blocks(16, 64, 4, 2),
+    backward_keys=Blocks(32, 64, 8, 1),
+    backward=Blocks(16, 32, 4, 2),
     one_pass=False,
 )
 # Wider heads, on any architecture
@@ -125,14 +132,14 @@ _TABLE: dict[int, dict[int, Tuning]] = {
     100: {
         192: Tuning(
             forward=Blocks(64, 128, 4, 2),
-            backward_queries=Blocks(64, 64, 8, 2),
+            backward_queries=Blocks(128, 64, 8, 2),
             backward_keys=Blocks(64, 128, 8, 2),
             backward=Blocks(64, 128, 8, 2),
         ),
         384: Tuning(
-            forward=Blocks(64, 64, 4, 2),
+            forward=Blocks(64, 32, 4, 2),
             backward_queries=Blocks(64, 64, 8, 2),
-            backward_keys=Blocks(64, 64, 8, 2),
+            backward_keys=Blocks(32, 32, 8, 2),
             backward=Blocks(32, 64, 8, 2),
         ),
         768: _WIDE,
@@ -143,9 +150,11 @@ _TABLE: dict[int, dict[int, Tuning]] = {
 
 
 def tuning_for(capability: int, problem: Problem) -> Tuning:
-    """The table's configurations for a compute capability (90 is 9.0) and the operands' size and precision.
+    """The configurations of the table for an architecture, and for the size and precision of the operands.
 
-    An architecture that is not in the table is served as the one before it.
+    Args:
+        capability: compute capability, 90 for 9.0. One that is not in the table gets the row of the previous one.
+        problem: the arguments of the call.
     """
     # of a key's content, spatial part and value together
     row_bytes = problem.value.element_size() * sum(map(column_block, problem.dims))
@@ -154,7 +163,7 @@ def tuning_for(capability: int, problem: Problem) -> Tuning:
 
 
 def _row_of(capability: int) -> int:
-    """The architecture of the table that a compute capability belongs to."""
+    """The architecture of the table for a compute capability: the latest one that is not newer."""
     return max(arch for arch in _TABLE if arch <= max(capability, min(_TABLE)))
 
 
@@ -170,13 +179,19 @@ LEAST_TILES = 3
 
 
 def ceil_div(a: int, b: int) -> int:
+    """``a / b`` rounded up."""
     return -(-a // b)
 
 
 def key_splits(problem: Problem, blocks: Blocks, multiprocessors: int) -> int:
-    """Among how many programs to split the keys, so that the multiprocessor with most to do has least.
+    """Number of programs to split the keys among, such that the busiest multiprocessor has the least work.
 
-    Programs are handed out one by one, so that one gets ceil(programs / multiprocessors) of them.
+    That multiprocessor gets ceil(programs / multiprocessors) programs.
+
+    Args:
+        problem: the arguments of the call.
+        blocks: configuration of the forward kernel.
+        multiprocessors: number of streaming multiprocessors.
     """
     batch, heads, queries, keys = problem.sizes
     programs = batch * heads * ceil_div(queries, blocks.queries)
@@ -195,7 +210,7 @@ def key_splits(problem: Problem, blocks: Blocks, multiprocessors: int) -> int:
 
 
 def options(blocks: Blocks) -> dict[str, Any]:
-    """Launch arguments of a configuration."""
+    """Launch options of a configuration."""
     return {
         "BLOCK_M": blocks.queries,
         "BLOCK_N": blocks.keys,

@@ -64,7 +64,9 @@ BUGS = {
     "half of the softmax's memory": Bug(KERNELS, "2 * sizeof(float) * all.queries", "sizeof(float) * all.queries"),
     "padding not written": Bug(KERNELS, "col < padded; col += 32", "col < cols; col += 32"),
     "output not per problem": Bug(KERNELS, "pred_index[p * problems.max_targets + target]", "pred_index[target]"),
-    "workspace too small": Bug("assignment/solver.h", "4 * (2 * rows + padded)", "4 * (rows + padded)"),
+    "workspace too small": Bug(
+        "assignment/carver.h", "bytes += scratch_bytes<T>(count)", "bytes += scratch_bytes<T>(count) / 2"
+    ),
     "global scratch not per problem": Bug(
         "cuda/scratch.cuh", "global + problem * global_bytes", "global + 0 * problem * global_bytes"
     ),

@@ -13,10 +13,10 @@ from cond_detr_kernels.conditional_attention import closed_form
 from cond_detr_kernels.conditional_attention.backward import backward_launches
 from cond_detr_kernels.conditional_attention.forward import forward_launches
 from cond_detr_kernels.conditional_attention.launch import dot_precision
-from cond_detr_kernels.conditional_attention.operator import DifferentiableAttention
 from cond_detr_kernels.conditional_attention.problem import Problem
 from cond_detr_kernels.conditional_attention.reference import dropped_reference, head_thresholds, philox
 from cond_detr_kernels.conditional_attention.target import target_of
+from cond_detr_kernels.conditional_attention.torch_operator import DifferentiableAttention
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SEED = 123456789

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cond_detr_kernels import conditional_attention, tune
-from cond_detr_kernels.conditional_attention import measured, op, target
+from cond_detr_kernels.conditional_attention import functional, measured, target
 from cond_detr_kernels.conditional_attention.launch import Launch
 from cond_detr_kernels.conditional_attention.measured import Measured, Situation, Table, read_table, write_table
 from cond_detr_kernels.conditional_attention.tuning import Blocks, Tuning, tuning_for
@@ -191,12 +191,12 @@ def test_calls_take_the_fastest_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(measured, "find", find)
     tensors = tuple(torch.randn(2, 4, n, 8, device="meta").to(torch.bfloat16) for n in (5, 5, 7, 7, 7))
-    assert op._measured_backend(tensors, True, 0.1, None) is None
+    assert functional._measured_backend(tensors, True, 0.1, None) is None
     tensors[0].requires_grad_()
-    assert op._measured_backend(tensors, True, 0.1, None) == "efficient"
-    assert op._measured_backend(tensors, True, 0.1, True) is None
+    assert functional._measured_backend(tensors, True, 0.1, None) == "efficient"
+    assert functional._measured_backend(tensors, True, 0.1, True) is None
     with torch.no_grad():
-        assert op._measured_backend(tensors, False, 0.0, None) is None
+        assert functional._measured_backend(tensors, False, 0.0, None) is None
     assert asked == [
         Situation("bfloat16", (8, 8, 8), True, True, False, (2, 4, 5, 7)),
         Situation("bfloat16", (8, 8, 8), True, True, True, (2, 4, 5, 7)),
@@ -208,7 +208,7 @@ def test_calls_take_the_fastest_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_backends_give_the_same(backend: str) -> None:
     tensors = [torch.randn(2, 2, n, 16) for n in (5, 5, 9, 9, 9)]
     want = conditional_attention(*tensors)
-    got = op.pytorch_attention(*tensors, None, 0.0, 32**-0.5, backend)
+    got = functional.pytorch_attention(*tensors, None, 0.0, 32**-0.5, backend)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 

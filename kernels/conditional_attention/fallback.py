@@ -1,4 +1,4 @@
-"""Conditional cross-attention by what PyTorch offers, for devices without the kernels."""
+"""Conditional cross-attention by PyTorch's own attention, for devices without the kernels."""
 
 import torch
 import torch.nn.functional as F
@@ -7,9 +7,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cond_detr_kernels.conditional_attention.reference import conditional_attention_reference
 
-# On a CPU, without a mask: from so many keys on, PyTorch's flash kernel beats the plain formula, by 1.4 to 2.1 times at
-# 4200 keys; below, and with dropout, for which there is no such kernel, it is the slower by up to 1.3. With a mask it
-# always won, by up to 3.5 times.
+# On a CPU, without a mask: from this number of keys on, PyTorch's flash kernel beats the plain formula, by 1.4 to 2.1
+# times at 4200 keys; below, and with dropout, for which there is no such kernel, it is slower by up to 1.3 times. With
+# a mask it always won, by up to 3.5 times.
 KEYS_FOR_FLASH = 2048
 
 
@@ -33,7 +33,22 @@ def pytorch_attention(
     scale: float,
     backend: str | None = None,
 ) -> Tensor:
-    """See :func:`cond_detr_kernels.conditional_attention`; ``backend`` is a key of BACKENDS, or PyTorch's choice."""
+    """Computes :func:`cond_detr_kernels.conditional_attention` by ``scaled_dot_product_attention`` or the reference.
+
+    Args:
+        q_content: (B, H, N, Dc).
+        q_spatial: (B, H, N, Ds).
+        k_content: (B, H, S, Dc).
+        k_spatial: (B, H, S, Ds).
+        value: (B, H, S, Dv).
+        key_padding_mask: (B, S) bool, True for masked keys, or None.
+        dropout_p: probability of dropout.
+        scale: factor of the scores.
+        backend: a key of :data:`BACKENDS`; None leaves the choice to PyTorch.
+
+    Raises:
+        RuntimeError: if the backend does not support these arguments.
+    """
     if backend is not None:
         with sdpa_kernel(BACKENDS[backend]):
             return pytorch_attention(

@@ -1,4 +1,9 @@
-"""``torch.ops.cond_detr.conditional_attention`` and its gradient: schemas, fakes, autograd, vmap, implementations."""
+"""``torch.ops.cond_detr.conditional_attention`` and its gradient: schemas, fakes, autograd, vmap, implementations.
+
+Autograd is defined twice, by the same two functions. ``register_autograd`` is for direct calls of the operator and for
+opcheck. It does not work under torch.func's transforms (grad, vmap, jvp), which need an ``autograd.Function``; that is
+what :func:`~cond_detr_kernels.conditional_attention` calls.
+"""
 
 import importlib.util
 import os
@@ -41,7 +46,7 @@ def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.register_fake("cond_detr::conditional_attention_backward", lib=_library)
-def _backward_fake(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _backward_fake(_grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return tuple(_new_gradients(Problem(*arguments[:-3])))
 
 
@@ -84,7 +89,11 @@ torch.library.register_autograd("cond_detr::conditional_attention_backward", _no
 
 
 def _fold_batch(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[list[Any], int]:
-    """The arguments with the mapped dim folded into the batch. Draws of dropout then differ from example to example."""
+    """Folds the mapped dim of all arguments into the batch, so that dropout differs between the mapped examples.
+
+    Returns:
+        The arguments, and the size of the mapped dim.
+    """
     size = info.batch_size
     folded = []
     for argument, dim in zip(arguments, in_dims, strict=True):
@@ -117,10 +126,11 @@ torch.library.register_vmap("cond_detr::conditional_attention_backward", _vmap(_
 
 
 class DifferentiableAttention(torch.autograd.Function):
-    """The operator for torch.func: what ``register_autograd`` registers does not work under its transforms."""
+    """The operator as an ``autograd.Function``, which torch.func's transforms need."""
 
     @staticmethod
     def forward(*arguments: Any) -> Any:
+        """Calls the operator."""
         return _forward_op(*arguments)
 
     setup_context = staticmethod(_setup_context)
@@ -129,15 +139,16 @@ class DifferentiableAttention(torch.autograd.Function):
 
 
 class AttentionGradient(torch.autograd.Function):
-    """The operator's gradient for torch.func, which always prepares for a second one."""
+    """The operator's gradient for torch.func, which also differentiates it; there is no second derivative."""
 
     @staticmethod
     def forward(*arguments: Any) -> Any:
+        """Calls the operator of the gradient."""
         return _backward_op(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
+        """Saves nothing."""
 
     backward = staticmethod(_no_second_derivatives)
     vmap = staticmethod(_vmap(lambda *arguments: AttentionGradient.apply(*arguments)))
@@ -179,7 +190,16 @@ def _run_backward(grad_out: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def run_forward(problem: Problem, tuning: Any, multiprocessors: int) -> tuple[Tensor, Tensor]:
-    """The output and its log-sum-exp, by the kernels with given configurations."""
+    """Runs the forward kernels.
+
+    Args:
+        problem: the arguments of the call.
+        tuning: kernel configurations, a :class:`~cond_detr_kernels.conditional_attention.tuning.Tuning`.
+        multiprocessors: number of streaming multiprocessors.
+
+    Returns:
+        The output (B, H, N, Dv), and the base-2 log-sum-exp of the scores (B, H, padded N).
+    """
     from cond_detr_kernels.conditional_attention.forward import forward_launches
 
     launches, out, lse = forward_launches(problem, tuning, multiprocessors)
@@ -190,7 +210,19 @@ def run_forward(problem: Problem, tuning: Any, multiprocessors: int) -> tuple[Te
 def run_backward(
     problem: Problem, out: Tensor, lse: Tensor, grad_out: Tensor, tuning: Any, deterministic: bool
 ) -> tuple[Tensor, ...]:
-    """The gradients of all operands, by the kernels with given configurations."""
+    """Runs the backward kernels.
+
+    Args:
+        problem: the arguments of the call.
+        out: output of :func:`run_forward`.
+        lse: log-sum-exp of :func:`run_forward`.
+        grad_out: (B, H, N, Dv) gradient of the output.
+        tuning: kernel configurations, a :class:`~cond_detr_kernels.conditional_attention.tuning.Tuning`.
+        deterministic: whether to use the deterministic kernels instead of one pass with atomic additions.
+
+    Returns:
+        The gradients of q_content, q_spatial, k_content, k_spatial and value.
+    """
     from cond_detr_kernels.conditional_attention.backward import backward_launches
 
     launches, grad_queries, grad_keys = backward_launches(problem, out, lse, grad_out, tuning, deterministic)
@@ -204,12 +236,12 @@ def run_backward(
 
 
 def _has_kernels(problem: Problem) -> bool:
-    """Whether Triton runs on the problem's device, and there is something to do."""
+    """Whether Triton runs on the problem's device, and no size is 0."""
     return _has_triton(problem.value) and all(problem.sizes)
 
 
 def _has_triton(tensor: Tensor) -> bool:
-    """Whether Triton runs on a tensor's device, if only through its interpreter."""
+    """Whether Triton runs on a tensor's device, natively or by its interpreter."""
     return HAS_TRITON and (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
 
 

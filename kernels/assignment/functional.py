@@ -1,4 +1,4 @@
-"""``torch.ops.cond_detr.linear_sum_assignment`` and ``.match``, and the functions that people call."""
+"""Public functions of linear sum assignment and matching, and the fakes of their operators."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from cond_detr_kernels.checks import check_same, check_shape
 @torch.library.register_fake("cond_detr::linear_sum_assignment")
 def _(cost: Tensor, maximize: bool) -> tuple[Tensor, Tensor, Tensor]:
     problems, rows, cols = cost.shape
-    pairs = torch.sym_min(rows, cols)  # type: ignore[no-untyped-call]
+    pairs = torch.sym_min(rows, cols)
     return (
         cost.new_empty((problems, pairs), dtype=torch.int64),
         cost.new_empty((problems, pairs), dtype=torch.int64),
@@ -57,31 +57,40 @@ def linear_sum_assignment(cost: ArrayLike, maximize: bool = False) -> tuple[NDAr
 
 
 def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
-    """Solves the linear sum assignment problem, or a batch of them, with the contract of SciPy's function of that name.
+    """Solves one or a batch of linear sum assignment problems, with the interface of SciPy's function of that name.
 
     Args:
-        cost: (..., rows, cols) costs, a NumPy array (or anything that becomes one) or a torch tensor on the CPU or a
-            CUDA device; bool, integer or floating point, solved in float64. +inf forbids a pair.
-        maximize: look for the assignment of greatest total instead.
+        cost: (..., rows, cols) costs, a torch tensor on the CPU or a CUDA device, or a NumPy array or anything that
+            converts to one; bool, integer or floating point, solved in float64. +inf forbids a pair.
+        maximize: maximise the total instead of minimising it; -inf then forbids a pair.
 
     Returns:
         Row and column indices, each (..., min(rows, cols)) int64, of the type and on the device of ``cost``. The row
         indices are in ascending order.
 
     Raises:
-        ValueError: fewer than two axes; NaN or -inf in the costs (+inf to maximise); or no complete assignment without
-            a forbidden pair. On a CUDA device finding out waits for the result.
+        ValueError: if there are fewer than two axes, the costs have NaN or -inf (+inf to maximise), or every complete
+            assignment has a forbidden pair. On a CUDA device this check is a host-device synchronisation.
     """
     if isinstance(cost, Tensor):
         _check_matrix(cost.shape, not cost.is_complex(), str(cost.dtype))
+        if 0 in cost.shape:  # the other sizes may be anything
+            empty = cost.new_empty((*cost.shape[:-2], min(cost.shape[-2:])), dtype=torch.int64)
+            return empty, empty.clone()
         tensor = cost.detach().double().reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:]).contiguous()
         rows, cols, status = torch.ops.cond_detr.linear_sum_assignment(tensor, maximize)
         _raise(status.cpu().numpy(), cost.shape[:-2])
     else:
         cost = np.asarray(cost)
+        if cost.dtype.kind in "US":
+            rule = "to dtype('float64') according to the rule 'safe'"  # as SciPy says it
+            raise TypeError(f"Cannot cast array data from {cost.dtype!r} {rule}")
         _check_matrix(cost.shape, cost.dtype.kind in "biuf", str(cost.dtype))
+        if 0 in cost.shape:
+            shape = (*cost.shape[:-2], min(cost.shape[-2:]))
+            return np.empty(shape, np.int64), np.empty(shape, np.int64)
         array = np.ascontiguousarray(cost, np.float64).reshape(math.prod(cost.shape[:-2]), *cost.shape[-2:])
-        rows, cols, status = _numpy.linear_sum_assignment(array, maximize)
+        rows, cols, status = _numpy.linear_sum_assignment(array, maximize, torch.get_num_threads())
         _raise(status, cost.shape[:-2])
     shape = (*cost.shape[:-2], min(cost.shape[-2:]))
     return rows.reshape(shape), cols.reshape(shape)
@@ -97,29 +106,29 @@ def match(
     weights: MatchWeights = PAPER_WEIGHTS,
     strict: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Hungarian matching of all decoder layers and images at once, costs included, on the device of the predictions.
+    """Computes costs and Hungarian matching of all decoder layers and images at once, on the device of the predictions.
 
-    The cost of giving a target to a query is ``label * focal + l1 * L1 - giou * GIoU`` (Conditional DETR, section 3.4;
-    the classification term is the focal cost of Deformable DETR), in fp32 and from the logits.
+    The cost of matching a target to a query is ``label * focal + l1 * L1 - giou * GIoU`` (Conditional DETR, section
+    3.4; the classification term is the focal cost of Deformable DETR), computed in fp32 from the logits.
 
     Args:
         logits: (L, B, Q, C) class logits of L decoder layers.
         boxes: (L, B, Q, 4) predicted boxes, cxcywh, relative to the image size.
         target_labels: (B, T) int64 classes in [0, C), padded to T targets.
         target_boxes: (B, T, 4) boxes as above, padded.
-        target_count: (B,) int64, how many of the T are targets.
-        weights: weights of the three terms, and which class term.
-        strict: wait for the result, and raise if costs had to be replaced.
+        target_count: (B,) int64, the number of targets of each image, the first of the T.
+        weights: weights of the three terms, and the kind of classification term.
+        strict: raise an error if costs had to be replaced, which takes a host-device synchronisation.
 
     Returns:
-        pred_index: (L, B, T) int64, the query that each target is given; unique among a problem's targets, -1 for
-            padding and for targets that go empty-handed because there are more of them than queries.
-        status: (L, B) int32 of :class:`MatchStatus`; SANITISED where NaN, infinite values or an unknown label made
-            costs that had to be replaced. Nothing is raised for those unless ``strict``: looking makes the host wait.
+        pred_index: (L, B, T) int64, the query matched to each target, unique within a layer and image; -1 for padding,
+            and for targets left over if there are more of them than queries.
+        status: (L, B) int32 of :class:`MatchStatus`; SANITISED where NaN, infinite values or an unknown label led to
+            costs that were replaced. No error is raised for those unless ``strict``.
 
     Raises:
-        ValueError: an argument's shape, dtype or device does not fit; with ``strict`` also SciPy's sentence about
-            invalid entries, with the layer and the image.
+        ValueError: if the shape, dtype or device of an argument does not fit; with ``strict`` also if costs had to be
+            replaced, with SciPy's message and the first such layer and image.
     """
     layers, batch, queries = _leading_sizes(logits)
     check_shape("boxes", boxes, "(L, B, Q, 4)", (layers, batch, queries, 4))

@@ -1,4 +1,4 @@
-"""Conditional cross-attention by the fastest path there is for the tensors at hand."""
+"""Conditional cross-attention by the fastest implementation for the given tensors."""
 
 import math
 from typing import Literal, NamedTuple, TypeAlias, cast, overload
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from cond_detr_kernels.checks import check_same, check_shape
 from cond_detr_kernels.conditional_attention import measured
-from cond_detr_kernels.conditional_attention.operator import HAS_TRITON, DifferentiableAttention
-from cond_detr_kernels.conditional_attention.pytorch import pytorch_attention
+from cond_detr_kernels.conditional_attention.fallback import pytorch_attention
 from cond_detr_kernels.conditional_attention.reference import attention_weights
+from cond_detr_kernels.conditional_attention.torch_operator import HAS_TRITON, DifferentiableAttention
 
-# What the kernels take; tiles of larger heads would not fit
+# Limits of the kernels; tiles of larger heads would not fit into shared memory
 MAX_HEAD_DIM = 128
 MIN_CAPABILITY = (8, 0)
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -21,11 +21,11 @@ _NAMES = ("q_content", "q_spatial", "k_content", "k_spatial", "value")
 
 
 class KeyMask(NamedTuple):
-    """Keys that nobody may look at, as :func:`prepare_key_mask` makes it.
+    """A key padding mask prepared by :func:`prepare_key_mask`.
 
     Attributes:
-        padding: (B, S) bool, True for those keys.
-        prepared: the same in the form of the kernels, where there are kernels.
+        padding: (B, S) bool, True for masked keys.
+        prepared: the same in the form of the kernels; None on devices without kernels.
     """
 
     padding: Tensor
@@ -33,20 +33,20 @@ class KeyMask(NamedTuple):
 
 
 def prepare_key_mask(padding: Tensor) -> KeyMask:
-    """Prepares a mask once, for every layer and direction that attends to the same keys.
+    """Prepares a key padding mask once for all layers that attend to the same keys, forward and backward.
 
     Args:
-        padding: (B, S) bool, True for keys that nobody may look at.
+        padding: (B, S) bool, True for masked keys.
 
     Raises:
-        ValueError: it has another shape or dtype.
+        ValueError: if it has another shape or dtype.
     """
     _check_mask(padding, None, None)
     return KeyMask(padding, torch.ops.cond_detr.prepare_key_mask(padding) if _has_kernels(padding.device) else None)
 
 
 def attention_path(device: torch.device) -> str:
-    """Says, for people, which implementation :func:`conditional_attention` uses on a device."""
+    """Describes in words which implementation :func:`conditional_attention` uses on a device."""
     why = ""
     if device.type == "cuda":
         if _has_kernels(device):
@@ -105,33 +105,37 @@ def conditional_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax((q_content . k_content + q_spatial . k_spatial) * scale) value, per head (Conditional DETR, section 3.3).
 
-    On a CUDA device of compute capability 8.0 or later these are fused Triton kernels, forward and backward; on
-    others, and for float64 or heads wider than 128, the faster of PyTorch's ways. After
-    ``python -m cond_detr_kernels.tune`` it is what that measured to be fastest on the GPU. Under autocast the operands
-    are cast as PyTorch casts those of its own attention.
+    On a CUDA device of compute capability 8.0 or later, forward and backward are fused Triton kernels. On other
+    devices, and for float64 or heads wider than 128, it is PyTorch's flash attention or the plain formula, whichever is
+    faster. After ``python -m cond_detr_kernels.tune``, it is what that command measured to be the fastest on the GPU.
+    Under autocast the operands are cast as for PyTorch's own attention.
 
     Args:
-        q_content, q_spatial: (B, H, N, Dc) and (B, H, N, Ds) queries; views of any strides.
-        k_content, k_spatial: (B, H, S, Dc) and (B, H, S, Ds) keys.
-        value: (B, H, S, Dv).
-        key_padding_mask: (B, S) bool, True for keys that nobody may look at, or what :func:`prepare_key_mask` makes
-            of that, once for all calls with the same keys. Queries whose keys are all masked get 0, and zero gradients.
-        dropout_p: probability in [0, 1) with which attention weights are dropped (and the others scaled up). The
-            kernels drop in each head one of the two multiples of 2**-8 around it, drawn so that the mean over heads is
-            ``dropout_p``, to 2**-16; more than 255 of 256 they never drop. The draws follow torch's generator of the
-            device. The caller passes 0 in evaluation.
+        q_content: (B, H, N, Dc) content queries; like the other operands a view with any strides.
+        q_spatial: (B, H, N, Ds) spatial queries; Ds may be 0.
+        k_content: (B, H, S, Dc) content keys.
+        k_spatial: (B, H, S, Ds) spatial keys.
+        value: (B, H, S, Dv) values.
+        key_padding_mask: (B, S) bool, True for masked keys, or the result of :func:`prepare_key_mask` for it, which
+            can be shared by all calls with the same keys. Queries whose keys are all masked get output 0 and zero
+            gradients.
+        dropout_p: probability in [0, 1) of dropping an attention weight; the others are scaled up. In each head the
+            kernels use one of the two multiples of 2**-8 next to it as probability, but at most 255/256, drawn so that
+            the mean over heads is ``dropout_p`` to within 2**-16. The draws follow torch's generator of the device.
+            Pass 0 in evaluation.
         scale: positive factor of the scores; (Dc + Ds) ** -0.5 if None.
-        deterministic: how the kernels compute gradients: True for the same bits every time, False for one pass with
-            atomic additions, None for the faster, but the former under ``torch.use_deterministic_algorithms``.
-        return_weights: also return the weights, before dropout. They are computed beside the output, which pays for it
-            in time and memory.
+        deterministic: how the kernels compute gradients: True for bitwise reproducible results, False for one pass with
+            atomic additions, None for the faster of both, but deterministic under
+            ``torch.use_deterministic_algorithms``.
+        return_weights: also return the attention weights before dropout. They are computed separately, which costs
+            time and memory.
 
     Returns:
         (B, H, N, Dv), in the dtype of the operands; with ``return_weights`` also (B, H, N, S).
 
     Raises:
-        ValueError: an argument's shape, dtype or device does not fit, dropout_p is not in [0, 1), or scale is not
-            positive.
+        ValueError: if the shape, dtype or device of an argument does not fit, ``dropout_p`` is not in [0, 1), or
+            ``scale`` is not positive and finite.
     """
     tensors = _autocasted(q_content, q_spatial, k_content, k_spatial, value)
     prepared = None
@@ -170,7 +174,7 @@ def _has_kernels(device: torch.device) -> bool:
 
 
 def _measured_backend(tensors: Operands, masked: bool, dropout_p: float, deterministic: bool | None) -> str | None:
-    """The backend of PyTorch's attention that was measured to be faster than the kernels on this GPU, if one was."""
+    """The backend of PyTorch's attention that was measured to be faster than the kernels on this GPU, or None."""
     if deterministic or torch.are_deterministic_algorithms_enabled():
         return None
     if torch.compiler.is_compiling():  # sizes may be symbols then
