@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
-from setuptools import setup
+from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent
@@ -68,7 +68,7 @@ def cuda_arch_flags(cuda_home: str) -> list[str]:
     return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
 
 
-def torch_extension(cuda_home: str | None) -> cpp_extension.CppExtension:
+def torch_extension(cuda_home: str | None) -> Extension:
     """``CppExtension`` even with CUDA sources: ``CUDAExtension`` refuses to build beside a CPU torch."""
     sources = ["csrc/ops.cpp", "csrc/cpu/assignment_cpu.cpp", *SIMD_SOURCES]
     common = ["-std=c++17", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
@@ -99,16 +99,18 @@ def torch_extension(cuda_home: str | None) -> cpp_extension.CppExtension:
             "-lpthread",
         ]
     print(f"cond_detr: CUDA sources {'compiled with ' + cuda_home if cuda_home else 'left out'}")
-    return cpp_extension.CppExtension(
+    extension: Extension = cpp_extension.CppExtension(
         "cond_detr_kernels._C",
         sources,
         extra_compile_args=flags,
         extra_link_args=link,
         include_dirs=[str(ROOT / "csrc")],
     )
+    return extension
 
 
 def numpy_extension() -> Pybind11Extension:
+    """The solver for NumPy arrays, with the same sources as the torch operators'."""
     return Pybind11Extension(
         "cond_detr_kernels._numpy",
         ["csrc/numpy_module.cpp", *SIMD_SOURCES],

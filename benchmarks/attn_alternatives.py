@@ -22,6 +22,7 @@ Attend = Callable[..., Tensor]
 
 
 def joined(content: Tensor, spatial: Tensor) -> Tensor:
+    """Content and spatial part side by side."""
     return torch.cat([content, spatial], -1) if spatial.shape[-1] else content
 
 
@@ -43,7 +44,7 @@ def original(
     if key_padding_mask is not None:
         scores = scores.masked_fill(key_padding_mask[:, None, None], -math.inf)
     weights = F.dropout(F.softmax(scores, dim=-1), dropout_p)
-    out = torch.bmm(weights.flatten(0, 1), value.flatten(0, 1)).unflatten(0, (batch, heads))
+    out: Tensor = torch.bmm(weights.flatten(0, 1), value.flatten(0, 1)).unflatten(0, (batch, heads))
     weights.sum(dim=1).div_(heads)
     return out
 
@@ -73,6 +74,7 @@ def sdpa(
 
 
 def make_flex() -> Attend:
+    """FlexAttention, compiled, with a block mask for padded keys."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     # a variant for each setting; falling back to the uncompiled function would measure something else
@@ -89,7 +91,7 @@ def make_flex() -> Attend:
         value: Tensor,
         *,
         key_padding_mask: Tensor | None,
-        dropout_p: float,
+        dropout_p: float,  # noqa: ARG001 - there is none
     ) -> Tensor:
         query, key = joined(q_content, q_spatial), joined(k_content, k_spatial)
         block_mask = None
@@ -97,7 +99,7 @@ def make_flex() -> Attend:
             place = (key_padding_mask.data_ptr(), query.shape[2], *key_padding_mask.shape)
             if place not in masks:
                 masks[place] = create_block_mask(
-                    lambda b, h, q, k: ~key_padding_mask[b, k],
+                    lambda b, _h, _q, k: ~key_padding_mask[b, k],
                     len(query),
                     None,
                     query.shape[2],
@@ -117,7 +119,7 @@ def make_flash4() -> Attend:
     from flash_attn.cute import flash_attn_func, utils
 
     @cute.jit
-    def is_seen(batch, head, query, key, seqlen_info, aux_tensors):  # type: ignore[no-untyped-def]
+    def is_seen(batch, head, query, key, seqlen_info, aux_tensors):  # type: ignore[no-untyped-def]  # noqa: ARG001
         masked = utils.scalar_to_ssa(aux_tensors[0][batch[0], key[0]], cutlass.Int32)
         return masked == utils.scalar_to_ssa(0, cutlass.Int32)
 
@@ -131,7 +133,7 @@ def make_flash4() -> Attend:
         value: Tensor,
         *,
         key_padding_mask: Tensor | None,
-        dropout_p: float,
+        dropout_p: float,  # noqa: ARG001 - there is none
     ) -> Tensor:
         q_content, q_spatial, k_content, k_spatial, value = (
             tensor.transpose(1, 2) for tensor in (q_content, q_spatial, k_content, k_spatial, value)
@@ -146,9 +148,10 @@ def make_flash4() -> Attend:
         value_dim = value.shape[-1]
         if torch.is_grad_enabled() and value.requires_grad:  # its gradients want equal head dims, as of 4.0.0b36
             value = F.pad(value, (0, query.shape[-1] - value_dim))
-        out = flash_attn_func(query, key, value, **masking)
+        returned = flash_attn_func(query, key, value, **masking)
         # some releases return the log-sum-exp too
-        return (out[0] if isinstance(out, tuple) else out)[..., :value_dim].transpose(1, 2)
+        out: Tensor = returned[0] if isinstance(returned, tuple) else returned
+        return out[..., :value_dim].transpose(1, 2)
 
     return flash4
 

@@ -71,6 +71,7 @@ class Setting:
 
     @property
     def queries(self) -> int:
+        """As many as keys in the encoder."""
         return QUERIES if self.attention == "cross" else self.keys
 
     @property
@@ -80,8 +81,11 @@ class Setting:
 
     @property
     def flop(self) -> float:
-        """Of the matrix products: a product for each part of the scores and one with the values; in the backward pass
-        the scores again, two products for each part, and two for the values."""
+        """Of the matrix products.
+
+        A product for each part of the scores and one with the values; in the backward pass the scores again, two
+        products for each part, and two for the values.
+        """
         products = self.parts + 1 + self.backward * (3 * self.parts + 2)
         return 2.0 * self.batch * HEADS * self.queries * self.keys * DIM * products
 
@@ -158,6 +162,7 @@ def differentiable(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def make_call(attend: Attend, setting: Setting, device: torch.device) -> Callable[[], object]:
+    """What is timed: a forward pass without gradients, or a forward and a backward pass."""
     tensors, mask = operands(setting, device)
     if not setting.backward:
 
@@ -195,7 +200,8 @@ def graphed(call: Callable[[], object]) -> Callable[[], float]:
         graph.replay()
         after.record()
         after.synchronize()
-        return before.elapsed_time(after) * 1e3 / calls
+        milliseconds: float = before.elapsed_time(after)
+        return milliseconds * 1e3 / calls
 
     return sample
 
@@ -342,10 +348,12 @@ def picture(rows: list[Row], title: str) -> object:
 
 
 def place_of(row: Row) -> tuple[str, int, int, bool]:
+    """What a group of bars belongs to: dtype, keys, batch, and whether keys are padded."""
     return row["dtype"], row["keys"], row["batch"], row["padded"]
 
 
 def main() -> int:
+    """Measures, prints the table, and writes rows and picture if wanted; 1 if ours lacks a row of cross-attention."""
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="fewer problems")

@@ -75,7 +75,8 @@ def interleaved(samples: Mapping[str, Callable[[], float]], seconds: float, leas
 
     Args:
         samples: each runs one of them once and returns how long that took.
-        seconds: for all of them, at least; each gets ``least`` turns whatever that takes.
+        seconds: for all of them, at least.
+        least: turns that each gets whatever that takes.
 
     Returns:
         The times of each, in ascending order.
@@ -138,6 +139,7 @@ class Record:
         self.notes: list[str] = []
 
     def add(self, rows: Iterable[Row]) -> None:
+        """Adds rows, and writes them at once."""
         self.rows += rows
         self.write()
 
@@ -147,6 +149,7 @@ class Record:
         self.notes.append(sentence)
 
     def write(self) -> None:
+        """Writes the file, if there is to be one."""
         if self.path:
             write_json(self.path, self.benchmark, self.machine, self.rows, **self.header, notes=self.notes)
 

@@ -42,11 +42,13 @@ class Noted(NamedTuple):
 
 
 def noted(launch: Any) -> Noted:
+    """A launch as a note that can be sent to another process."""
     function = launch.kernel.fn
     return Noted(function.__module__, function.__name__, tuple(map(noted_argument, launch.arguments.items())))
 
 
 def noted_argument(item: tuple[str, Any]) -> tuple[str, Any]:
+    """An argument with its name, as far as the compiled kernel depends on it."""
     name, value = item
     # Triton's constants are written in capitals here; they and the options are compiled in as they are
     return name, value if name.isupper() or name.startswith("num_") else typical(value)
@@ -99,6 +101,7 @@ class NothingIsRight:
     """A pytest plugin: outputs that no kernel has filled are not to be looked at."""
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Takes the comparison out of every module with tests."""
         for module in {item.module for item in items}:
             module.assert_close = lambda *_: None
 
@@ -132,6 +135,7 @@ def run_benchmark(device: torch.device, tiny: bool) -> None:
 
 
 def compile_one(launch: Noted, arch: int) -> None:
+    """Compiles what was noted, in a process of the pool."""
     from kernel_report import NoDevice  # which makes sure that Triton does not interpret
     from triton.runtime import driver
 
@@ -167,6 +171,7 @@ def compile_all(arch: int, device: torch.device, workers: int, tiny: bool) -> tu
 
 
 def main() -> int:
+    """Notes and compiles; 1 if a kernel does not compile or none was launched."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", type=int, help="compute capability, such as 90 (default: the GPU's)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))

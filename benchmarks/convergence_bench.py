@@ -60,6 +60,7 @@ class Run(NamedTuple):
     epochs: int
 
     def folder(self, root: Path) -> Path:
+        """Where it trains, named after its switches."""
         name = "-".join(part.removeprefix("--") for part in self.switches) or "conditional-detr"
         return root / f"{name}-{self.epochs}-epochs-seed-{self.seed}"
 
@@ -94,6 +95,7 @@ def train(run: Run, root: Path, threads: int) -> Row:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
+    """What a run has logged so far, a record for each epoch."""
     log = folder / "log.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -113,6 +115,7 @@ def train_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Row]:
 
 
 def final(row: Row) -> float:
+    """AP after the last epoch."""
     return float(row["curve"][-1][1])
 
 
@@ -131,17 +134,18 @@ def comparison(rows: Sequence[Row]) -> list[Row]:
         *((f"{level:.2f}", level) for level in LEVELS if level < goal),
         (f"DETR's final, {goal:.3f}", goal),
     ]:
-        needed = {"conditional_detr": mean_epochs(ours, level), "detr": mean_epochs(detr, level)}
+        our_epochs, detr_epochs = mean_epochs(ours, level), mean_epochs(detr, level)
         if level == goal:  # by definition; the seeds lie on both sides of their mean
-            needed["detr"] = len(detr[0]["curve"])
-        ratio = needed["detr"] / needed["conditional_detr"] if all(needed.values()) else None
-        table.append({"AP": name, **needed, "ratio": ratio})
+            detr_epochs = len(detr[0]["curve"])
+        ratio = detr_epochs / our_epochs if our_epochs and detr_epochs else None
+        table.append({"AP": name, "conditional_detr": our_epochs, "detr": detr_epochs, "ratio": ratio})
     return table
 
 
 def mean_epochs(rows: Sequence[Row], level: float) -> float | None:
-    needed = [epochs_to(row, level) for row in rows]
-    return None if None in needed else statistics.mean(needed)
+    """Of the seeds, or None if one of them does not get there."""
+    needed = [epochs for row in rows if (epochs := epochs_to(row, level)) is not None]
+    return statistics.mean(needed) if len(needed) == len(rows) else None
 
 
 def curves_picture(rows: Sequence[Row], title: str) -> object:
@@ -157,7 +161,7 @@ def curves_picture(rows: Sequence[Row], title: str) -> object:
             axis.plot(epochs, curve, color=f"C{i}", alpha=0.3, linewidth=1)
         axis.plot(epochs, [statistics.mean(values) for values in zip(*mine, strict=True)], color=f"C{i}", label=model)
     axis.set(xlabel="epoch", ylabel="AP on held-out images", ylim=(0, None))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="x", integer=True)
     axis.grid(alpha=0.3)
     axis.legend()
     figure.suptitle(title, fontsize=9)
@@ -205,6 +209,7 @@ def ablation_picture(table: Sequence[Row], title: str) -> object:
 
 
 def main() -> int:
+    """Trains what is missing, prints the table, and writes curves and picture if wanted."""
     parser = arguments(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="one seed, 10 epochs")

@@ -10,6 +10,7 @@ import sys
 
 import torch
 from common import Row, arguments, print_table, write_json
+from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,24 +42,25 @@ COLUMNS = {
 }
 
 
-def multiply_adds(model: Detector, height: int, width: int) -> float:
+def multiply_adds(network: nn.Module, height: int, width: int) -> float:
     """In 10^9, of one image. Nothing is computed: the tensors have shapes only."""
-    model = model.eval().requires_grad_(False)
+    network = network.eval().requires_grad_(False)
     # spelled out as products, which are counted
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with sdpa_kernel(SDPBackend.MATH), fake, FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, height, width))
-    return counter.get_total_flops() / 2e9
+        network(torch.empty(1, 3, height, width))
+    total: int = counter.get_total_flops()
+    return total / 2e9
 
 
 def rows_of(kind: type[Detector], name: str) -> list[Row]:
     """One for each size, and the mean."""
-    model = kind.from_preset(name, NUM_CLASSES)
+    network = kind.from_preset(name, NUM_CLASSES).network
     params, gflops = PAPER[kind, name]
     title = f"{'DETR' if kind is DETR else 'Conditional DETR'} {name}"
-    shared = {"model": title, "params_m": sum(p.numel() for p in model.parameters()) / 1e6}
+    shared = {"model": title, "params_m": sum(p.numel() for p in network.parameters()) / 1e6}
     rows: list[Row] = [
-        {**shared, "height": height, "width": width, "gmacs": multiply_adds(model, height, width)}
+        {**shared, "height": height, "width": width, "gmacs": multiply_adds(network, height, width)}
         for height, width in SIZES
     ]
     mean = statistics.mean(row["gmacs"] for row in rows)
@@ -74,6 +76,7 @@ def differs(row: Row) -> bool:
 
 
 def main() -> int:
+    """Counts and prints; 1 if a count is too far from the paper's."""
     options = arguments(__doc__).parse_args()
     rows = [row for kind, name in PAPER for row in rows_of(kind, name)]
     print_table(rows, COLUMNS)

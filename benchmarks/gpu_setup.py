@@ -32,6 +32,7 @@ PACKAGES = {"cond_detr": "cond_detr", "cond_detr_kernels": "kernels"}
 
 
 def describe() -> None:
+    """Prints the compute capability and a folder's name for the GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -46,6 +47,7 @@ def folder_name(device: str) -> str:
 
 
 def unimportable(names: tuple[str, ...]) -> Iterator[str]:
+    """Those that cannot be imported, with the reason unless they are just not there."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -56,11 +58,13 @@ def unimportable(names: tuple[str, ...]) -> Iterator[str]:
 
 
 def missing() -> None:
+    """Prints what cannot be imported."""
     for kind, names in (("needed", NEEDED), ("useful", USEFUL)):
         print(f"{kind}, but cannot be imported: {', '.join(unimportable(names)) or 'nothing'}")
 
 
 def pip(*options: str) -> list[str]:
+    """A call of pip that leaves the network alone."""
     return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", *options]
 
 
@@ -111,6 +115,7 @@ def sources_key(arch: str) -> str:
 
 
 def cuda_compiler() -> str:
+    """What nvcc says of its version."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     nvcc = shutil.which("nvcc", path=str(Path(home, "bin")) if home else None)
     if nvcc is None:
@@ -142,6 +147,7 @@ def build(into: Path, arch: str, dry_run: bool) -> int:
 
 
 def build_command(options: list[str]) -> list[str]:
+    """The call that builds the package with what is installed here."""
     return pip("--no-build-isolation", "--no-deps", *options, str(ROOT))
 
 
@@ -172,6 +178,7 @@ def link_python(source: Path, package: Path) -> None:
 
 
 def main() -> int:
+    """Does what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("describe")

@@ -55,6 +55,8 @@ COLUMNS = {
 
 
 class Case(NamedTuple):
+    """What a kernel is compiled for; ``dims`` are those of a content part, a spatial part and the values."""
+
     dims: tuple[int, int, int]
     dtype: str  # tf32 and ieee are fp32 with one or the other precision of products
     dropout: float
@@ -82,23 +84,30 @@ class NoDevice:
         self.arch = arch
 
     def get_current_target(self) -> GPUTarget:
+        """The architecture, as Triton's compiler wants it."""
         return GPUTarget("cuda", self.arch, 32)
 
     def get_current_device(self) -> int:
+        """A number for each architecture."""
         return self.arch  # Triton keeps compiled kernels per device
 
-    def get_current_stream(self, device: int) -> int:
+    def get_current_stream(self, device: int) -> int:  # noqa: ARG002 - as Triton's drivers
+        """There is none to run on."""
         return 0
 
 
 def problem(case: Case, batch: int = 8, keys: int = 1050) -> Problem:
+    """Operands of a case at the paper's size, as the launchers take them; nobody looks at the values."""
     heads, queries = 8, 300
     content, spatial, value = case.dims
     sizes = [(queries, content), (queries, spatial), (keys, content), (keys, spatial), (keys, value)]
-    tensors = [torch.empty(batch, n, heads, dim, dtype=DTYPES[case.dtype]).transpose(1, 2) for n, dim in sizes]
+    q_content, q_spatial, k_content, k_spatial, v = (
+        torch.empty(batch, n, heads, dim, dtype=DTYPES[case.dtype]).transpose(1, 2) for n, dim in sizes
+    )
     mask = torch.zeros(batch, mask_width(keys)) if case.masked else None
     seed = torch.zeros(1, dtype=torch.int64) if case.dropout else None
-    return Problem(*tensors, mask, seed, case.dropout, (content + spatial) ** -0.5)
+    scale = (content + spatial) ** -0.5
+    return Problem(q_content, q_spatial, k_content, k_spatial, v, mask, seed, case.dropout, scale)
 
 
 def launches(case: Case, arch: int) -> Iterator[tuple[str, Launch]]:
@@ -118,6 +127,7 @@ def launches(case: Case, arch: int) -> Iterator[tuple[str, Launch]]:
 
 
 def report(name: str, launch: Launch, case: Case, arch: int) -> Row:
+    """Compiles a launch; the row about its kernel."""
     compiled = launch.compile()
     cubin = compiled.asm["cubin"]
     used, loop, blocks = resources(cubin), main_loop(cubin), launch.arguments
@@ -160,6 +170,7 @@ def native_rows() -> Iterator[Row]:
 
 
 def config(metadata: Any, blocks: dict[str, Any]) -> str:
+    """Tile, warps and stages in a few words."""
     tile = "x".join(str(blocks[name]) for name in ("BLOCK_M", "BLOCK_N") if name in blocks)
     return f"{tile}, {metadata.num_warps} warps, {metadata.num_stages} stages"
 
@@ -176,6 +187,7 @@ def reports(case: Case, arch: int) -> list[Row]:
 
 
 def all_reports(cases: list[Case], architectures: list[int]) -> list[Row]:
+    """The rows of all cases on all architectures, compiled in parallel."""
     work = [(case, arch) for arch in architectures for case in cases]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         parts = pool.map(reports, *zip(*work, strict=True))
@@ -212,6 +224,7 @@ RESERVED_SHARED = 1024  # bytes of each program
 
 
 def occupancy(row: Row, launch: Launch, multiprocessors: int, arch: int) -> Occupancy:
+    """Of a device with so many multiprocessors; ``row`` has what the kernel of the launch takes."""
     blocks = launch.arguments
     threads = 32 * blocks["num_warps"]
     by_registers = REGISTERS // (-(-row["registers"] // 8) * 8 * threads)
@@ -254,6 +267,7 @@ def occupancy_rows(arch: int = 90) -> Iterator[Row]:
 
 
 def complaint(row: Row) -> str | None:
+    """A sentence about a kernel that spills or does not fit, or None."""
     arch = int(row["arch"].removeprefix("sm_"))
     available = SHARED_MEMORY[max(known for known in SHARED_MEMORY if known <= max(arch, 80))]
     what = f"{row['kernel']} on {row['arch']} for {row['dtype']} {row.get('dims', '')}, {row['config']}"
@@ -265,6 +279,7 @@ def complaint(row: Row) -> str | None:
 
 
 def main() -> int:
+    """Compiles and prints; 1 if a kernel spills or does not fit, or if the matcher's cannot be read."""
     parser = arguments(__doc__)
     parser.add_argument("--all", action="store_true", help="all dtypes and head dims instead of the paper's")
     parser.add_argument("--arch", type=int, action="append", metavar="N", help="this architecture only, such as 90")

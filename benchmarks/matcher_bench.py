@@ -7,7 +7,7 @@ the work. Every answer is first compared with SciPy's total; one that is wrong i
 import importlib
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -51,9 +51,10 @@ class Problem:
     target_boxes: Tensor
     counts: Tensor
 
-    def operands(self, device: torch.device) -> tuple[Tensor, ...]:
-        tensors = (self.logits, self.boxes, self.labels, self.target_boxes, self.counts)
-        return tuple(tensor.to(device) for tensor in tensors)
+    def operands(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """All of it on a device, in the order of ``match``'s arguments."""
+        predictions = (self.logits.to(device), self.boxes.to(device))
+        return *predictions, self.labels.to(device), self.target_boxes.to(device), self.counts.to(device)
 
 
 def make_problem(kind: str, batch: int, targets: int, ragged: bool = False) -> Problem:
@@ -103,8 +104,10 @@ Assignment = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 def original_match(
     logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, counts: list[int]
 ) -> list[Assignment]:
-    """As DETR's published code does it, layer by layer: all predictions against all targets of the batch, to the host,
-    then SciPy on the diagonal blocks."""
+    """As DETR's published code does it, layer by layer.
+
+    All predictions against all targets of the batch, to the host, then SciPy on the diagonal blocks.
+    """
     layers, batch, queries, _ = logits.shape
     flat_labels = torch.cat([labels[i, :n] for i, n in enumerate(counts)])
     flat_boxes = torch.cat([target_boxes[i, :n] for i, n in enumerate(counts)])
@@ -121,7 +124,9 @@ def original_match(
     return found
 
 
-Solver = Callable[[], object]
+# What a solver returns: for each matrix, the column of each row
+Columns = Tensor | Iterable[NDArray[np.int64]]
+Solver = Callable[[], Columns]
 # Of lapx, each for a whole batch; which there are depends on the release
 LAPX_BATCH = ("lapjvx_batch", "lapjvr_batch", "lapjvh_batch")
 
@@ -156,6 +161,7 @@ def solvers(costs: NDArray[np.float64], device: torch.device) -> dict[str, Solve
 
 
 def lapx_solvers(costs: NDArray[np.float64]) -> dict[str, Solver]:
+    """Those of lapx: one matrix at a time, and a whole batch by each function that the release has."""
     import lap
 
     table: dict[str, Solver] = {"lap": lambda: [lap.lapjv(cost, extend_cost=True)[1] for cost in costs]}
@@ -166,13 +172,15 @@ def lapx_solvers(costs: NDArray[np.float64]) -> dict[str, Solver]:
     return table
 
 
-def total_of(costs: NDArray[np.float64], columns: object) -> float:
+def total_of(costs: NDArray[np.float64], columns: Columns) -> float:
+    """The cost of an assignment, summed over all matrices."""
     rows = np.arange(costs.shape[1])
     parts = columns.cpu().numpy() if isinstance(columns, Tensor) else columns
-    return sum(float(cost[rows, np.asarray(cols)].sum()) for cost, cols in zip(costs, parts, strict=True))  # type: ignore[call-overload]
+    return sum(float(cost[rows, np.asarray(cols)].sum()) for cost, cols in zip(costs, parts, strict=True))
 
 
 def solve_rows(setting: "Setting", device: torch.device, seconds: float, record: Record) -> Iterator[Row]:
+    """A row for each solver that finds SciPy's total; the others are noted."""
     problem = make_problem(setting.kind, setting.batch, setting.targets)
     costs = cost_matrices(problem)[: setting.layers * setting.batch]
     want = sum(float(cost[scipy_lsa(cost)].sum()) for cost in costs)
@@ -202,11 +210,12 @@ def wrong_with(call: Solver, costs: NDArray[np.float64], want: float) -> str | N
 
 
 def match_rows(setting: "Setting", device: torch.device, seconds: float) -> Iterator[Row]:
+    """A row for the original path and one for ours, once their totals agree."""
     problem = make_problem(setting.kind, setting.batch, setting.targets, setting.ragged)
     operands = problem.operands(device)
     counts = problem.counts.tolist()
     check_match(problem, match(*operands, weights=WEIGHTS)[0].cpu(), original_match(*operands[:4], counts))
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "original": lambda: original_match(*operands[:4], counts),
         "ours": lambda: match(*operands, weights=WEIGHTS),
     }
@@ -214,6 +223,7 @@ def match_rows(setting: "Setting", device: torch.device, seconds: float) -> Iter
 
 
 def check_match(problem: Problem, pred_index: Tensor, want: list[Assignment]) -> None:
+    """Stops everything if our total is not the original path's, in any layer of any image."""
     for layer, image in np.ndindex(*pred_index.shape[:2]):
         count = int(problem.counts[image])
         cost = match_cost(
@@ -226,13 +236,14 @@ def check_match(problem: Problem, pred_index: Tensor, want: list[Assignment]) ->
         queries, targets = want[layer][image]
         best = cost[torch.from_numpy(targets), torch.from_numpy(queries)].sum()
         ours = cost[torch.arange(count), pred_index[layer, image, :count]].sum()
-        if abs(ours - best) > 1e-4 * max(1, abs(best)):
+        if abs(ours - best) > 1e-4 * max(1.0, float(abs(best))):
             raise SystemExit(f"match finds a total of {ours}, the original path {best}")
 
 
 def rows_of(
-    setting: "Setting", calls: dict[str, Callable[[], object]], device: torch.device, seconds: float
+    setting: "Setting", calls: Mapping[str, Callable[[], object]], device: torch.device, seconds: float
 ) -> Iterator[Row]:
+    """Times the calls in turns, and makes a row of each."""
     times = interleaved({name: timed(call, device) for name, call in calls.items()}, seconds * len(calls), least=3)
     for name, values in times.items():
         yield {
@@ -248,6 +259,8 @@ def rows_of(
 
 
 class Setting(NamedTuple):
+    """A problem; ``op`` is "solve" or "match", ``ragged`` makes ``targets`` an average."""
+
     op: str
     kind: str
     layers: int
@@ -276,6 +289,7 @@ TINY = [Setting("solve", "trained", LAYERS, 1, 5), Setting("match", "trained", L
 
 
 def run(device: torch.device, chosen: list[Setting], seconds: float, record: Record) -> None:
+    """Fills the record."""
     for sentence in missing_solvers():
         record.note(sentence)
     for setting in tqdm(chosen, unit="setting", leave=False, disable=None):
@@ -286,6 +300,7 @@ def run(device: torch.device, chosen: list[Setting], seconds: float, record: Rec
 
 
 def picture(rows: list[Row], title: str) -> object:
+    """A panel for each of the two: how many times longer than ours each alternative takes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -310,6 +325,7 @@ def picture(rows: list[Row], title: str) -> object:
 
 
 def main() -> int:
+    """Measures, prints the table, and writes rows and picture if wanted."""
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="fewer problems")

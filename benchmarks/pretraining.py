@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cond_detr import preset
 from cond_detr.data import shapes
-from cond_detr.data.transforms import normalise
+from cond_detr.data.images import normalise
 from cond_detr.models.resnet import LAYOUTS, ResNet
 
 CROP = 32
@@ -32,7 +32,7 @@ class CutOuts:
 
     def __init__(self, count: int | None = None) -> None:
         annotations, load = shapes.make_split("train", count)
-        self.objects = [
+        self.objects: list[tuple[Image.Image, tuple[float, float, float, float], int]] = [
             (load(record.file_name, record.size), box, int(label))
             for record in annotations.records
             for box, label in zip(record.boxes.tolist(), record.labels, strict=True)
@@ -42,8 +42,9 @@ class CutOuts:
         """(BATCH, 3, CROP, CROP) images and (BATCH,) labels, all objects once but for a remainder, in random order."""
         order = rng.permutation(len(self.objects))
         for chosen in np.split(order[: len(order) // BATCH * BATCH], len(order) // BATCH):
-            images = [normalise(cut_out(*self.objects[i][:2], rng)) for i in chosen]
-            yield torch.stack(images), torch.tensor([self.objects[i][2] for i in chosen])
+            objects = [self.objects[i] for i in chosen]
+            images = [normalise(cut_out(image, box, rng)) for image, box, _ in objects]
+            yield torch.stack(images), torch.tensor([label for _, _, label in objects])
 
 
 def cut_out(image: Image.Image, box: tuple[float, float, float, float], rng: np.random.Generator) -> Image.Image:
@@ -77,7 +78,7 @@ def pretrain(path: Path, epochs: int = 15, count: int | None = None) -> float:
         for images, labels in data.batches(rng):
             scores = head(backbone(images).mean((2, 3)))
             optimizer.zero_grad()
-            F.cross_entropy(scores, labels).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(scores, labels).backward()
             optimizer.step()
             schedule.step()
             correct += int((scores.argmax(1) == labels).sum())

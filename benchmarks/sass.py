@@ -40,12 +40,13 @@ class Loop(NamedTuple):
 
 
 def resources(cubin: bytes) -> Resources:
+    """Of a cubin with one kernel."""
     return _resources(_run("cuobjdump", "-res-usage", cubin))
 
 
 def library_resources(library: Path) -> Iterator[tuple[int, str, Resources]]:
     """(architecture, mangled name, resources) of every CUDA kernel in a shared library; none if it has no CUDA code."""
-    command = [TOOLS / "cuobjdump", "-res-usage", library]
+    command: list[str | Path] = [TOOLS / "cuobjdump", "-res-usage", library]
     arch = 0
     name = ""
     for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from common import Record, Row, arguments, interleaved, machine, percentiles, print_table, ratio_axis, timed
@@ -19,18 +19,18 @@ from host_reads import HostReads, cuda_synchronisations
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from cond_detr import ConditionalDETR, preset
-from cond_detr.classes import Classes
+from cond_detr import preset
 from cond_detr.config import Config
-from cond_detr.criterion import Criterion
-from cond_detr.cuda_graphs import CudaRecorder, GraphedStep
 from cond_detr.data.batching import Batch, pad_targets
-from cond_detr.host_memory import keep_freed_memory
+from cond_detr.models.model import new_network
+from cond_detr.models.predictions import Predictions
 from cond_detr.models.resnet import LAYOUTS
-from cond_detr.naming import to_ours
-from cond_detr.optim import make_optimizer
-from cond_detr.predictions import Predictions
-from cond_detr.step import TrainStep
+from cond_detr.train.criterion import Criterion
+from cond_detr.train.cuda_graphs import CudaRecorder, GraphedStep
+from cond_detr.train.host_memory import keep_freed_memory
+from cond_detr.train.optim import make_optimizer
+from cond_detr.train.step import TrainStep
+from cond_detr.weights.naming import to_ours
 
 NUM_CLASSES = 91
 TARGETS = 7
@@ -62,8 +62,8 @@ class Variant:
     """One way to run our step."""
 
     fused_attn: bool = False
-    matcher: str = "scipy"
-    amp: str = "off"
+    matcher: Literal["native", "scipy"] = "scipy"
+    amp: Literal["off", "bf16"] = "off"
     graphs: bool = False
     compile: bool = False
 
@@ -83,6 +83,8 @@ CUDA_VARIANTS = {
 
 @dataclass(frozen=True)
 class Setting:
+    """A preset, and the images of a batch."""
+
     preset: str
     batch: int
     height: int
@@ -115,6 +117,7 @@ def make_batch(setting: Setting, device: torch.device) -> Batch:
 
 
 def configured(setting: Setting, variant: Variant) -> Config:
+    """A preset's configuration with a variant's switches."""
     config = preset(setting.preset)
     return replace(
         config,
@@ -129,33 +132,37 @@ class Ours:
 
     def __init__(self, setting: Setting, variant: Variant, weights: dict[str, Tensor], device: torch.device) -> None:
         config = configured(setting, variant)
-        self.model = ConditionalDETR(config, Classes.numbered(NUM_CLASSES)).to(device).train()
-        self.model.load_state_dict(weights, strict=False)
-        optimizer = make_optimizer(self.model, config.train, capturable=device.type == "cuda")
-        network = torch.compile(self.model) if variant.compile else self.model
-        plain = TrainStep(self.model, network, Criterion(config.loss), optimizer, config.train)
+        self.network = new_network(config, NUM_CLASSES).to(device).train()
+        self.network.load_state_dict(weights, strict=False)
+        optimizer = make_optimizer(self.network, config.train, capturable=device.type == "cuda")
+        called: nn.Module = self.network
+        if variant.compile:
+            called = torch.compile(called)  # type: ignore[assignment]
+        plain = TrainStep(self.network, called, Criterion(config.loss), optimizer, config.train)
         self.criterion, self.amp = plain.criterion, variant.amp
         self.run = GraphedStep(plain, CudaRecorder(device)) if variant.graphs else plain
 
     def step(self, batch: Batch) -> None:
+        """One of training's steps."""
         self.run.backward(batch, batch.targets.counts.sum().clamp(min=1), last=True)
         self.run.update()
 
     def criterion_alone(self, batch: Batch) -> Callable[[], None]:
         """Matching and losses, forward and backward, of predictions that are there already."""
         with torch.no_grad():
-            predictions = self.model(batch.images, batch.padding)
+            predictions = self.network(batch.images, batch.padding)
         predictions = Predictions(*(tensor.detach().requires_grad_() for tensor in predictions))
         num_boxes = batch.targets.counts.sum()
-        return lambda: self.criterion(predictions, batch.targets, num_boxes).total.backward()  # type: ignore[no-untyped-call]
+        return lambda: self.criterion(predictions, batch.targets, num_boxes).total.backward()
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
-        self.model.eval()
+        """In evaluation mode, so without dropout."""
+        self.network.eval()
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
-            predictions = self.model(batch.images, batch.padding)
+            predictions = self.network(batch.images, batch.padding)
         total = self.criterion(predictions, batch.targets, batch.targets.counts.sum()).total
-        self.model.train()
+        self.network.train()
         return total.item()
 
 
@@ -168,6 +175,7 @@ class Transformers:
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], 1e-4, fused=True)
 
     def step(self, batch: Batch) -> None:
+        """One of training's steps."""
         self._output(batch).loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
         self.optimizer.step()
@@ -177,7 +185,7 @@ class Transformers:
     def loss(self, batch: Batch) -> float:
         """Weighed as the paper does it; their sum weighs the classification with 1."""
         self.model.eval()
-        parts = self._output(batch).loss_dict
+        parts: dict[str, Tensor] = self._output(batch).loss_dict
         self.model.train()
         weights = {"loss_ce": self.weights.class_weight, "loss_bbox": self.weights.l1_weight}
         weights |= {"loss_giou": self.weights.giou_weight}
@@ -206,7 +214,7 @@ def transformers_model(config: Config) -> nn.Module:
     m, layout = config.model, LAYOUTS[config.model.backbone]
     depths = layout.depths
     expansion = layout.block.expansion
-    backbone = ResNetConfig(
+    backbone = ResNetConfig(  # type: ignore[call-arg]
         embedding_size=layout.width,
         hidden_sizes=[layout.width * expansion * 2**i for i in range(len(depths))],
         depths=list(depths),
@@ -214,7 +222,7 @@ def transformers_model(config: Config) -> nn.Module:
         out_features=[f"stage{len(depths)}"],
     )
     model: nn.Module = ConditionalDetrForObjectDetection(
-        ConditionalDetrConfig(
+        ConditionalDetrConfig(  # type: ignore[call-arg]
             backbone_config=backbone,
             num_labels=NUM_CLASSES,
             num_queries=m.num_queries,
@@ -236,7 +244,7 @@ def transformers_model(config: Config) -> nn.Module:
         3, layout.width, layout.stem_kernel, 2, layout.stem_kernel // 2, bias=False
     )
     if m.dilation:
-        dilate(resnet.encoder.stages[-1])
+        dilate(resnet.encoder.stages[-1].layers)
     frozen = {id(p) for part in (resnet.embedder, resnet.encoder.stages[0]) for p in part.parameters()}
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -245,9 +253,9 @@ def transformers_model(config: Config) -> nn.Module:
     return model
 
 
-def dilate(stage: nn.Module) -> None:
+def dilate(blocks: nn.Sequential) -> None:
     """Stride to dilation, the first block excepted from the latter."""
-    for i, block in enumerate(stage.layers):  # type: ignore[arg-type, var-annotated]
+    for i, block in enumerate(blocks):
         for module in block.modules():
             if isinstance(module, nn.Conv2d):
                 module.stride = (1, 1)
@@ -255,7 +263,9 @@ def dilate(stage: nn.Module) -> None:
                     module.dilation = module.padding = (2, 2)
 
 
-def implementations(setting: Setting, device: torch.device) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+def implementations(
+    setting: Setting, device: torch.device
+) -> Iterator[tuple[str, str, Callable[[], Ours | Transformers]]]:
     """(name, precision, what makes it) of every row, all from the same weights."""
     torch.manual_seed(1)
     theirs = transformers_model(preset(setting.preset)).state_dict()
@@ -271,7 +281,7 @@ def implementations(setting: Setting, device: torch.device) -> Iterator[tuple[st
         yield "transformers, bf16", "bf16", lambda: make_theirs("bf16")
     variants = VARIANTS | (CUDA_VARIANTS if device.type == "cuda" else CPU_VARIANTS)
     for name, variant in variants.items():
-        yield name, variant.amp, lambda variant=variant: Ours(setting, variant, weights, device)  # type: ignore[misc]
+        yield name, variant.amp, partial(Ours, setting, variant, weights, device)
 
 
 def activity(step: Callable[[], None], device: torch.device, *, compiled: bool) -> Row:
@@ -290,7 +300,8 @@ def activity(step: Callable[[], None], device: torch.device, *, compiled: bool) 
         step()
         torch.cuda.synchronize()
     events = record.events() or []
-    on_device = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    cuda = torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
+    on_device = [event for event in events if event.device_type == cuda]
     kernels = sum(not event.is_user_annotation and not event.name.startswith("Mem") for event in on_device)
     launches = sum("LaunchKernel" in event.name or "GraphLaunch" in event.name for event in events)
     return {"kernels": kernels, "launches": launches, "host_syncs": cuda_synchronisations(step), "peak_mb": peak}
@@ -386,6 +397,7 @@ def picture(rows: list[Row], title: str) -> object:
 
 
 def main() -> int:
+    """Measures, prints the table, and writes rows and picture if wanted."""
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="one preset, nothing compiled")

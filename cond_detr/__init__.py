@@ -1,23 +1,47 @@
-"""Conditional DETR that trains quickly (Meng et al., ICCV 2021)."""
+"""Conditional DETR that trains quickly (Meng et al., ICCV 2021).
 
-from cond_detr.config import PRESETS, Config, preset
-from cond_detr.criterion import Criterion
-from cond_detr.drawing import draw_detections
-from cond_detr.errors import InputError
-from cond_detr.models import DETR, ConditionalDETR, Detector
-from cond_detr.predictions import Detections, Predictions
+Public names are imported on first use, so that ``cond-detr --help`` does not wait for torch.
+"""
 
-__all__ = [
-    "DETR",
-    "PRESETS",
-    "ConditionalDETR",
-    "Config",
-    "Criterion",
-    "Detections",
-    "Detector",
-    "InputError",
-    "Predictions",
-    "draw_detections",
-    "preset",
-]
-__version__ = "0.1.0"
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cond_detr.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from cond_detr.config import Config as Config
+    from cond_detr.detector import DETR as DETR
+    from cond_detr.detector import ConditionalDETR as ConditionalDETR
+    from cond_detr.detector import Detector as Detector
+    from cond_detr.errors import InputError as InputError
+    from cond_detr.models.predictions import Detections as Detections
+    from cond_detr.models.predictions import Predictions as Predictions
+    from cond_detr.predict.drawing import draw_detections as draw_detections
+    from cond_detr.presets import PRESETS as PRESETS
+    from cond_detr.presets import preset as preset
+    from cond_detr.train.criterion import Criterion as Criterion
+
+_HOMES = {
+    "PRESETS": "presets",
+    "preset": "presets",
+    "Config": "config",
+    "InputError": "errors",
+    "ConditionalDETR": "detector",
+    "DETR": "detector",
+    "Detector": "detector",
+    "Detections": "models.predictions",
+    "Predictions": "models.predictions",
+    "draw_detections": "predict.drawing",
+    "Criterion": "train.criterion",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cond_detr.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -5,21 +5,21 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre x, centre y, width, height -> left, top, right, bottom."""
+    """Converts boxes (..., 4) from centre x, centre y, width, height to left, top, right, bottom."""
     centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(..., 4) left, top, right, bottom -> centre x, centre y, width, height."""
+    """Converts boxes (..., 4) from left, top, right, bottom to centre x, centre y, width, height."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU of boxes pair by pair: (..., 4) and (..., 4) xyxy -> (...). Rezatofighi et al., CVPR 2019.
+    """Elementwise generalised IoU of xyxy boxes: (..., 4), (..., 4) -> (...) (Rezatofighi et al., CVPR 2019).
 
-    Boxes of no area against each other give 0 rather than NaN.
+    Two boxes without area give 0 rather than NaN.
     """
     intersection, union = _intersection_and_union(a, b)
     hull = _area(torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2]))
@@ -28,7 +28,7 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes pair by pair: (..., 4) and (..., 4) xyxy -> (...); 0 for boxes of no area."""
+    """Elementwise intersection over union of xyxy boxes: (..., 4), (..., 4) -> (...); 0 for boxes without area."""
     intersection, union = _intersection_and_union(a, b)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
@@ -40,6 +40,6 @@ def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _area(size: Tensor) -> Tensor:
-    """(..., 2) -> (...). Unlike ``prod``, whose backward looks for zeros, this never makes the host wait."""
+    """Width times height, (..., 2) -> (...), without the host-device synchronisation in the backward of ``prod``."""
     width, height = size.unbind(-1)
     return width * height

@@ -1,10 +1,10 @@
-"""Class names and how a data set numbers them."""
+"""Class names and their category ids in a data set."""
 
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, shown
 
 # An output that no class has: COCO leaves out some of its numbers
 UNUSED = "N/A"
@@ -23,9 +23,20 @@ _COCO = """
 """
 
 
+# More than any data set has
+MOST_CLASSES = 100_000
+LONGEST_NAME = 200
+# Characters that turn the direction of what follows
+_TURNS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
 def in_one_line(text: str) -> bool:
-    """Whether it has no control characters, and no halves of characters, which no file can hold."""
-    return not any(unicodedata.category(c) in {"Cc", "Cs"} for c in text)
+    """Whether a text is printed as one line, as it stands.
+
+    It has no control characters, separators of lines, characters that turn the direction of writing, nor unpaired
+    surrogates, which UTF-8 cannot encode.
+    """
+    return not any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in _TURNS for c in text)
 
 
 @dataclass(frozen=True)
@@ -34,10 +45,11 @@ class Classes:
 
     Attributes:
         names: name of each class.
-        category_ids: the data set's category id of each class; need not be contiguous or start at any number.
+        category_ids: category id of each class in the data set; they may have gaps and start at any number.
 
     Raises:
-        InputError: a name is no text in one line, an id is no whole number, or there are not as many of them.
+        InputError: if a name is not a line of text, an id is not a whole number, or there are more of one than of the
+            other.
     """
 
     names: tuple[str, ...]
@@ -46,21 +58,24 @@ class Classes:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.category_ids):
             raise InputError(f"classes need an id each, got {len(self.names)} names and {len(self.category_ids)} ids")
+        if len(self.names) > MOST_CLASSES:
+            raise InputError(f"there must be at most {MOST_CLASSES} classes, got {len(self.names)}")
         for name in self.names:
-            if not isinstance(name, str) or not in_one_line(name):
-                raise InputError(f"the name of a class must be text in one line, got {name!r}")
+            if not isinstance(name, str) or len(name) > LONGEST_NAME or not in_one_line(name):
+                wanted = f"a line of text of at most {LONGEST_NAME} characters"
+                raise InputError(f"the name of a class must be {wanted}, got {shown(name)}")
         for number in self.category_ids:
             if not isinstance(number, int):
-                raise InputError(f"the id of a class must be a whole number, got {number!r}")
+                raise InputError(f"the id of a class must be a whole number, got {shown(number)}")
 
     @classmethod
     def numbered(cls, count: int) -> "Classes":
-        """Classes that nobody has named yet."""
+        """Placeholders for ``count`` unnamed classes: "class 0", "class 1" and so on, with ids from 0."""
         return cls(tuple(f"class {i}" for i in range(count)), tuple(range(count)))
 
     @classmethod
     def coco(cls) -> "Classes":
-        """The 91 outputs of models trained on COCO by its category ids, as the published ones are."""
+        """COCO's classes indexed by category id: the 91 outputs of the published models, unused ids included."""
         names = [UNUSED] * 91
         for line in _COCO.strip().splitlines():
             first, _, run = line.partition(" ")
@@ -69,8 +84,17 @@ class Classes:
         return cls(tuple(names), tuple(range(91)))
 
     def match(self, names: Sequence[str] | None) -> bool:
-        """Whether scores for classes of these names, None if they are not known, can be those of these classes."""
-        return names is None or tuple(names) == self.names or self == Classes.numbered(len(names))
+        """Whether a class head trained for other names can serve for these classes.
+
+        Args:
+            names: the classes that the head was trained for; None if they are not known.
+
+        Returns:
+            True if the names are the same or unknown, or if these classes are unnamed and there are as many of them.
+        """
+        if names is None or len(names) != len(self):
+            return names is None
+        return tuple(names) == self.names or self == Classes.numbered(len(names))
 
     def __len__(self) -> int:
         return len(self.names)

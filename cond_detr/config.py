@@ -1,148 +1,208 @@
-"""Settings: frozen dataclasses, and the presets as a table. Modules take the fields they need, never a whole config."""
+"""All settings: frozen dataclasses whose fields declare one setting each (:mod:`cond_detr.settings`).
 
-import sys
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+Modules take the fields they need, never a whole configuration. The values of named architectures are in
+:mod:`cond_detr.presets`.
+"""
 
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, shown
+from cond_detr.settings import all_settings, change, from_dict, setting
 
-T = TypeVar("T")
+# Pixels: COCO's images then come in some tens of padded sizes
+GRAPH_SIZE_STEP = 128
+# Of a side, more than any GPU has the memory for
+MOST_PIXELS = 2**13
+
+ABLATIONS = "ablations of the paper (each default is the paper's choice)"
+MATCHING = "loss and matching"
+MEMORY = "speed and memory"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Architecture; the defaults are Conditional DETR with ResNet-50.
+    """Architecture; the defaults are Conditional DETR with ResNet-50."""
 
-    Attributes:
-        kind: "conditional-detr", or "detr" as its baseline, where content and position are added.
-        backbone: a name in :data:`cond_detr.models.resnet.LAYOUTS`.
-        dilation: dilate the backbone's last stage (DC5).
-        d_model: width of the transformer.
-        num_heads: attention heads.
-        encoder_layers, decoder_layers: depth.
-        ffn_dim: width of the feed-forward networks.
-        dropout: in the transformer, attention weights included.
-        num_queries: object queries, the most objects that can be found in an image.
-        reference_point: of each object query: "predicted" from it, "learned" as a parameter, or fixed at the "origin",
-            the centre of the image (section 4.3).
-        offset_regression: box centres are predicted as offsets from the reference points (Table 4).
-        spatial_query: how it is formed (Table 3), see :class:`cond_detr.models.spatial_query.SpatialQuery`.
-        projection: form of the transformation in it (Figure 5), likewise.
-        fused_attn: cross-attention by :func:`cond_detr_kernels.conditional_attention`.
-    """
+    kind: Literal["conditional-detr", "detr"] = setting(
+        "conditional-detr",
+        "the paper's detector, or plain DETR as the baseline, with DETR's loss and at most 100 object queries",
+        option="model",
+    )
+    backbone: str = setting("resnet50", "ResNet of the backbone, such as resnet50 or resnet101", metavar="NAME")
+    dilation: bool = setting(False, "dilate the last stage of the backbone (DC5)")
+    d_model: int = setting(256, "width of the transformer", least=1)
+    num_heads: int = setting(8, "attention heads", least=1)
+    encoder_layers: int = setting(6, "encoder layers", below=1000)
+    decoder_layers: int = setting(6, "decoder layers", least=1, below=1000)
+    ffn_dim: int = setting(2048, "hidden width of the feed-forward networks", least=1)
+    dropout: float = setting(
+        0.1, "dropout probability in the transformer, also of attention weights", below=1, metavar="P"
+    )
+    num_queries: int = setting(
+        300, "object queries: the largest number of objects that can be found in an image", least=1
+    )
+    fused_attn: bool = setting(
+        False,
+        "use the fused attention kernels: for cross-attention, and on CUDA for the encoder's self-attention on padded "
+        "images",
+    )
+    reference_point: Literal["predicted", "learned", "origin"] = setting(
+        "predicted",
+        "reference points: predicted from the object queries, learned as parameters, or fixed at the image's centre "
+        "(section 4.3)",
+        group=ABLATIONS,
+    )
+    offset_regression: bool = setting(
+        True, "predict box centres as offsets from the reference points (Table 4)", group=ABLATIONS
+    )
+    spatial_query: Literal["csq", "csq-t", "csq-p", "csq-c", "csq-i"] = setting(
+        "csq",
+        "spatial query (Table 3): csq, the paper's; csq-t, its transformation alone; csq-p, its embedding alone; "
+        "csq-c, the decoder embedding alone; csq-i, with a transformation from the output of self-attention",
+        group=ABLATIONS,
+    )
+    projection: Literal["identity", "scalar", "diagonal", "block", "full"] = setting(
+        "diagonal", "form of the transformation in the spatial query (Figure 5)", group=ABLATIONS
+    )
 
-    kind: Literal["conditional-detr", "detr"] = "conditional-detr"
-    backbone: str = "resnet50"
-    dilation: bool = False
-    d_model: int = 256
-    num_heads: int = 8
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    ffn_dim: int = 2048
-    dropout: float = 0.1
-    num_queries: int = 300
-    reference_point: Literal["predicted", "learned", "origin"] = "predicted"
-    offset_regression: bool = True
-    spatial_query: Literal["csq", "csq-t", "csq-p", "csq-c", "csq-i"] = "csq"
-    projection: Literal["identity", "scalar", "diagonal", "block", "full"] = "diagonal"
-    fused_attn: bool = False
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the matching cost and of the losses, which are the same, and the classification loss (section 3.4).
+    """The losses and their weights, which are also the weights of the matching cost (section 3.4)."""
 
-    Attributes:
-        classification: "focal", a score for each class on its own, or "softmax" over the classes and one for no object,
-            as in DETR.
-        class_weight, l1_weight, giou_weight: of the parts.
-        focal_alpha, focal_gamma: of the focal loss.
-        no_object_weight: of queries without an object in the softmax loss.
-        matcher: computes the assignment: "native", or "scipy" as the reference.
-    """
-
-    classification: Literal["focal", "softmax"] = "focal"
-
-    class_weight: float = 2.0
-    l1_weight: float = 5.0
-    giou_weight: float = 2.0
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    no_object_weight: float = 0.1
-    matcher: Literal["native", "scipy"] = "native"
+    classification: Literal["focal", "softmax"] = setting(
+        "focal",
+        'classification loss (Table 4): focal, or softmax with a "no object" class as in DETR',
+        group=ABLATIONS,
+    )
+    class_weight: float = setting(2.0, "weight of the classification term in loss and matching cost", group=MATCHING)
+    l1_weight: float = setting(5.0, "weight of the L1 term", group=MATCHING)
+    giou_weight: float = setting(2.0, "weight of the generalised IoU term", group=MATCHING)
+    focal_alpha: float = setting(0.25, "alpha of the focal loss", group=MATCHING)
+    focal_gamma: float = setting(2.0, "gamma of the focal loss", group=MATCHING)
+    no_object_weight: float = setting(0.1, 'weight of the "no object" class in the softmax loss', group=MATCHING)
+    matcher: Literal["native", "scipy"] = setting(
+        "native", "matching by our solver (native) or by SciPy, the reference", group=MATCHING
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Data set and image sizes.
+    """Data set, image sizes and augmentation."""
 
-    Attributes:
-        dataset_dir: folder of the data set, None for the built-in shapes.
-        image_size: short side in pixels for evaluation, and the largest in training.
-        max_size: longest side in pixels.
-        min_scale: least short side in training as a fraction of ``image_size``, for augment "paper".
-        augment: "paper" (flip, random scale, random crop), "flip" or "none".
-        size_step: with more than 0, training batches are made of images of like size and padded to multiples of that
-            many pixels, so that little is padded and few shapes occur; with 0, of any images.
-    """
+    dataset_dir: Path | str | None = setting(
+        None,
+        "data set folder with train/, val/ and annotations/instances_{train,val}.json, or in COCO's own layout; "
+        "without it, the built-in shapes are used",
+        metavar="DIR",
+    )
+    image_size: int = setting(
+        800,
+        "short side of the images in pixels: in evaluation, and the largest in training",
+        least=1,
+        below=MOST_PIXELS,
+    )
+    max_size: int = setting(
+        1333, "largest long side in pixels; scales with --image-size unless given", least=1, below=MOST_PIXELS
+    )
+    augment: Literal["paper", "flip", "none"] = setting(
+        "paper", "augmentation in training: the paper's flips, scales and crops; flips only; or none"
+    )
+    min_scale: float = setting(
+        0.6, "smallest short side in training, as a fraction of --image-size (paper augmentation only)"
+    )
+    size_step: int = setting(
+        0,
+        "batch images of similar size and pad them to multiples of this, for less padding and fewer shapes; 0: batch "
+        "images of any size",
+        below=MOST_PIXELS,
+        metavar="PIXELS",
+    )
 
-    dataset_dir: str | None = None
-    image_size: int = 800
-    max_size: int = 1333
-    min_scale: float = 0.6
-    augment: Literal["paper", "flip", "none"] = "paper"
-    size_step: int = 0
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Optimisation.
+    """Schedule, optimiser, precision and speed of training."""
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images per process and backward pass.
-        accumulate: backward passes per optimiser step.
-        eval_batch_size: images at once in evaluation; 1 where padding changes results (DC5).
-        lr: learning rate of the transformer.
-        backbone_lr: learning rate of the backbone.
-        schedule: "step" divides the rates by ten after ``lr_drop`` of the epochs; "one-cycle" warms up over a tenth of
-            the steps and falls to zero along a cosine.
-        lr_drop: fraction of the epochs before the drop.
-        weight_decay: AdamW's, on every parameter.
-        clip_norm: largest norm of the gradient.
-        amp: "bf16" for autocast, "off" for fp32.
-        matmul_precision: of fp32 products on CUDA: "high" for TF32, "highest" for fp32. Prediction follows it too.
-        compile: the network goes through torch.compile.
-        cuda_graphs: capture the step, where that is possible (:mod:`cond_detr.cuda_graphs`).
-        ema: decay per step of a moving average of the weights, which is then evaluated and saved; 0 for none.
-        seed: seed of everything random.
-        deterministic: only deterministic algorithms.
-    """
+    epochs: int = setting(50, "passes over the training images", least=1)
+    batch_size: int | Literal["auto"] = setting(
+        2, "images per process and backward pass; auto: as many as fit into the GPU's memory", least=1
+    )
+    accumulate: int = setting(1, "backward passes per optimiser step", least=1)
+    eval_batch_size: int = setting(
+        2, "images per forward pass in evaluation; 1 where padding changes results (DC5)", least=1
+    )
+    lr: float = setting(1e-4, "learning rate of the transformer")
+    backbone_lr: float = setting(1e-5, "learning rate of the backbone")
+    schedule: Literal["step", "one-cycle"] = setting(
+        "step",
+        "step: the learning rates drop to a tenth once; one-cycle: they warm up for a tenth of the steps, then follow "
+        "a cosine",
+    )
+    lr_drop: float = setting(
+        0.8, "when schedule step drops the learning rates: after this many epochs or, below 1, this fraction of them"
+    )
+    weight_decay: float = setting(1e-4, "weight decay of AdamW, on all parameters")
+    clip_norm: float = setting(0.1, "norm to which gradients are clipped")
+    ema: float = setting(
+        0.0,
+        "decay per step of a moving average of the weights, which is then evaluated and saved; 0: no average",
+        below=1,
+        metavar="DECAY",
+    )
+    seed: int = setting(0, "seed of all randomness")
+    deterministic: bool = setting(False, "use deterministic algorithms only")
+    amp: Literal["off", "bf16"] = setting("off", "bf16: the network runs in bf16 autocast; off: in fp32", group=MEMORY)
+    matmul_precision: Literal["high", "highest"] = setting(
+        "high",
+        "fp32 matrix products on CUDA: in TF32 (high) or in fp32 (highest); also applies to prediction",
+        group=MEMORY,
+    )
+    compile: bool = setting(False, "compile the network with torch.compile", group=MEMORY)
+    cuda_graphs: bool = setting(
+        False,
+        f"capture the step as CUDA graphs, one per padded size; sets --size-step to {GRAPH_SIZE_STEP} unless given",
+        group=MEMORY,
+    )
 
-    epochs: int = 50
-    batch_size: int = 2
-    accumulate: int = 1
-    eval_batch_size: int = 2
-    lr: float = 1e-4
-    backbone_lr: float = 1e-5
-    schedule: Literal["step", "one-cycle"] = "step"
-    lr_drop: float = 0.8
-    weight_decay: float = 1e-4
-    clip_norm: float = 0.1
-    amp: Literal["off", "bf16"] = "off"
-    matmul_precision: Literal["high", "highest"] = "high"
-    compile: bool = False
-    cuda_graphs: bool = False
-    ema: float = 0.0
-    seed: int = 0
-    deterministic: bool = False
+    @property
+    def images_per_pass(self) -> int:
+        """``batch_size`` as a number, once "auto" has been replaced by what fits into memory."""
+        assert self.batch_size != "auto"
+        return self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where and how a command runs. None of this changes the result, so it is not saved in config.json."""
+
+    output_dir: Path | str | None = setting(None, "folder of the run (default: a new one under runs/)", metavar="DIR")
+    device: str | None = setting(None, "cpu, cuda, cuda:1 ... (default: cuda if available)", metavar="D")
+    workers: int | None = setting(
+        None,
+        "processes that load images (default: a quarter of the cores, at most 4; none for the built-in shapes)",
+        below=2**10,
+    )
+    threads: int | None = setting(
+        None, "threads that compute on the CPU, also in matching (default: torch's choice)", least=1, below=2**10
+    )
+    tensorboard: bool = setting(False, "also write the learning curves for TensorBoard")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run's result. ``preset`` names the table entry it started from."""
+    """All settings that determine the result of a run.
+
+    Attributes:
+        preset: name of the preset it is based on (:mod:`cond_detr.presets`).
+        model: architecture.
+        loss: losses and matching.
+        data: data set and augmentation.
+        train: optimisation.
+    """
 
     preset: str = "r50"
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -151,146 +211,47 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-_PAPER = Config()
-_DC5_TRAIN = replace(_PAPER.train, batch_size=1, eval_batch_size=1)
+def configure(base: Config, values: Mapping[str, Any]) -> Config:
+    """Changes settings of a configuration, and those that depend on them unless they are given as well.
 
-# small enough to learn in minutes on two CPU cores; 64 image tokens, 256 dilated
-_SHAPES = Config(
-    model=ModelConfig(
-        backbone="resnet6",
-        d_model=96,
-        encoder_layers=1,
-        decoder_layers=3,
-        ffn_dim=256,
-        dropout=0.0,
-        num_queries=25,
-    ),
-    data=DataConfig(image_size=64, max_size=64, augment="flip"),
-    train=TrainConfig(epochs=15, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"),
-)
+    A new ``image_size`` scales ``max_size``; ``cuda_graphs`` sets ``size_step``.
 
-PRESETS: dict[str, Config] = {
-    "shapes": _SHAPES,
-    "dc5-shapes": replace(_SHAPES, model=replace(_SHAPES.model, dilation=True)),
-    # a few hundred real images, from scratch. Features of stride 8, or small objects are a position or less; and no
-    # encoder, whose attention would take half of the time and brought nothing on 768 positions
-    "small": Config(
-        model=ModelConfig(
-            backbone="resnet8",
-            dilation=True,
-            d_model=96,
-            encoder_layers=0,
-            decoder_layers=3,
-            ffn_dim=256,
-            dropout=0.0,
-            num_queries=60,
-        ),
-        data=DataConfig(image_size=192, max_size=320, min_scale=0.8),
-        train=TrainConfig(epochs=80, batch_size=4, eval_batch_size=4, lr=7e-4, backbone_lr=7e-4, schedule="one-cycle"),
-    ),
-    "r50": _PAPER,
-    "r101": replace(_PAPER, model=ModelConfig(backbone="resnet101")),
-    "dc5-r50": replace(_PAPER, model=ModelConfig(dilation=True), train=_DC5_TRAIN),
-    "dc5-r101": replace(_PAPER, model=ModelConfig(backbone="resnet101", dilation=True), train=_DC5_TRAIN),
-}
-PRESETS = {name: replace(config, preset=name) for name, config in PRESETS.items()}
-
-
-def preset(name: str) -> Config:
-    """The preset of that name.
+    Args:
+        base: the configuration to change; it stays as it is.
+        values: the new values by name of the setting, of any section.
 
     Raises:
-        InputError: there is none.
+        InputError: if a setting does not exist, or cannot have its value.
     """
-    if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def as_detr(config: Config) -> Config:
-    """The baseline at the sizes of a preset: plain DETR with its softmax loss, and 100 object queries at most."""
-    model = replace(
-        config.model,
-        kind="detr",
-        reference_point="origin",
-        offset_regression=False,
-        num_queries=min(100, config.model.num_queries),
-    )
-    return replace(config, model=model, loss=replace(config.loss, classification="softmax", class_weight=1.0))
-
-
-def change(section: T, values: dict[str, Any]) -> T:
-    """A section with other values.
-
-    Raises:
-        InputError: a value is not one that its setting can have.
-    """
-    types = get_type_hints(type(section))
-    checked = {name: check_value(name, value, types[name]) for name, value in values.items()}
-    return replace(section, **checked)  # type: ignore[type-var]
-
-
-# Settings of which there must be one at least, and fractions of a whole that must leave something
-_COUNTS = {"d_model", "num_heads", "decoder_layers", "ffn_dim", "num_queries", "image_size", "max_size"}
-_COUNTS |= {"epochs", "batch_size", "accumulate", "eval_batch_size"}
-_FRACTIONS = {"dropout", "ema"}
-# What nobody has: images of more pixels a side, and numbers that a double cannot hold
-_MOST_PIXELS = 2**15
-_PIXELS = {"image_size", "max_size", "size_step"}
-
-
-def check_value(name: str, value: Any, kind: Any) -> Any:
-    """The value as a setting of that type has it, or raises the sentence for one that it cannot have."""
-    if get_origin(kind) is Literal:
-        fits, wanted = value in get_args(kind), f"one of {', '.join(get_args(kind))}"
-    elif kind is bool:
-        fits, wanted = isinstance(value, bool), "True or False"
-    elif kind in (int, float):
-        number = (int, np.integer) if kind is int else (int, float, np.number)
-        least, limit = int(name in _COUNTS), 2**63 if kind is int else sys.float_info.max
-        if name in _FRACTIONS:
-            limit = 1
-        if name in _PIXELS:
-            limit = _MOST_PIXELS
-        fits = isinstance(value, number) and not isinstance(value, bool) and bool(least <= value < limit)
-        bounded = f" and below {limit}" if limit <= _MOST_PIXELS else ""
-        wanted = f"a {'whole ' * (kind is int)}number of at least {least}{bounded}"
-    else:
-        fits, wanted = isinstance(value, kind), "text"  # or None, where there is no data set
-    if not fits:
-        raise InputError(f"{name} must be {wanted}, got {value!r}")
-    return kind(value) if kind in (int, float) else value
-
-
-def choices(section: type, name: str) -> tuple[str, ...]:
-    """The values that a setting may have."""
-    values: tuple[str, ...] = get_args(get_type_hints(section)[name])
-    return values
+    known = all_settings(Config)
+    for name in values:
+        if name not in known:
+            raise InputError(f"unknown setting {shown(name)}; there are {', '.join(sorted(known))}")
+    checked = {name: known[name].check(value) for name, value in values.items()}
+    if "image_size" in checked and "max_size" not in checked:
+        checked["max_size"] = known["max_size"].check(
+            round(checked["image_size"] * base.data.max_size / base.data.image_size)
+        )
+    if checked.get("lr_drop", 0) >= 1:  # kept as a fraction, which stays right when the number of epochs changes
+        checked["lr_drop"] /= checked.get("epochs", base.train.epochs)
+    if checked.get("cuda_graphs") and "size_step" not in checked:
+        checked["size_step"] = base.data.size_step or GRAPH_SIZE_STEP
+    sections: dict[str, dict[str, Any]] = {"model": {}, "loss": {}, "data": {}, "train": {}}
+    for name, value in checked.items():
+        sections[known[name].section][name] = value
+    changed: dict[str, Any] = {name: change(getattr(base, name), section) for name, section in sections.items()}
+    return replace(base, **changed)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Nested dictionaries that JSON can hold."""
+    """Converts a configuration to nested dictionaries for JSON."""
     return asdict(config)
 
 
-def from_dict(values: dict[str, Any], kind: type[T] = Config) -> T:  # type: ignore[assignment]
-    """The inverse of :func:`to_dict`.
+def read_dict(values: Any) -> Config:
+    """Makes a configuration from nested dictionaries: the inverse of :func:`to_dict`.
 
     Raises:
-        InputError: a setting is not known to this version, or has a value that it cannot have.
+        InputError: if a setting is unknown to this version, or cannot have its value.
     """
-    if not isinstance(values, dict):
-        raise InputError(f"{kind.__name__} must be settings by name, got {values!r}")
-    types = get_type_hints(kind)
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise InputError(
-            f"unknown settings for {kind.__name__}: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-        )
-    return kind(
-        **{
-            name: from_dict(value, types[name]) if is_dataclass(types[name]) else check_value(name, value, types[name])
-            for name, value in values.items()
-        }
-    )
+    return from_dict(values, Config)

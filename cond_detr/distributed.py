@@ -1,4 +1,4 @@
-"""The few things that many processes have to agree on. All of them work, and cost nothing, with one process."""
+"""Communication between the processes of a distributed run. With a single process every function is a no-op."""
 
 import contextlib
 import os
@@ -16,7 +16,10 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """Within it, this process is one of those that torchrun started, if it did and nobody has joined them yet."""
+    """Joins torchrun's process group for the length of a block.
+
+    Does nothing if torchrun did not start this process, or a process group exists already.
+    """
     joins = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() and not dist.is_initialized()
     if joins:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -28,20 +31,26 @@ def processes(device: torch.device) -> Iterator[None]:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this process anew because one failed."""
+    """Whether torchrun restarted this process after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def rank() -> int:
+    """Rank of this process; 0 for a single process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process, torchrun gives each its number, which becomes the current one."""
+    """Returns the device of this process, and makes it current if it is a GPU.
+
+    Args:
+        device: a CUDA device without an index becomes the one of torchrun's ``LOCAL_RANK``; others stay as they are.
+    """
     if device.type != "cuda":
         return device
     if device.index is None:
@@ -51,7 +60,7 @@ def local_device(device: torch.device) -> torch.device:
 
 
 def make_equal(module: nn.Module) -> None:
-    """Gives all processes the first one's parameters and buffers."""
+    """Broadcasts the parameters and buffers of rank 0 to all processes."""
     if dist.is_initialized():
         with torch.no_grad():
             for tensor in module.state_dict().values():
@@ -59,18 +68,19 @@ def make_equal(module: nn.Module) -> None:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Sums a tensor over all processes, in place; no gradients flow through it."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """The mean over the processes, in place."""
+    """Averages a tensor over all processes, in place; no gradients flow through it."""
     return sum_over_ranks(tensor).div_(world_size()) if dist.is_initialized() else tensor
 
 
 def least_over_ranks(number: int, device: torch.device) -> int:
-    """The smallest of the processes' numbers."""
+    """The smallest of the numbers that the processes pass; ``device`` carries the exchange."""
     if not dist.is_initialized():
         return number
     tensor = torch.tensor(number, device=device)
@@ -79,14 +89,14 @@ def least_over_ranks(number: int, device: torch.device) -> int:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set anywhere, so that all processes act on it together."""
+    """Whether any process passes True, so that all of them can act on it; ``device`` carries the exchange."""
     if not dist.is_initialized():
         return flag
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
 
 
 def gather_lists(items: list[Any]) -> list[Any]:
-    """The lists of all ranks, one after the other, on every rank."""
+    """Concatenates the lists of all ranks, in the order of the ranks; every rank gets the result."""
     if not dist.is_initialized():
         return items
     lists: list[Any] = [None] * world_size()
@@ -95,7 +105,11 @@ def gather_lists(items: list[Any]) -> list[Any]:
 
 
 def from_rank_zero(make: Callable[[], T]) -> T:
-    """What ``make`` gives on the first process, on every process; what it raises there is raised everywhere."""
+    """Calls a function on rank 0 and returns its result on every rank.
+
+    Raises:
+        InputError: on every rank, if ``make`` raised it on rank 0.
+    """
     if not dist.is_initialized():
         return make()
     box: list[Any] = [None, None]

@@ -1,15 +1,51 @@
-"""The one exception for what a person can put right: a file, an option, an annotation."""
+"""The exception for errors that a user can correct: in a file, an option or an annotation."""
 
 import importlib.util
+from types import NoneType
+from typing import Any
+
+# What a message shows of a value: characters of a text, elements of a list, and these inside of it
+LONGEST = 200
+MOST = 8
+SIMPLE = (bool, int, float, str, NoneType)
 
 
 class InputError(ValueError):
-    """Bad input from outside. Its message is one sentence that names the file or argument, what was expected and what
-    came; the commands print it and exit with code 2."""
+    """Bad input from outside.
+
+    The message is one sentence that names the file or argument, what was expected and what was found. The commands
+    print it and exit with code 2.
+    """
 
 
 def need(extra: str, *packages: str) -> None:
-    """Raises the sentence for optional packages that are not installed; ``extra`` brings them."""
+    """Checks that optional packages are installed.
+
+    Args:
+        extra: the extra of this package that installs them.
+        packages: import names of the packages.
+
+    Raises:
+        InputError: if one of them is missing.
+    """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"this needs {' and '.join(missing)}: pip install 'cond-detr[{extra}]'")
+
+
+def shown(value: Any) -> str:
+    """A value from outside as it stands in a message: in one line, and of bounded length however it is nested."""
+    if isinstance(value, (bool, float, NoneType)):
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value) if -(2**128) < value < 2**128 else "a number of more than 128 bits"
+    if isinstance(value, str):
+        return repr(value if len(value) <= LONGEST else value[:LONGEST] + "...")
+    if isinstance(value, dict) and len(value) <= MOST:
+        pairs = [*value, *value.values()]
+        if all(isinstance(each, SIMPLE) for each in pairs):
+            return "{" + ", ".join(f"{shown(name)}: {shown(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, (list, tuple)) and len(value) <= MOST and all(isinstance(each, SIMPLE) for each in value):
+        text = ", ".join(map(shown, value))
+        return f"[{text}]" if isinstance(value, list) else f"({text})"
+    return f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""How a GPU multiplies fp32 matrices."""
+"""Precision of fp32 matrix products on CUDA devices."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import torch
 
 @contextlib.contextmanager
 def fp32_products(precision: str, device: torch.device) -> Iterator[None]:
-    """Sets what torch, cuDNN and the attention kernels do on CUDA, and afterwards what was set before.
+    """Sets the precision of torch, cuDNN and the attention kernels within a block, and restores it afterwards.
 
     Args:
-        precision: "high" rounds factors to TF32, for tensor cores, and sums up in fp32; "highest" rounds nothing.
-        device: where to run; nothing changes on others than CUDA devices.
+        precision: "high" rounds factors to TF32, for tensor cores, and accumulates in fp32; "highest" rounds nothing.
+        device: device of the tensors; nothing changes unless it is a CUDA device.
     """
     if device.type != "cuda":
         yield

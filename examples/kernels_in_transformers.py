@@ -21,7 +21,7 @@ from cond_detr_kernels import MatchWeights, conditional_attention, match
 
 
 def attention(
-    module: nn.Module,
+    _module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -82,8 +82,11 @@ AttentionMaskInterface.register("cond_detr", sdpa_mask)
 def model() -> TheirModel:
     """A small one with random weights, the same each time."""
     torch.manual_seed(0)
-    config = ConditionalDetrConfig(
-        backbone_config=ResNetConfig(depths=[1, 1, 1, 1], hidden_sizes=[32, 64, 96, 128], out_features=["stage4"]),
+    backbone = ResNetConfig(  # type: ignore[call-arg]
+        depths=[1, 1, 1, 1], hidden_sizes=[32, 64, 96, 128], out_features=["stage4"]
+    )
+    config = ConditionalDetrConfig(  # type: ignore[call-arg]
+        backbone_config=backbone,
         num_labels=20,
         encoder_layers=1,
         decoder_layers=6,
@@ -111,10 +114,11 @@ def loss_and_gradient(detector: TheirModel, images: dict[str, Any]) -> tuple[Ten
 
 
 def main() -> None:
+    """Compares a training step of theirs with one that has our kernels."""
     images = batch()
     theirs = loss_and_gradient(model(), images)
 
-    loss_deformable_detr.DeformableDetrHungarianMatcher = Matcher
+    loss_deformable_detr.DeformableDetrHungarianMatcher = Matcher  # type: ignore[misc, assignment]
     detector = model()
     detector.set_attn_implementation("cond_detr")
     ours = loss_and_gradient(detector, images)

@@ -14,6 +14,7 @@ from cond_detr.data.batching import collate
 
 
 def main() -> None:
+    """Trains on the built-in data and prints the loss."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="default: 200")
     options = parser.parse_args()
@@ -22,20 +23,21 @@ def main() -> None:
 
     config = preset("shapes")
     model = ConditionalDETR.from_preset("shapes", num_classes=6, fused_attn=True).to(device)
-    images = open_split(config.data, "train", model.backbone.stride)
+    network = model.network  # an nn.Module
+    images = open_split(config.data, "train", model.stride)
     # matches the predictions of all layers and images in one call, without a look from the host
     criterion = Criterion(config.loss)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
 
     loader = DataLoader(images, batch_size=16, shuffle=True, drop_last=True, collate_fn=collate)
     step, recent = 0, []
     while step < options.steps:
         for batch in loader:
             batch = batch.to(device)
-            predictions = model(batch.images, batch.padding)
+            predictions = network(batch.images, batch.padding)
             losses = criterion(predictions, batch.targets, num_boxes=batch.targets.counts.sum().clamp(min=1))
             losses.total.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
             optimizer.step()
             optimizer.zero_grad()
             step += 1

@@ -12,6 +12,7 @@ from cond_detr import ConditionalDETR, draw_detections
 
 
 def main() -> None:
+    """Trains, then finds objects in a photo, draws them, and exports the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset_dir", type=Path, metavar="DIR")
     parser.add_argument("photo", type=Path, metavar="PHOTO")

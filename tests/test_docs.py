@@ -1,5 +1,6 @@
 """What the documentation says can be done, is done here: Python runs, commands parse, links lead somewhere."""
 
+import argparse
 import importlib
 import re
 import runpy
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from cond_detr import ConditionalDETR, cli
-from cond_detr.checkpoints import Checkpoint
+from cond_detr.weights.checkpoint import Checkpoint
 from tests.conftest import write_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -39,24 +40,29 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
-def options(module: str) -> list[str]:
-    parser = importlib.import_module(f"cond_detr.{module}").parser()
-    return [option for action in parser._actions for option in action.option_strings]
+def parser_of(package: str) -> argparse.ArgumentParser:
+    """What the command of a package understands."""
+    parser: argparse.ArgumentParser = importlib.import_module(f"cond_detr.{package}.__main__").parser()
+    return parser
+
+
+def options(package: str) -> list[str]:
+    return [option for action in parser_of(package)._actions for option in action.option_strings]
 
 
 def check(command: list[str]) -> None:
     """Raises if our part of a command line would not be understood."""
     if command[0] == "cond-detr":
-        module, arguments = cli.MODULES.get(command[1], command[1]), command[2:]
+        package, arguments = cli.PACKAGES.get(command[1], command[1]), command[2:]
         assert command[1] in cli.COMMANDS or command[1] in {"NAME", "COMMAND"}
     elif "-m" in command and command[command.index("-m") + 1].startswith("cond_detr."):
         position = command.index("-m") + 1
-        module, arguments = command[position].removeprefix("cond_detr."), command[position + 1 :]
+        package, arguments = command[position].removeprefix("cond_detr."), command[position + 1 :]
     else:
         script = next((part for part in command if part.endswith(".py")), None)
         assert script is None or (ROOT / script).exists(), command
         return
-    importlib.import_module(f"cond_detr.{module}").parser().parse_args(arguments)
+    parser_of(package).parse_args(arguments)
 
 
 @pytest.mark.parametrize("page", named(PAGES))
@@ -67,8 +73,7 @@ def test_commands_parse(page: Path) -> None:
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_shows_commands_that_parse(command: str) -> None:
-    module = cli.MODULES.get(command, command)
-    parser = importlib.import_module(f"cond_detr.{module}").parser()
+    parser = parser_of(cli.PACKAGES.get(command, command))
     examples = commands(parser.format_help())
     assert examples
     for example in examples:
@@ -80,7 +85,7 @@ def test_help_shows_commands_that_parse(command: str) -> None:
 
 def test_options_exist() -> None:
     """Those that the text mentions are of some command, script or the script of the GPU machine."""
-    known = {o for c in cli.COMMANDS for o in options(cli.MODULES.get(c, c))}
+    known = {o for c in cli.COMMANDS for o in options(cli.PACKAGES.get(c, c))}
     scripts = "".join(path.read_text() for path in (ROOT / "benchmarks").iterdir() if path.is_file())
     theirs = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}  # torchrun
     theirs |= {"--no-build-isolation", "--no-deps", "--check", "--dry-run", "--Werror"}  # pip, ruff, clang-format
@@ -103,7 +108,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(EXAMPLES / "shapes.jpg", tmp_path / "photo.jpg")
     model = ConditionalDETR.from_preset("shapes", 6)
     (tmp_path / "runs/shapes").mkdir(parents=True)
-    Checkpoint(tmp_path / "runs/shapes/best.pt", model.config, model.classes, model.state_dict()).save()
+    Checkpoint(tmp_path / "runs/shapes/best.pt", model.config, model.classes, model.network.state_dict()).save()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,23 +1,26 @@
-"""Images and ground truth: COCO folders, the built-in shapes, augmentation, batching."""
+"""Images and ground truth: COCO folders, the built-in shapes, augmentation and batching."""
 
 from pathlib import Path
 
 from cond_detr.config import DataConfig
 from cond_detr.data import shapes
-from cond_detr.data.coco import CocoDataset, FolderLoader, ImageLoader, find_split, read_annotations
+from cond_detr.data.annotations import read_annotations
+from cond_detr.data.dataset import CocoDataset
+from cond_detr.data.images import ImageLoader
+from cond_detr.data.layouts import FolderLoader, find_split
 
 
 def open_split(data: DataConfig, split: str, stride: int, *, seed: int = 0) -> CocoDataset:
-    """The data set of a split: the folder that ``data`` names, or the built-in shapes.
+    """Opens a split of the data set that ``data`` names: a folder, or the built-in shapes.
 
     Args:
-        data: folder, sizes and augmentation.
+        data: folder, image sizes and augmentation.
         split: "train", which is augmented, or "val".
-        stride: the network's; smaller images are refused.
-        seed: of the augmentation.
+        stride: stride of the network, in pixels; smaller images are refused.
+        seed: seed of the augmentation.
 
     Raises:
-        InputError: something is missing or wrong in the folder.
+        InputError: if a folder or file is missing, or the annotations cannot be used.
     """
     load: ImageLoader
     if data.dataset_dir is None:

@@ -1,4 +1,4 @@
-"""From single images to padded batches."""
+"""Padding single images and their targets to batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from cond_detr.errors import InputError
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch, padded to as many targets in each image.
+    """Ground truth of a batch, padded to the same number T of targets in each image.
 
     Attributes:
-        labels: (B, T) int64 classes.
+        labels: (B, T) int64 indices of the classes.
         boxes: (B, T, 4) fp32 cxcywh in fractions of the image size without padding.
-        counts: (B,) int64 targets of each image.
+        counts: (B,) int64 number of targets of each image, the first of the T.
     """
 
     labels: Tensor
@@ -30,10 +30,10 @@ class Sample:
 
     Attributes:
         image: (3, H, W) fp32, normalised.
-        labels: (n,) int64.
-        boxes: (n, 4) fp32 cxcywh, relative.
-        image_id: the data set's id of the image.
-        size: original (width, height).
+        labels: (n,) int64 indices of the classes.
+        boxes: (n, 4) fp32 cxcywh in fractions of the image size.
+        image_id: id of the image in the data set.
+        size: original (width, height) in pixels.
     """
 
     image: Tensor
@@ -49,10 +49,10 @@ class Batch:
 
     Attributes:
         images: (B, 3, H, W) fp32, zero where padded.
-        padding: (B, H, W) bool, True where padded; None if all images have the same size.
+        padding: (B, H, W) bool, True where padded; None if nothing is padded.
         targets: ground truth.
-        image_ids: ids in the data set.
-        sizes: original (width, height) of each image.
+        image_ids: ids of the images in the data set.
+        sizes: original (width, height) of each image in pixels.
     """
 
     images: Tensor
@@ -62,29 +62,39 @@ class Batch:
     sizes: list[tuple[int, int]]
 
     def to(self, device: torch.device) -> "Batch":
-        """Copied without waiting, if the memory is pinned."""
+        """Copies the batch to a device, asynchronously if its memory is pinned."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """Called by the data loader."""
+        """Copies the batch to pinned memory; the data loader calls this."""
         return self.map(Tensor.pin_memory)
 
     def clone(self) -> "Batch":
+        """Copies all tensors."""
         return self.map(Tensor.clone)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with each of its tensors replaced."""
+        """Applies a function to every tensor of the batch."""
         padding = None if self.padding is None else function(self.padding)
         return replace(
             self, images=function(self.images), padding=padding, targets=Targets(*map(function, self.targets))
         )
 
     def tensors(self) -> list[Tensor]:
+        """All tensors: images, padding unless it is None, and targets."""
         return [self.images, *([] if self.padding is None else [self.padding]), *self.targets]
 
 
 def pad_images(images: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
-    """Stacks (3, H, W) images of any sizes: images and padding of a :class:`Batch`, sides multiples of ``multiple``."""
+    """Stacks images of different sizes, padded at the right and at the bottom.
+
+    Args:
+        images: (3, H, W) tensors.
+        multiple: height and width of the result are multiples of it.
+
+    Returns:
+        Images and padding of a :class:`Batch`.
+    """
     height = -(-max(image.shape[1] for image in images) // multiple) * multiple
     width = -(-max(image.shape[2] for image in images) // multiple) * multiple
     if all(image.shape[1:] == (height, width) for image in images):
@@ -99,7 +109,12 @@ def pad_images(images: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor 
 
 
 def pad_targets(labels: list[Tensor], boxes: list[Tensor]) -> Targets:
-    """Pads (n,) labels and (n, 4) boxes of each image to 16, 64, 256 ... targets: few shapes, whatever is in them."""
+    """Pads the targets of each image to 16, 64, 256 ... targets, so that few different shapes occur.
+
+    Args:
+        labels: (n,) int64 for each image.
+        boxes: (n, 4) fp32 for each image.
+    """
     counts = torch.tensor([len(label) for label in labels])
     slots = 16
     while slots < counts.max():
@@ -112,9 +127,13 @@ def pad_targets(labels: list[Tensor], boxes: list[Tensor]) -> Targets:
 
 
 def collate(samples: list[Sample | InputError], multiple: int = 1) -> Batch | InputError:
-    """Makes a batch of samples, its sides multiples of ``multiple``.
+    """Makes a batch of samples; if one of them is an error, returns it instead.
 
-    An error travels as a value: raised in a worker process it would arrive wrapped in that worker's traceback.
+    Errors are passed on as values: raised in a worker process, they would arrive with that worker's traceback.
+
+    Args:
+        samples: samples, or the errors that occurred instead.
+        multiple: height and width of the batch are multiples of it.
     """
     good: list[Sample] = []
     for sample in samples:

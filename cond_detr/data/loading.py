@@ -1,4 +1,4 @@
-"""Which images go into which batch, on which process, and the loaders that fetch them."""
+"""Batch sampling over processes, and the data loaders."""
 
 import os
 from collections.abc import Iterator
@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
+from cond_detr.config import DataConfig
 from cond_detr.data.batching import Batch, collate
-from cond_detr.data.coco import CocoDataset
+from cond_detr.data.dataset import CocoDataset
 from cond_detr.errors import InputError
 
 # Steps whose images are sorted by size together. More would pad less, and make batches less random
@@ -20,19 +21,23 @@ ABOUT = 128
 
 
 class ShuffledBatches(Sampler[list[int]]):
-    """Batches of a shuffled epoch, the incomplete rest left out.
+    """Samples the batches of a shuffled epoch for one process; the incomplete last step is left out.
 
-    The order depends on (seed, epoch), and with ``by_size`` on the images' sizes. A step takes
-    ``batch_size * accumulate * world_size`` consecutive images: the same images make a step whether they are spread
-    over processes or accumulated by one.
+    The order depends on (seed, epoch), and with ``by_size`` on the image sizes. A step takes
+    ``batch_size * accumulate * world_size`` consecutive images, so that it has the same images whether they are spread
+    over processes or accumulated by a single one.
 
     Args:
-        dataset: the training set, which knows the sizes that images have in an epoch.
+        dataset: the training set.
         batch_size: images per process and backward pass.
         accumulate: backward passes per step.
-        seed: of the order.
-        rank, world_size: this process among how many.
-        by_size: make batches of images of like size.
+        seed: seed of the order.
+        rank: rank of this process.
+        world_size: number of processes.
+        by_size: whether to batch images of similar size.
+
+    Raises:
+        InputError: if the training set has fewer images than a step.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class ShuffledBatches(Sampler[list[int]]):
             )
 
     def start(self, epoch: int, first_step: int = 0) -> None:
-        """Says which epoch the next iteration is, and at which of its steps it begins."""
+        """Sets the epoch of the next iteration, and the step of the epoch at which it starts, both counted from 0."""
         self.epoch = epoch
         self.first_step = first_step
 
@@ -79,7 +84,7 @@ class ShuffledBatches(Sampler[list[int]]):
                 yield order[begin : begin + self.batch_size].tolist()
 
     def _sorted_in_parts(self, order: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """The same images, those of a step of like shape; the steps of each part in random order."""
+        """Reorders the images so that those of a step have similar sizes; the steps stay in random order."""
         width, height = np.array(self.dataset.training_sizes()).T
         parts = []
         for begin in range(0, len(order), STEPS_SORTED_TOGETHER * self.images_per_step):
@@ -98,14 +103,31 @@ class ShuffledBatches(Sampler[list[int]]):
 def train_loader(
     dataset: CocoDataset, batches: ShuffledBatches, workers: int, pin: bool, multiple: int = 1
 ) -> DataLoader[Batch]:
-    """Batches of augmented images, sides multiples of ``multiple``; the worker processes live as long as the loader."""
+    """Makes the loader of the training set; its worker processes live as long as it does.
+
+    Args:
+        dataset: the training set.
+        batches: sampler of the batches.
+        workers: number of worker processes.
+        pin: whether to load into pinned memory.
+        multiple: height and width of the batches are multiples of it.
+    """
     return _loader(dataset, batches, workers, pin, multiple, persistent=True)
 
 
 def eval_loader(
     dataset: CocoDataset, batch_size: int, workers: int, pin: bool, rank: int, world_size: int
 ) -> DataLoader[Batch]:
-    """Every image once, spread over the processes."""
+    """Makes the loader of this process's share of a data set; over all processes each image is loaded once.
+
+    Args:
+        dataset: the data set, opened for evaluation.
+        batch_size: images per batch.
+        workers: number of worker processes.
+        pin: whether to load into pinned memory.
+        rank: rank of this process.
+        world_size: number of processes.
+    """
     mine = range(rank, len(dataset), world_size)
     batches = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
     return _loader(dataset, batches, workers, pin, 1, persistent=False)
@@ -132,13 +154,28 @@ def _loader(
 
 
 def _leave_process_group(_: int) -> None:
-    """Signals that launchers send to a whole process group are for the training loop, which then stops its workers."""
+    """Keeps signals to the process group from a worker: the training loop handles them, and stops its workers."""
     os.setpgid(0, 0)
 
 
 def checked(loader: DataLoader[Batch]) -> Iterator[Batch]:
-    """The loader's batches; raises the InputError that a sample turned out to be."""
+    """Yields the batches of a loader.
+
+    Raises:
+        InputError: if one of the images could not be used.
+    """
     for batch in loader:
         if isinstance(batch, InputError):
             raise batch
         yield batch
+
+
+def loading_processes(data: DataConfig, wanted: int | None) -> int:
+    """Number of worker processes: ``wanted``, or by default a quarter of the cores, at most 4.
+
+    By default there are none for the built-in shapes, which are in memory, and none with fewer than 4 cores, where
+    workers would slow the training down.
+    """
+    if wanted is not None:
+        return wanted
+    return 0 if data.dataset_dir is None else min(4, (os.cpu_count() or 1) // 4)

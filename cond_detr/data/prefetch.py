@@ -1,4 +1,4 @@
-"""Batches on their way to the device."""
+"""Copying batches to the device ahead of their use."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,11 +8,11 @@ from cond_detr.data.batching import Batch
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches on ``device``; on CUDA copied from pinned memory beside the step before, on a stream of their own."""
+    """Yields the batches on a device; to CUDA they are copied on a separate stream, during the previous step."""
     if device.type != "cuda":
         yield from batches
         return
-    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copies = torch.cuda.Stream(device)
     for batch in batches:
         with torch.cuda.stream(copies):
             moved = batch.to(device)

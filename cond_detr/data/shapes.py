@@ -1,7 +1,7 @@
 """The built-in data set: small generated images of shapes on textured backgrounds, in COCO form.
 
-Made to be learnt in minutes and to be worth learning: six classes, sizes from a fifth to two thirds of the image,
-tilts, overlaps, colours that tell nothing, stripes and clouds behind. An image depends on its split and index only.
+It can be learnt in minutes without being trivial: six classes, objects from a fifth to two thirds of the image, tilted
+and overlapping, in random colours, on stripes and soft noise. An image depends on its split and index only.
 """
 
 import colorsys
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cond_detr.data.coco import Annotations, check_annotations
+from cond_detr.data.annotations import Annotations, check_annotations
 
 Grid = NDArray[np.floating[Any]]
 
@@ -29,15 +29,27 @@ MAX_TILT = 0.4
 
 @dataclass(frozen=True)
 class Gallery:
-    """The generated images (SIZE, SIZE, 3) by file name; loads as a folder does."""
+    """Loads generated images, as :class:`cond_detr.data.layouts.FolderLoader` loads those of a folder.
+
+    Attributes:
+        images: (SIZE, SIZE, 3) uint8 RGB by file name.
+    """
 
     images: dict[str, NDArray[np.uint8]]
 
-    def __call__(self, file_name: str, size: tuple[int, int]) -> Image.Image:
+    def __call__(self, file_name: str, _size: tuple[int, int]) -> Image.Image:
+        """The image of a file name; all of them have the size (SIZE, SIZE)."""
         return Image.fromarray(self.images[file_name])
 
 
 class Split(NamedTuple):
+    """A generated split.
+
+    Attributes:
+        annotations: its annotations, as read from a file in COCO's format.
+        load: loads its images.
+    """
+
     annotations: Annotations
     load: Gallery
 
@@ -47,7 +59,7 @@ def make_split(split: str, count: int | None = None) -> Split:
 
     Args:
         split: "train" or "val".
-        count: number of images, by default the split's full size.
+        count: number of images; by default that of :data:`COUNTS`.
     """
     images: dict[str, NDArray[np.uint8]] = {}
     entries: list[dict[str, Any]] = []
@@ -75,7 +87,7 @@ def make_split(split: str, count: int | None = None) -> Split:
 
 
 def draw_image(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[int], list[list[int]]]:
-    """One image (SIZE, SIZE, 3), the label of each object and its box xyxy in pixels."""
+    """Draws an image: (SIZE, SIZE, 3) uint8 RGB, the label of each object, and its xyxy box in pixels."""
     canvas = background(rng)
     labels: list[int] = []
     masks: list[Grid] = []
@@ -94,13 +106,13 @@ def draw_image(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[int], 
 
 @functools.cache
 def pixel_grid() -> tuple[Grid, Grid]:
-    """Coordinates of the pixel centres in [0, 1]."""
+    """Coordinates x and y of the pixel centres in [0, 1], (SIZE, SIZE) each."""
     axis = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE
     return np.tile(axis, (SIZE, 1)), np.tile(axis[:, None], (1, SIZE))
 
 
 def background(rng: np.random.Generator) -> Grid:
-    """A muted colour gradient with stripes and soft noise."""
+    """Draws a background (SIZE, SIZE, 3): a muted colour gradient with stripes and soft noise."""
     x, y = pixel_grid()
     angle = rng.uniform(0, 2 * np.pi)
     ramp = (np.cos(angle) * x + np.sin(angle) * y)[..., None]
@@ -114,7 +126,7 @@ def background(rng: np.random.Generator) -> Grid:
 
 
 def fill(rng: np.random.Generator) -> Grid:
-    """A bright colour, shaded a little across the image."""
+    """Draws the colour of an object (SIZE, SIZE, 3): bright, with a slight gradient."""
     colour = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.3, 1), rng.uniform(0.8, 1))
     x, y = pixel_grid()
     shade = (x - 0.5) * rng.uniform(-0.3, 0.3) + (y - 0.5) * rng.uniform(-0.3, 0.3)
@@ -122,7 +134,7 @@ def fill(rng: np.random.Generator) -> Grid:
 
 
 def shape_mask(name: str, rng: np.random.Generator) -> Grid:
-    """Coverage (SIZE, SIZE) in [0, 1] of a shape of random place, size and rotation, wholly inside the image."""
+    """Draws a shape of random position, size and rotation inside the image: coverage (SIZE, SIZE) in [0, 1]."""
     radius = 0.5 * np.exp(rng.uniform(np.log(0.2), np.log(0.7)))
     centre = rng.uniform(radius, 1 - radius, 2)
     angle = rng.uniform(-MAX_TILT, MAX_TILT)
@@ -135,7 +147,13 @@ def shape_mask(name: str, rng: np.random.Generator) -> Grid:
 
 
 def signed_distance(name: str, u: Grid, v: Grid) -> Grid:
-    """Roughly the distance from a shape inside the unit circle, negative within it."""
+    """Approximate signed distance from a shape inscribed in the unit circle, negative inside.
+
+    Args:
+        name: one of :data:`NAMES`.
+        u: horizontal coordinates, in units of the radius.
+        v: vertical coordinates, likewise.
+    """
     r = np.hypot(u, v)
     if name == "circle":
         return r - 1
@@ -153,7 +171,16 @@ def signed_distance(name: str, u: Grid, v: Grid) -> Grid:
 
 
 def polygon_distance(u: Grid, v: Grid, r: Grid, corners: int, apothem: float, star: bool = False) -> Grid:
-    """A regular polygon, or a star whose edges are the lines through every second corner."""
+    """Signed distance from a regular polygon, or from a star whose edges are the lines through every second corner.
+
+    Args:
+        u: horizontal coordinates, in units of the circumradius.
+        v: vertical coordinates, likewise.
+        r: distances from the centre, likewise.
+        corners: number of corners.
+        apothem: distance of the edges from the centre, likewise.
+        star: whether it is a star.
+    """
     sector = 2 * np.pi / corners
     angle = np.abs((np.arctan2(v, u) + sector / 2) % sector - sector / 2)
     if star:
@@ -163,6 +190,6 @@ def polygon_distance(u: Grid, v: Grid, r: Grid, corners: int, apothem: float, st
 
 
 def extent(mask: Grid) -> list[int]:
-    """The box xyxy of the pixels that are at least half covered."""
+    """Bounding box, xyxy in pixels, of the pixels that are at least half covered."""
     rows, cols = np.flatnonzero((mask >= 0.5).any(1)), np.flatnonzero((mask >= 0.5).any(0))
     return [int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1]

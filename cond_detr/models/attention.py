@@ -1,4 +1,4 @@
-"""The attention modules. Each owns its projections; sequences are (B, N, d_model)."""
+"""The attention modules of encoder and decoder, with their projections. Sequences are (B, N, d_model)."""
 
 from typing import NamedTuple
 
@@ -12,34 +12,40 @@ from cond_detr_kernels.conditional_attention import attention_weights, condition
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, N, d_model) -> (B, num_heads, N, d_model / num_heads), a view."""
+    """Splits channels into heads, as a view: (B, N, d_model) -> (B, num_heads, N, d_model / num_heads)."""
     return x.view(*x.shape[:2], num_heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(B, num_heads, N, d) -> (B, N, num_heads * d)."""
+    """Concatenates the heads: (B, num_heads, N, d) -> (B, N, num_heads * d)."""
     return x.transpose(1, 2).flatten(2)
 
 
 def project(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
-    """What each of several linear layers makes of x, in one product: views of (..., d_out)."""
+    """Applies several linear layers to the same x in one matrix product; returns views (..., d_out) of the result."""
     weight = torch.cat([linear.weight for linear in linears])
     bias = torch.cat([linear.bias for linear in linears])
     return torch.split(F.linear(x, weight, bias), [linear.out_features for linear in linears], dim=-1)
 
 
 def attention_mask(padding: KeyMask | None) -> Tensor | None:
-    """(B, 1, 1, S), True where a key counts, as PyTorch has it."""
+    """Mask for PyTorch's attention: (B, 1, 1, S) bool, True where a key takes part."""
     return None if padding is None else ~padding.padding[:, None, None, :]
 
 
 def padded_keys(padding: KeyMask | None) -> Tensor | None:
-    """(B, S), True where padded."""
+    """Mask for the reference: (B, S) bool, True where padded."""
     return None if padding is None else padding.padding
 
 
 class AttentionMaps(NamedTuple):
-    """Cross-attention weights, (B, H, N, S) each: of content alone, of position alone, and those that are used."""
+    """Cross-attention weights of a layer, (B, H, N, S) each; rows sum to 1.
+
+    Attributes:
+        content: softmax of the content scores alone.
+        spatial: softmax of the spatial scores alone.
+        combined: the weights that the layer uses.
+    """
 
     content: Tensor
     spatial: Tensor
@@ -47,14 +53,27 @@ class AttentionMaps(NamedTuple):
 
 
 def single_weights(query: Tensor, key: Tensor, padding: KeyMask | None, scale: float | None = None) -> Tensor:
-    """The weights (B, H, N, S) that one kind of query and key leads to: (B, H, N, d), (B, H, S, d)."""
+    """Attention weights (B, H, N, S) of content or spatial queries and keys alone.
+
+    Args:
+        query: (B, H, N, d).
+        key: (B, H, S, d).
+        padding: mask of the keys, or None.
+        scale: factor of the scores; d ** -0.5 if None.
+    """
     return attention_weights(
         query, query[..., :0], key, key[..., :0], key_padding_mask=padded_keys(padding), scale=scale
     )
 
 
 class HeadProjections(nn.Module):
-    """What plain multi-head attention learns: projections of queries, keys, values and the output, no bias at first."""
+    """Projections of plain multi-head attention: queries, keys, values and output; biases start at zero.
+
+    Args:
+        d_model: width of the model, shared among the heads.
+        num_heads: number of heads.
+        dropout: dropout of the attention weights.
+    """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -71,8 +90,8 @@ class HeadProjections(nn.Module):
 class SelfAttention(HeadProjections):
     """Multi-head self-attention: positions are added to queries and keys, not to values.
 
-    With padding PyTorch cannot take its flash kernels. The fused kernels of conditional attention then serve, without a
-    spatial part.
+    PyTorch has no flash kernels for padded sequences. With ``fused``, those use the fused kernels of conditional
+    attention, without a spatial part.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float, *, fused: bool = False) -> None:
@@ -80,7 +99,13 @@ class SelfAttention(HeadProjections):
         self.fused = fused
 
     def forward(self, x: Tensor, position: Tensor, padding: KeyMask | None = None) -> Tensor:
-        """Args: x (B, S, d_model); position (B or 1, S, d_model); padding of the (B, S) positions, or None."""
+        """Attends from every position to every other: (B, S, d_model) -> (B, S, d_model).
+
+        Args:
+            x: (B, S, d_model).
+            position: (B or 1, S, d_model) position embeddings.
+            padding: mask of the (B, S) padded positions, or None.
+        """
         query, key = project(x + position, self.q_proj, self.k_proj)
         query, key, value = (split_heads(sequence, self.num_heads) for sequence in (query, key, self.v_proj(x)))
         return self.out_proj(merge_heads(self._attend(query, key, value, padding)))
@@ -96,7 +121,13 @@ class SelfAttention(HeadProjections):
 
 
 class QuerySelfAttention(nn.Module):
-    """Self-attention of the decoder: content and query position are projected each on its own, then added."""
+    """Decoder self-attention: content and position of the queries are projected separately, then added.
+
+    Args:
+        d_model: width of the model, shared among the heads.
+        num_heads: number of heads.
+        dropout: dropout of the attention weights.
+    """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -111,7 +142,12 @@ class QuerySelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """Args: x (B, N, d_model); query_pos (B or 1, N, d_model)."""
+        """Attends from every query to every other: (B, N, d_model) -> (B, N, d_model).
+
+        Args:
+            x: (B, N, d_model) decoder embeddings.
+            query_pos: (B or 1, N, d_model) object query embeddings.
+        """
         query, key, value = project(x, self.q_content_proj, self.k_content_proj, self.v_proj)
         query_place, key_place = project(query_pos, self.q_pos_proj, self.k_pos_proj)
         return self.out_proj(
@@ -164,15 +200,15 @@ class ConditionalCrossAttention(nn.Module):
         position: ImagePosition,
         padding: KeyMask | None,
     ) -> Tensor:
-        """Cross-attention from N queries to S image positions.
+        """Cross-attention from N queries to S image positions: (B, N, d_model).
 
         Args:
             x: (B or 1, N, d_model) output of the decoder self-attention.
             query_pos: (B or 1, N, d_model) object query embeddings o_q; used in the first layer.
             query_spatial: (B or 1, N, d_model) spatial queries p_q = lambda(f) * PE(sigmoid(s)).
             memory: (B, S, d_model) encoder output.
-            position: of the image features.
-            padding: of the (B, S) positions, or None.
+            position: embedded positions of the image features.
+            padding: mask of the (B, S) padded positions, or None.
         """
         dropout_p = self.dropout if self.training else 0.0
         heads = self._heads(x, query_pos, query_spatial, memory, position)
@@ -192,7 +228,7 @@ class ConditionalCrossAttention(nn.Module):
         position: ImagePosition,
         padding: KeyMask | None,
     ) -> AttentionMaps:
-        """The weights that the same arguments lead to, and those of content and of position alone."""
+        """Attention weights for the arguments of :meth:`forward`, and those of content and of position alone."""
         heads = self._heads(x, query_pos, query_spatial, memory, position)[:4]
         q_content, q_spatial, k_content, k_spatial = heads
         combined = attention_weights(*heads, key_padding_mask=padded_keys(padding))
@@ -208,7 +244,7 @@ class ConditionalCrossAttention(nn.Module):
     def _heads(
         self, x: Tensor, query_pos: Tensor, query_spatial: Tensor, memory: Tensor, position: ImagePosition
     ) -> list[Tensor]:
-        """Content and spatial queries, content and spatial keys, and values: (B, H, N or S, head dim)."""
+        """Content and spatial queries, content and spatial keys, and values: (B, H, N or S, head dim) each."""
         content = self.q_content_proj(x)
         spatial = self.q_spatial_proj(query_spatial)
         if self.q_pos_proj is not None:

@@ -1,4 +1,4 @@
-"""The conditional decoder (section 3.3): spatial queries from reference points, modulated by the decoder embedding."""
+"""The conditional decoder (section 3.3): spatial queries from reference points, scaled by the decoder embedding."""
 
 from typing import cast
 
@@ -14,12 +14,14 @@ from cond_detr_kernels import KeyMask
 
 
 class DecoderLayer(nn.Module):
-    """What all decoders' layers are made of; post-norm.
+    """A post-norm decoder layer with any self- and cross-attention: attention, residuals, norms, feed-forward network.
 
     Args:
         self_attn: attention among queries.
         cross_attn: attention to the image.
-        d_model, ffn_dim, dropout: of the layer.
+        d_model: width of the model.
+        ffn_dim: hidden width of the feed-forward network.
+        dropout: dropout of the residual branches.
     """
 
     def __init__(self, self_attn: nn.Module, cross_attn: nn.Module, d_model: int, ffn_dim: int, dropout: float) -> None:
@@ -34,18 +36,27 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def attend_to_queries(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """(B or 1, N, d_model) -> the same."""
+        """Self-attention with residual and norm: x (B or 1, N, d_model) -> the same shape."""
         return self.norm1(x + self.dropout(self.self_attn(x, query_pos)))
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The layer's output, from what :meth:`attend_to_queries` gave and what cross-attention made of it."""
+        """Adds the cross-attention and applies the feed-forward network: the layer's output (B or 1, N, d_model).
+
+        Args:
+            x: (B or 1, N, d_model) result of :meth:`attend_to_queries`.
+            attended: (B or 1, N, d_model) result of the cross-attention.
+        """
         x = self.norm2(x + self.dropout(attended))
         hidden = self.dropout(F.relu_(self.linear1(x)))
         return self.norm3(x + self.dropout(self.linear2(hidden)))
 
 
 class ConditionalDecoder(nn.Module):
-    """The decoder stack. A layer's spatial query is formed from the reference points' embedding by what it knows."""
+    """The decoder stack: each layer scales the embedded reference points by a function of its input (section 3.3).
+
+    Args:
+        m: architecture.
+    """
 
     def __init__(self, m: ModelConfig) -> None:
         super().__init__()
@@ -66,19 +77,19 @@ class ConditionalDecoder(nn.Module):
     def forward(
         self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
     ) -> Tensor:
-        """Decodes N object queries; the normed output of every layer (L, B, N, d_model).
+        """Decodes N object queries; returns the normalised output of every layer, (L, B, N, d_model).
 
         Args:
             query_pos: (1, N, d_model) object query embeddings, the same for all images.
-            reference: (1, N, 2) reference points in [0, 1].
+            reference: (1, N, 2) reference points (x, y) in [0, 1].
             memory: (B, S, d_model) encoder output.
-            position: of the image features.
-            padding: of the (B, S) positions, or None.
+            position: embedded positions of the image features.
+            padding: mask of the (B, S) padded positions, or None.
         """
         embedding = point_embedding(reference, query_pos.shape[-1]).to(query_pos.dtype)
         x = torch.zeros_like(query_pos)
         if self.training and self.dropout > 0:
-            # dropout draws for each image; without it the queries are the same for all until they have seen them
+            # dropout differs between images; without it, queries are the same for all up to the first cross-attention
             x = x.expand(memory.shape[0], -1, -1)
         outputs = []
         for i, layer in enumerate(cast("list[DecoderLayer]", self.layers)):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cond_detr.config import Config, ModelConfig, as_detr, preset
+from cond_detr.config import ModelConfig
 from cond_detr.models.attention import (
     AttentionMaps,
     HeadProjections,
@@ -17,7 +17,7 @@ from cond_detr.models.attention import (
     split_heads,
 )
 from cond_detr.models.decoder import DecoderLayer
-from cond_detr.models.detector import Detector
+from cond_detr.models.network import Network
 from cond_detr.models.position_encoding import ImagePosition
 from cond_detr_kernels import KeyMask
 
@@ -28,7 +28,15 @@ class AddedCrossAttention(HeadProjections):
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
     ) -> Tensor:
-        """As :class:`cond_detr.models.attention.ConditionalCrossAttention`, without a spatial query."""
+        """Cross-attention from N queries to S image positions: (B, N, d_model).
+
+        Args:
+            x: (B or 1, N, d_model) output of the decoder self-attention.
+            query_pos: (B or 1, N, d_model) object query embeddings.
+            memory: (B, S, d_model) encoder output.
+            position: embedded positions of the image features.
+            padding: mask of the (B, S) padded positions, or None.
+        """
         out = F.scaled_dot_product_attention(
             split_heads(self.q_proj(x + query_pos).expand(memory.shape[0], -1, -1), self.num_heads),
             split_heads(self.k_proj(memory + position.dense()), self.num_heads),
@@ -41,7 +49,7 @@ class AddedCrossAttention(HeadProjections):
     def maps(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
     ) -> AttentionMaps:
-        """The weights that the same arguments lead to, and those of content and of position alone."""
+        """Attention weights for the arguments of :meth:`forward`, and those of content and of position alone."""
 
         def weights(query: Tensor, key: Tensor) -> Tensor:
             q, k = self.q_proj(query).expand(memory.shape[0], -1, -1), self.k_proj(key).expand(len(memory), -1, -1)
@@ -52,7 +60,11 @@ class AddedCrossAttention(HeadProjections):
 
 
 class DETRDecoder(nn.Module):
-    """The decoder stack. Reference points play no part in it."""
+    """The decoder stack of DETR, which does not use reference points.
+
+    Args:
+        m: architecture.
+    """
 
     def __init__(self, m: ModelConfig) -> None:
         super().__init__()
@@ -69,9 +81,9 @@ class DETRDecoder(nn.Module):
         self.norm = nn.LayerNorm(m.d_model)
 
     def forward(
-        self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
+        self, query_pos: Tensor, _reference: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
     ) -> Tensor:
-        """As :class:`cond_detr.models.decoder.ConditionalDecoder`."""
+        """Decodes N object queries as :meth:`cond_detr.models.decoder.ConditionalDecoder.forward`."""
         x = torch.zeros_like(query_pos).expand(memory.shape[0], -1, -1)
         outputs = []
         for layer in cast("list[DecoderLayer]", self.layers):
@@ -81,13 +93,8 @@ class DETRDecoder(nn.Module):
         return torch.stack(outputs)
 
 
-class DETR(Detector):
-    """Plain DETR. Its settings can be changed to the rows of Table 4: reference points, offsets, focal loss."""
+class DETRNetwork(Network):
+    """DETR's network. Settings turn it into the variants of Table 4: reference points, offsets, focal loss."""
 
     kind = "detr"
     decoder_class = DETRDecoder
-
-    @staticmethod
-    def adapt(name: str) -> Config:
-        """The preset of that name with DETR's settings."""
-        return as_detr(preset(name))

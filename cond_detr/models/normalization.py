@@ -1,4 +1,4 @@
-"""Two kinds of batch norm: frozen, for backbones that start from ImageNet, and trained, for small ones from scratch."""
+"""Batch norm: frozen, for backbones pretrained on ImageNet, and synchronised, for small ones trained from scratch."""
 
 import torch
 import torch.distributed.nn.functional as dist_nn
@@ -8,7 +8,12 @@ from cond_detr import distributed
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm with fixed statistics and affine parameters, none of them trained."""
+    """Batch norm with fixed statistics and affine parameters, all of them buffers.
+
+    Args:
+        channels: number of channels.
+        eps: added to the variance.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -24,22 +29,24 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """What it does to a channel: scale and shift, (channels,) each."""
+        """Scale and shift of each channel that the layer amounts to, (channels,) each."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalises (B, channels, H, W) features."""
         scale, shift = self.affine()
         return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that trains on the statistics of all processes' images together.
+    """Batch norm whose statistics in training are those of the batches of all processes together.
 
-    ``torch.nn.SyncBatchNorm`` does the same for GPUs only. With one process this is plain batch norm.
+    Unlike ``torch.nn.SyncBatchNorm`` it also works on CPUs. With one process it is plain batch norm.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalises (B, channels, H, W) features."""
         if not self.training or distributed.world_size() == 1:
             return super().forward(x)
         features = x.float()
@@ -62,6 +69,6 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    """An all-reduce that gradients flow through, summed over the processes likewise."""
-    summed: Tensor = dist_nn.all_reduce(tensor)  # type: ignore[no-untyped-call]
+    """All-reduce that gradients flow through: they are summed over the processes as well."""
+    summed: Tensor = dist_nn.all_reduce(tensor)
     return summed

@@ -11,40 +11,45 @@ TEMPERATURE = 10000.0
 
 
 def sine_embedding(position: Tensor, dim: int) -> Tensor:
-    """Embeds angles: (...) radians at the lowest frequency -> (..., dim), sines and cosines interleaved."""
+    """Embeds positions (...) as (..., dim): sines and cosines of decreasing frequencies, interleaved.
+
+    Args:
+        position: (...) angles at the highest frequency, in radians.
+        dim: channels of the embedding.
+    """
     exponent = torch.arange(dim // 2, dtype=torch.float32, device=position.device) * (2 / dim)
     angle = position[..., None] / TEMPERATURE**exponent
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
 def point_embedding(points: Tensor, dim: int) -> Tensor:
-    """Embeds (..., 2) points (x, y) in [0, 1] as the image positions are embedded: (..., dim), y before x."""
+    """Embeds points (..., 2), (x, y) in [0, 1], like image positions: (..., dim), the channels of y first."""
     x, y = (points.float() * (2 * math.pi)).unbind(-1)
     return torch.cat([sine_embedding(y, dim // 2), sine_embedding(x, dim // 2)], dim=-1)
 
 
 class ImagePosition(NamedTuple):
-    """Embedded positions of B feature maps, or of one that stands for all, an axis at a time.
+    """Position embeddings of B feature maps, or of one that stands for all, stored for each axis separately.
 
     Attributes:
-        y: (B, H, d / 2) of the rows.
-        x: (B, W, d / 2) of the columns.
+        y: (B or 1, H, d / 2) embeddings of the rows.
+        x: (B or 1, W, d / 2) embeddings of the columns.
     """
 
     y: Tensor
     x: Tensor
 
     def dense(self) -> Tensor:
-        """(B, H * W, d), row by row, y before x."""
+        """Embeddings of all positions, (B or 1, H * W, d), row by row; the channels of y before those of x."""
         height, width = self.y.shape[1], self.x.shape[1]
         y = self.y[:, :, None].expand(-1, -1, width, -1)
         x = self.x[:, None].expand(-1, height, -1, -1)
         return torch.cat([y, x], dim=-1).flatten(1, 2)
 
     def project(self, linear: nn.Linear) -> Tensor:
-        """``linear`` of the dense embedding, (B, H * W, d_out), by projecting H + W rows instead of H * W.
+        """Applies a linear layer to the dense embeddings, (B or 1, H * W, d_out), at the cost of H + W rows.
 
-        For the embedding is [y, x], and so its projection the sum of one of y and one of x.
+        The embedding of a position is [y, x], so its projection is the sum of a projection of y and one of x.
         """
         half = self.y.shape[-1]
         y = F.linear(self.y, linear.weight[:, :half], linear.bias)
@@ -53,13 +58,13 @@ class ImagePosition(NamedTuple):
 
 
 def image_position(padding: Tensor, dim: int) -> ImagePosition:
-    """Embeds the positions of padded images, fp32.
+    """Embeds the positions of padded feature maps, in fp32.
 
-    Positions count from 1 and are divided by the size of the image without padding.
+    Positions count from 1 and are divided by the size of the feature map without padding.
 
     Args:
-        padding: (B, H, W) bool, True below and to the right of each image.
-        dim: of the embedding, both axes together.
+        padding: (B, H, W) bool, True where padded, at the right and at the bottom.
+        dim: channels of the embedding, both axes together.
     """
     # counted in integers, which CUDA sums deterministically
     valid = (~padding).int()

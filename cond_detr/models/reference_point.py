@@ -1,4 +1,4 @@
-"""Reference points: where each object query looks first (section 3.2)."""
+"""Reference points of the object queries (section 3.2)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +7,13 @@ from cond_detr.models.mlp import MLP
 
 
 class ReferencePoint(nn.Module):
-    """Points s of N object queries, before the sigmoid: (1, N, 2).
+    """Reference points s of N object queries, before the sigmoid: (1, N, 2).
 
     Args:
-        kind: "predicted" from the object queries by a small network, "learned" as parameters, or fixed at the "origin",
-            s = 0, the centre of the image, as DETR has it (section 4.3).
-        num_queries: N.
-        d_model: width of the object queries.
+        kind: "predicted" from the object queries by a small network, "learned" as parameters, or fixed at the "origin"
+            s = 0, the centre of the image, as in DETR (section 4.3).
+        num_queries: number N of object queries.
+        d_model: width of the object query embeddings.
     """
 
     def __init__(self, kind: str, num_queries: int, d_model: int) -> None:
@@ -23,7 +23,7 @@ class ReferencePoint(nn.Module):
         self.points = nn.Parameter(torch.logit(torch.rand(num_queries, 2), eps=0.01)) if kind == "learned" else None
 
     def forward(self, query_pos: Tensor) -> Tensor:
-        """Args: query_pos (1, N, d_model)."""
+        """Points (1, N, 2) fp32, (x, y) before the sigmoid, of object query embeddings (1, N, d_model)."""
         # in fp32 also under autocast: bf16 would move the points of a large image by pixels
         with torch.autocast(query_pos.device.type, enabled=False):
             if self.head is not None:

@@ -16,7 +16,7 @@ Norm = Callable[[int], nn.Module]
 
 
 def convolve(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))``. Frozen batch norm is folded into the weights: no pass over the features of its own."""
+    """Computes ``norm(conv(x))``, with a frozen batch norm folded into the convolution's weights and bias."""
     if not isinstance(norm, FrozenBatchNorm2d):
         return cast(Tensor, norm(conv(x)))
     scale, shift = norm.affine()
@@ -25,7 +25,15 @@ def convolve(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (ResNet-18 and 34)."""
+    """Residual block of two 3x3 convolutions (ResNet-18 and 34).
+
+    Args:
+        inputs: input channels.
+        width: output channels.
+        stride: stride of the first convolution.
+        dilation: dilation of both.
+        norm: normalisation layer.
+    """
 
     expansion = 1
 
@@ -38,13 +46,22 @@ class BasicBlock(nn.Module):
         self.downsample = downsampling(inputs, width, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Applies the block: (B, inputs, H, W) -> (B, width, H / stride, W / stride)."""
         out = F.relu_(convolve(self.conv1, self.bn1, x))
         out = convolve(self.conv2, self.bn2, out)
         return F.relu_(out + shortcut(self.downsample, x))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions beside a shortcut (ResNet-50 and 101)."""
+    """Residual block of a 1x1, a 3x3 and a 1x1 convolution (ResNet-50 and 101).
+
+    Args:
+        inputs: input channels.
+        width: channels of the 3x3 convolution; the block has four times as many outputs.
+        stride: stride of the 3x3 convolution.
+        dilation: dilation of the 3x3 convolution.
+        norm: normalisation layer.
+    """
 
     expansion = 4
 
@@ -59,6 +76,7 @@ class Bottleneck(nn.Module):
         self.downsample = downsampling(inputs, width * self.expansion, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Applies the block: (B, inputs, H, W) -> (B, 4 * width, H / stride, W / stride)."""
         out = F.relu_(convolve(self.conv1, self.bn1, x))
         out = F.relu_(convolve(self.conv2, self.bn2, out))
         out = convolve(self.conv3, self.bn3, out)
@@ -66,12 +84,14 @@ class Bottleneck(nn.Module):
 
 
 def downsampling(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Sequential | None:
+    """Creates the 1x1 convolution and norm of a shortcut that changes shape; None if it does not."""
     if inputs == outputs and stride == 1:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
 
 
 def shortcut(downsample: nn.Sequential | None, x: Tensor) -> Tensor:
+    """The shortcut of a block: x, downsampled if there is a :func:`downsampling`."""
     if downsample is None:
         return x
     conv, norm = downsample
@@ -80,15 +100,16 @@ def shortcut(downsample: nn.Sequential | None, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ResNetLayout:
-    """What tells one ResNet from another.
+    """Architecture of a ResNet.
 
     Attributes:
         block: the residual block.
-        depths: blocks in each stage; the stages have strides 4, 8, 16 and 32.
-        width: channels of the first stage; each later one doubles them.
-        stem_kernel: size of the first convolution.
+        depths: number of blocks in each stage; the stages have strides 4, 8, 16 and 32.
+        width: width of the first stage; each later one doubles it.
+        stem_kernel: kernel size of the first convolution.
         norm: normalisation layer.
-        pretrained: starts from ImageNet weights, so that the stem and the first stage stay frozen as in DETR.
+        pretrained: whether it is meant to start from ImageNet weights; the stem and the first stage are then frozen,
+            as in DETR.
     """
 
     block: type[BasicBlock | Bottleneck]
@@ -99,7 +120,7 @@ class ResNetLayout:
     pretrained: bool = True
 
     def stride(self, dilation: bool) -> int:
-        """Pixels per position of the last stage's features."""
+        """Stride of the last stage in pixels, with or without dilation (DC5)."""
         return 2 ** (1 + len(self.depths) - int(dilation))
 
 
@@ -147,6 +168,7 @@ class ResNet(nn.Module):
                 parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Features of the last stage of (B, 3, H, W) images."""
         x = F.relu_(convolve(self.conv1, self.bn1, images))
         x = F.max_pool2d(x, 3, 2, 1)
         for i in range(self.num_stages):

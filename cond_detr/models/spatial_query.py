@@ -1,4 +1,4 @@
-"""The spatial query of a decoder layer, in all forms that the paper compares (section 3.3, Table 3, Figure 5)."""
+"""The spatial query of a decoder layer, with all variants of the paper (section 3.3, Table 3, Figure 5)."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from cond_detr.models.mlp import MLP
 
 
 def transformation_size(projection: str, d_model: int, num_heads: int) -> int:
-    """How many numbers make a transformation T of the position embedding, of a form."""
+    """Number of elements of a transformation T of the position embedding, by the form of T."""
     sizes = {
         "identity": 0,
         "scalar": 1,
@@ -18,7 +18,17 @@ def transformation_size(projection: str, d_model: int, num_heads: int) -> int:
 
 
 def transform(embedding: Tensor, numbers: Tensor, projection: str, num_heads: int) -> Tensor:
-    """T p: the embedding (1, N, d) transformed by matrices made of ``numbers`` (B, N, transformation_size)."""
+    """Transforms position embeddings p to T p.
+
+    Args:
+        embedding: (1, N, d_model) embeddings p.
+        numbers: (B, N, transformation_size) elements of T for each query.
+        projection: form of T, but not "identity".
+        num_heads: number of heads, the blocks of the form "block".
+
+    Returns:
+        (B, N, d_model).
+    """
     d_model = embedding.shape[-1]
     if projection in {"scalar", "diagonal"}:
         return embedding * numbers
@@ -30,14 +40,16 @@ def transform(embedding: Tensor, numbers: Tensor, projection: str, num_heads: in
 
 
 class SpatialQuery(nn.Module):
-    """p_q, from the embedding p_s of the reference points and what the decoder knows.
+    """Spatial queries p_q = T p_s: embedded reference points, transformed by a function of the decoder embedding.
 
     Args:
-        scheme: "csq": T(f) p_s with f the output of the layer before; "csq-t": the transformation alone, lambda(f);
+        scheme: "csq": T(f) p_s with f the output of the previous layer; "csq-t": the transformation alone, lambda(f);
             "csq-p": p_s alone; "csq-c": f alone; "csq-i": T(c) p_s with c the output of this layer's self-attention.
         projection: form of T: "identity", a "scalar", the "diagonal" lambda of the paper, a "block" for each head, or
             "full".
-        d_model, num_heads, num_layers: of the decoder.
+        d_model: width of the model.
+        num_heads: number of heads.
+        num_layers: number of decoder layers.
     """
 
     def __init__(self, scheme: str, projection: str, d_model: int, num_heads: int, num_layers: int) -> None:
@@ -50,13 +62,13 @@ class SpatialQuery(nn.Module):
         self.query_scale = MLP(d_model, d_model, size, num_layers=2) if size else None
 
     def forward(self, embedding: Tensor, x: Tensor, attended: Tensor, *, first: bool) -> Tensor:
-        """Spatial queries (B or 1, N, d_model).
+        """Spatial queries (B or 1, N, d_model) of one layer.
 
         Args:
-            embedding: (1, N, d_model) p_s.
-            x: (B or 1, N, d_model) output f of the layer before.
+            embedding: (1, N, d_model) embedded reference points p_s.
+            x: (B or 1, N, d_model) output f of the previous layer.
             attended: (B or 1, N, d_model) output c of this layer's self-attention.
-            first: whether this is the first layer, which has nothing to transform by: there T is the identity.
+            first: whether this is the first layer. Its f is still zero, so T is the identity there, but for "csq-t".
         """
         if self.scheme == "csq-c":
             return x

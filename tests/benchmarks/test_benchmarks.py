@@ -228,7 +228,7 @@ def test_the_transformers_package_has_the_same_sizes(preset: str) -> None:
     """Every tensor of theirs has its place in ours, and the same ones are trained."""
     with torch.device("meta"):
         theirs = step_bench.transformers_model(step_bench.preset(preset))
-        ours = step_bench.ConditionalDETR.from_preset(preset, step_bench.NUM_CLASSES)
+        ours = step_bench.new_network(step_bench.preset(preset), step_bench.NUM_CLASSES)
     translated = step_bench.to_ours(theirs.state_dict())
     own = ours.state_dict()
     assert {name: tensor.shape for name, tensor in translated.items() if "tracked" not in name} == {

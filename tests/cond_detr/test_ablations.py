@@ -11,22 +11,31 @@ import torch.nn.functional as F
 from torch.export import Dim, export
 
 from cond_detr import DETR, ConditionalDETR, Detector, InputError, preset
-from cond_detr.checkpoints import Checkpoint
 from cond_detr.classes import Classes
-from cond_detr.config import Config, LossConfig, ModelConfig, as_detr, choices
-from cond_detr.criterion import Criterion
+from cond_detr.config import Config, LossConfig, ModelConfig
 from cond_detr.data.batching import Batch, pad_targets
-from cond_detr.models import build
+from cond_detr.models.model import new_network
+from cond_detr.models.predictions import Predictions, detections
 from cond_detr.models.spatial_query import SpatialQuery, transform, transformation_size
-from cond_detr.optim import make_optimizer
-from cond_detr.predictions import Predictions, detections
-from cond_detr.step import TrainStep
+from cond_detr.presets import as_detr
+from cond_detr.settings import declared
+from cond_detr.train.criterion import Criterion
+from cond_detr.train.optim import make_optimizer
+from cond_detr.train.step import TrainStep
+from cond_detr.weights.checkpoint import Checkpoint
 from tests.cond_detr.test_training import TINY, log, run_train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = Classes(("a", "b", "c"), (1, 2, 3))
 SMALL = preset("shapes")
+
+
+def choices(section: type, name: str) -> tuple[str, ...]:
+    """The values that a setting may have."""
+    return declared(section)[name].choices
+
+
 # Section 4.3, Table 3, Figure 5 and Table 4
 CONDITIONAL: list[dict[str, object]] = [
     *({"reference_point": kind} for kind in choices(ModelConfig, "reference_point")),
@@ -64,27 +73,27 @@ def taken(step: TrainStep, batch: Batch) -> None:
 
 @pytest.mark.parametrize("config", configs().values(), ids=configs())
 def test_trains_saves_resumes_and_detects(config: Config, tmp_path: Path) -> None:
-    model = build(config, CLASSES).train()
-    optimizer = make_optimizer(model, config.train)
-    step = TrainStep(model, model, Criterion(config.loss), optimizer, config.train)
+    network = new_network(config, len(CLASSES)).train()
+    optimizer = make_optimizer(network, config.train)
+    step = TrainStep(network, network, Criterion(config.loss), optimizer, config.train)
     targets = pad_targets([torch.tensor([0, 2]), torch.tensor([1])], [torch.rand(2, 4) * 0.4 + 0.2, torch.rand(1, 4)])
     batch = Batch(torch.randn(2, 3, 32, 48), None, targets, (0, 1), [(48, 32)] * 2)
-    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     for _ in range(2):  # the last layer of the box head starts at zero, and holds gradients back
         taken(step, batch)
-    for name, parameter in model.named_parameters():
+    for name, parameter in network.named_parameters():
         assert not torch.equal(parameter, before[name]), name
-    Checkpoint(tmp_path / "x.pt", config, CLASSES, model.state_dict()).save()
+    Checkpoint(tmp_path / "x.pt", config, CLASSES, network.state_dict()).save()
     again = Detector.from_checkpoint(tmp_path / "x.pt")
     assert type(again) is (DETR if config.model.kind == "detr" else ConditionalDETR)
-    resumed = make_optimizer(again.train(), config.train)
+    resumed = make_optimizer(again.network.train(), config.train)
     resumed.load_state_dict(deepcopy(optimizer.state_dict()))
     taken(step, batch)
-    taken(TrainStep(again, again, Criterion(config.loss), resumed, config.train), batch)
-    model.eval(), again.eval()
-    for ours, theirs in zip(again(batch.images), model(batch.images), strict=True):
+    taken(TrainStep(again.network, again.network, Criterion(config.loss), resumed, config.train), batch)
+    network.eval(), again.network.eval()
+    for ours, theirs in zip(again.network(batch.images), network(batch.images), strict=True):
         assert torch.equal(ours, theirs)
-    found = detections(model(batch.images), batch.sizes, CLASSES, softmax=model.softmax)[0]
+    found = detections(network(batch.images), batch.sizes, CLASSES, softmax=network.softmax)[0]
     assert set(found.names) <= {"a", "b", "c"}
     assert found.scores.max() <= 1
 
@@ -93,34 +102,34 @@ def test_trains_saves_resumes_and_detects(config: Config, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", [name for name in configs() if name.endswith("focal")])
 def test_exports(name: str) -> None:
     """One graph for any number and size of images. The classification only changes how many scores there are."""
-    model = build(configs()[name], CLASSES).eval()
+    network = new_network(configs()[name], len(CLASSES)).eval()
     sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
-    exported = export(model, (torch.randn(2, 3, 32, 48),), dynamic_shapes=sizes).module()
+    exported = export(network, (torch.randn(2, 3, 32, 48),), dynamic_shapes=sizes).module()
     images = torch.randn(3, 3, 80, 56)
-    for ours, theirs in zip(exported(images), model(images), strict=True):
+    for ours, theirs in zip(exported(images), network(images), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"kind": "detr", "spatial_query": "csq-p"}, "--spatial-query belongs to conditional cross-attention"),
-        ({"kind": "detr", "projection": "full"}, "--projection belongs to conditional cross-attention"),
-        ({"kind": "detr", "fused_attn": True}, "--fused-attn belongs to conditional cross-attention"),
-        ({"spatial_query": "csq-p", "projection": "block"}, "of which --spatial-query csq-p has none"),
+        ({"kind": "detr", "spatial_query": "csq-p"}, "`spatial_query` belongs to conditional cross-attention"),
+        ({"kind": "detr", "projection": "full"}, "`projection` belongs to conditional cross-attention"),
+        ({"kind": "detr", "fused_attn": True}, "`fused_attn` belongs to conditional cross-attention"),
+        ({"spatial_query": "csq-p", "projection": "block"}, "of which `spatial_query` csq-p has none"),
         ({"kind": "yolo"}, "unknown model 'yolo'; there are conditional-detr, detr"),
         ({"backbone": "vgg"}, "unknown backbone 'vgg'"),
-        ({"d_model": 100}, "d_model must be a multiple of 4"),
+        ({"d_model": 100}, "`d_model` must be a multiple of 4"),
     ],
 )
 def test_what_makes_no_model(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        build(replace(SMALL, model=replace(SMALL.model, **settings)), CLASSES)  # type: ignore[arg-type]
+        new_network(replace(SMALL, model=replace(SMALL.model, **settings)), len(CLASSES))  # type: ignore[arg-type]
 
 
 def test_another_kind_of_checkpoint(tmp_path: Path) -> None:
     model = DETR.from_preset("shapes", 3)
-    Checkpoint(tmp_path / "x.pt", model.config, model.classes, model.state_dict()).save()
+    Checkpoint(tmp_path / "x.pt", model.config, model.classes, model.network.state_dict()).save()
     with pytest.raises(InputError, match=r"x\.pt is of a DETR, not of a ConditionalDETR"):
         ConditionalDETR.from_checkpoint(tmp_path / "x.pt")
 

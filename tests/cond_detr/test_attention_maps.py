@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cond_detr import DETR, ConditionalDETR, Detector, InputError, attention_maps, cli
-from cond_detr.attention_maps import detection_maps, side_shares
-from cond_detr.checkpoints import Checkpoint
+from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli
+from cond_detr.attention_maps import __main__ as attention_maps
+from cond_detr.attention_maps.maps import detection_maps, side_shares
 from cond_detr.models.attention import split_heads
+from cond_detr.weights.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,15 +26,15 @@ def picture(width: int = 80, height: int = 56) -> Image.Image:
 @pytest.mark.parametrize("layer", [0, 1])
 def test_combined_weights_are_those_in_use(kind: type[Detector], layer: int) -> None:
     """Weighing the values with them gives what the layer's attention gives."""
-    model = kind.from_preset("shapes", 3).eval()
-    for parameter in model.decoder.parameters():
+    network = kind.from_preset("shapes", 3).network.eval()
+    for parameter in network.decoder.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    cross_attn = model.decoder.layers[layer].cross_attn  # type: ignore[union-attr, index]
+    cross_attn = network.decoder.layers[layer].cross_attn  # type: ignore[union-attr, index]
     kept = []
     cross_attn.register_forward_hook(lambda _, arguments, output: kept.append((arguments, output)))
     padding = torch.zeros(2, 56, 80, dtype=torch.bool)
     padding[1, :, 40:] = True
-    model(torch.randn(2, 3, 56, 80), padding)
+    network(torch.randn(2, 3, 56, 80), padding)
     arguments, output = kept[0]
     maps = cross_attn.maps(*arguments)
     memory = arguments[-3]
@@ -49,15 +50,15 @@ def test_combined_weights_are_those_in_use(kind: type[Detector], layer: int) -> 
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize(("silent", "other"), [("content", "spatial"), ("spatial", "content")])
 def test_without_one_part_the_weights_are_those_of_the_other(layer: int, silent: str, other: str) -> None:
-    model = ConditionalDETR.from_preset("shapes", 3).eval()
-    cross_attn = model.decoder.layers[layer].cross_attn  # type: ignore[union-attr, index]
+    network = ConditionalDETR.from_preset("shapes", 3).network.eval()
+    cross_attn = network.decoder.layers[layer].cross_attn  # type: ignore[union-attr, index]
     names = [f"q_{silent}_proj", *(["q_pos_proj"] if layer == 0 and silent == "content" else [])]
     for name in names:
         for parameter in getattr(cross_attn, name).parameters():
             parameter.zero_()
     kept = []
     cross_attn.register_forward_pre_hook(lambda _, arguments: kept.append(arguments))
-    model(torch.randn(2, 3, 56, 80))
+    network(torch.randn(2, 3, 56, 80))
     maps = cross_attn.maps(*kept[0])
     assert (maps.combined - 1 / 70).abs().max() > 1e-3  # not all positions alike
     torch.testing.assert_close(getattr(maps, silent), torch.full_like(maps.combined, 1 / 70))
@@ -68,14 +69,15 @@ def test_without_one_part_the_weights_are_those_of_the_other(layer: int, silent:
 @pytest.mark.parametrize("kind", [ConditionalDETR, DETR])
 def test_maps_of_detections(kind: type[Detector]) -> None:
     """No way to see where heads look: ConditionalDETR#4, #18, #20, detr#127."""
-    model = kind.from_preset("shapes", 3).eval()
+    model = kind.from_preset("shapes", 3)
+    model.network.eval()
     found = detection_maps(model, picture(), count=4)
     assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
     (best,) = model.predict([picture()], threshold=0.0)
     assert found[0].name == best.names[0]
     torch.testing.assert_close(found[0].box * torch.tensor([80, 56, 80, 56]), best.boxes[0])
     assert found[0].spatial.shape == (model.config.model.num_heads, 6, 8)
-    with pytest.raises(InputError, match="--layer 7: the decoder has the layers 0 to 2"):
+    with pytest.raises(InputError, match="`layer` 7: the decoder has the layers 0 to 2"):
         detection_maps(model, picture(), layer=7)
 
 
@@ -93,7 +95,7 @@ def test_shares_of_a_map_that_is_known() -> None:
 
 def test_the_command_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = ConditionalDETR.from_preset("shapes", 3)
-    Checkpoint(tmp_path / "x.pt", model.config, model.classes, model.state_dict()).save()
+    Checkpoint(tmp_path / "x.pt", model.config, model.classes, model.network.state_dict()).save()
     picture().save(tmp_path / "photo.png")
     arguments = [tmp_path / "photo.png", "--checkpoint", tmp_path / "x.pt", "--output-dir", tmp_path / "out"]
     with pytest.raises(SystemExit) as stop:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cond_detr import check_data, cli
+from cond_detr import cli
+from cond_detr.check_data import __main__ as check_data
 from cond_detr.data import shapes
 
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from cond_detr import ConditionalDETR, InputError, preset
 from cond_detr.config import Config
-from cond_detr.criterion import Criterion
-from cond_detr.cuda_graphs import MAX_GRAPHS, CudaRecorder, GraphedStep, Recorder, flat_gradients, why_not
 from cond_detr.data.batching import Batch, pad_targets
-from cond_detr.optim import make_optimizer, restore, set_lr
-from cond_detr.step import TrainStep
+from cond_detr.models.model import new_network
+from cond_detr.train.criterion import Criterion
+from cond_detr.train.cuda_graphs import MAX_GRAPHS, CudaRecorder, GraphedStep, Recorder, flat_gradients, why_not
+from cond_detr.train.optim import make_optimizer, restore, set_lr
+from cond_detr.train.step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 T = TypeVar("T")
@@ -55,10 +56,9 @@ def config_with(dropout: float) -> Config:
 def make_step(device: torch.device, dropout: float = 0.1, *, capturable: bool = False) -> TrainStep:
     torch.manual_seed(0)
     config = config_with(dropout)
-    model = ConditionalDETR.from_preset("shapes", 3)
-    model = ConditionalDETR(config, model.classes).to(device).train()
-    optimizer = make_optimizer(model, config.train, capturable=capturable)
-    return TrainStep(model, model, Criterion(config.loss), optimizer, config.train)
+    network = new_network(config, 3).to(device).train()
+    optimizer = make_optimizer(network, config.train, capturable=capturable)
+    return TrainStep(network, network, Criterion(config.loss), optimizer, config.train)
 
 
 def make_batch(height: int, width: int, counts: list[int], device: torch.device, *, padded: bool = True) -> Batch:
@@ -142,13 +142,13 @@ def test_a_refusal_by_cuda_stops_the_run() -> None:
             except RuntimeError:
                 raise torch.AcceleratorError("operation failed due to a previous error during capture") from None
 
-    with pytest.raises(InputError, match=r"cannot be captured \(the first cause\); start again without --cuda-graphs"):
+    with pytest.raises(InputError, match=r"cannot be captured \(the first cause\); start again without `cuda_graphs`"):
         train(GraphedStep(make_step(torch.device("cpu")), Refusing()), some_batches(torch.device("cpu")))
 
 
 def test_the_number_of_graphs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_GRAPHS > 1
-    monkeypatch.setattr("cond_detr.cuda_graphs.MAX_GRAPHS", 1)
+    monkeypatch.setattr("cond_detr.train.cuda_graphs.MAX_GRAPHS", 1)
     device = torch.device("cpu")
     plain, inner = make_step(device), make_step(device)
     recorder = Repeater()
@@ -159,16 +159,16 @@ def test_the_number_of_graphs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_gradients_share_a_buffer_and_keep_their_layout() -> None:
-    model = make_step(torch.device("cpu")).model
-    flat = flat_gradients(model)
+    network = make_step(torch.device("cpu")).model
+    flat = flat_gradients(network)
     flat.fill_(3.0)
-    for name, parameter in model.named_parameters():
+    for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None
             assert (parameter.grad == 3).all(), name
             assert parameter.grad.stride() == parameter.stride(), name
             parameter.grad.zero_()
-    assert flat.count_nonzero() < 64 * len(list(model.parameters()))  # the gaps are still 3
+    assert flat.count_nonzero() < 64 * len(list(network.parameters()))  # the gaps are still 3
 
 
 def test_a_state_moves_between_captured_and_other_runs() -> None:
@@ -187,12 +187,12 @@ def test_a_state_moves_between_captured_and_other_runs() -> None:
 
 def test_obstacles_are_named() -> None:
     config = config_with(0.1)
-    model = ConditionalDETR.from_preset("shapes", 3)
+    network = ConditionalDETR.from_preset("shapes", 3).network
     cuda = torch.device("cuda")
-    assert why_not(config, model, torch.device("cpu")) == "cpu is not a CUDA device"
-    assert why_not(config, model, cuda) is None
+    assert why_not(config, network, torch.device("cpu")) == "cpu is not a CUDA device"
+    assert why_not(config, network, cuda) is None
     scipy = replace(config, loss=replace(config.loss, matcher="scipy"))
-    assert why_not(scipy, model, cuda) == "the matcher 'scipy' works on the host"
+    assert why_not(scipy, network, cuda) == "the matcher 'scipy' works on the host"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -12,9 +12,10 @@ from pycocotools.cocoeval import COCOeval
 
 from cond_detr.config import DataConfig
 from cond_detr.data import open_split, shapes
-from cond_detr.data.coco import Annotations, check_annotations
-from cond_detr.evaluation import coco_results, evaluate_results
-from cond_detr.predictions import Detections
+from cond_detr.data.annotations import Annotations, check_annotations
+from cond_detr.evaluate.coco_metrics import evaluate_results
+from cond_detr.models.predictions import Detections
+from cond_detr.predict.results import coco_results
 
 
 def truth_as_results(annotations: Annotations) -> list[dict[str, Any]]:

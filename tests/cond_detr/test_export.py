@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli
-from cond_detr import export as exporting
-from cond_detr.checkpoints import Checkpoint
 from cond_detr.classes import Classes
-from cond_detr.config import preset
-from cond_detr.export import Exportable, Exported, export
-from cond_detr.predictions import Ranked
+from cond_detr.export import Exported, export
+from cond_detr.export import __main__ as exporting
+from cond_detr.export.write import Exportable
+from cond_detr.models.predictions import Ranked
+from cond_detr.presets import as_detr, preset
+from cond_detr.weights.checkpoint import Checkpoint
 
 FILES = {"onnx": "x.onnx", "torch": "x.pt2", "aot": "x.pt2"}
 
@@ -23,11 +24,14 @@ FILES = {"onnx": "x.onnx", "torch": "x.pt2", "aot": "x.pt2"}
 def detector(kind: type[Detector]) -> Detector:
     """Untrained, with weights that make its scores differ."""
     torch.manual_seed(0)
-    model = kind(kind.adapt("shapes"), Classes(("cat", "dog", "owl"), (5, 3, 9))).eval()
+    base = preset("shapes")
+    config = as_detr(base) if kind is DETR else base
+    model = kind.new(config, Classes(("cat", "dog", "owl"), (5, 3, 9)))
+    model.network.eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.network.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
-        model.class_head.weight.normal_()
+        model.network.class_head.weight.normal_()
     return model
 
 
@@ -38,7 +42,7 @@ def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: P
     model = detector(kind)
     path = tmp_path / FILES[form]
     if form == "aot":  # as the command does: a compilation of its own
-        Checkpoint(tmp_path / "best.pt", model.config, model.classes, model.state_dict()).save()
+        Checkpoint(tmp_path / "best.pt", model.config, model.classes, model.network.state_dict()).save()
         arguments = ["--checkpoint", tmp_path / "best.pt", path, "--device", "cpu", "--format", form]
         command = [sys.executable, "-m", "cond_detr.export", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -69,7 +73,7 @@ def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: P
 
 def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = detector(ConditionalDETR)
-    Checkpoint(tmp_path / "best.pt", model.config, model.classes, model.state_dict()).save()
+    Checkpoint(tmp_path / "best.pt", model.config, model.classes, model.network.state_dict()).save()
     arguments = ["--checkpoint", str(tmp_path / "best.pt"), str(tmp_path / "out" / "x.pt2"), "--device", "cpu"]
     with pytest.raises(SystemExit) as stop:
         cli.run(exporting.main, arguments)
@@ -79,7 +83,7 @@ def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ConditionalDETR(preset("shapes"), Classes.numbered(2)).eval()
+    model = ConditionalDETR.new(preset("shapes"), Classes.numbered(2))
     with pytest.raises(InputError, match=r"x\.pt should end in \.pt2 for format torch"):
         export(model, tmp_path / "x.pt")
     with pytest.raises(InputError, match="unknown format 'tflite'; there are onnx, torch, aot"):

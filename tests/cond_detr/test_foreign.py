@@ -11,24 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from cond_detr import (
-    DETR,
-    ConditionalDETR,
-    Detector,
-    InputError,
-    attention_maps,
-    cli,
-    convert,
-    evaluate,
-    predict,
-    preset,
-)
-from cond_detr.checkpoints import Checkpoint
+from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli, preset
+from cond_detr.attention_maps import __main__ as attention_maps
 from cond_detr.classes import UNUSED, Classes
-from cond_detr.config import as_detr
-from cond_detr.foreign import open_checkpoint
-from cond_detr.models import build
-from cond_detr.naming import LAYOUTS, from_ours, to_ours
+from cond_detr.convert import __main__ as convert
+from cond_detr.evaluate import __main__ as evaluate
+from cond_detr.models.model import new_network
+from cond_detr.predict import __main__ as predict
+from cond_detr.presets import as_detr
+from cond_detr.weights.checkpoint import Checkpoint
+from cond_detr.weights.foreign import open_checkpoint
+from cond_detr.weights.naming import LAYOUTS, from_ours, to_ours
 from tests.cond_detr.test_parity import padded_batch, transformers_detr, transformers_model
 
 SMALL = preset("shapes")
@@ -53,7 +46,7 @@ def test_a_file_of_the_transformers_package_and_back(name: str, tmp_path: Path) 
     assert model.config.preset == name
     images, padding = padded_batch()
     want = theirs(pixel_values=images, pixel_mask=(~padding).long())
-    torch.testing.assert_close(model(images, padding).logits[-1], want.logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.network(images, padding).logits[-1], want.logits, rtol=0, atol=1e-4)
     assert run_convert(tmp_path / "ours.safetensors", tmp_path / "back.safetensors", "--to", "transformers") == 0
     assert (tmp_path / "back.safetensors").read_bytes() == file.read_bytes()
 
@@ -70,25 +63,24 @@ def test_their_plain_detr_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["conditional-detr", "detr"])
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS["detr"] if name != "torchvision"])
 def test_every_layout_names_every_tensor(kind: str, layout: str) -> None:
-    model = build(as_detr(R50) if kind == "detr" else R50, Classes.numbered(7))
-    theirs = from_ours(model.state_dict(), kind, layout)
-    assert not theirs.keys() & (model.state_dict().keys() - {"query_embed.weight", "input_proj.weight"}) - {
-        "input_proj.bias"
-    }
+    ours = new_network(as_detr(R50) if kind == "detr" else R50, 7).state_dict()
+    theirs = from_ours(ours, kind, layout)
+    assert not theirs.keys() & (ours.keys() - {"query_embed.weight", "input_proj.weight"}) - {"input_proj.bias"}
     again = to_ours(theirs)
-    assert again.keys() == model.state_dict().keys()
-    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+    assert again.keys() == ours.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in ours.items())
 
 
 @pytest.mark.parametrize("make", [lambda: R50, lambda: as_detr(R50)], ids=["conditional-detr", "detr"])
 def test_a_file_of_the_authors_and_back(make: object, tmp_path: Path) -> None:
     """With the command line that theirs carry, and COCO's 91 numbers."""
     config = make()  # type: ignore[operator]
-    model = build(config, Classes.coco())
-    state = from_ours(model.state_dict(), config.model.kind, "original")
+    network = new_network(config, len(Classes.coco()))
+    state = from_ours(network.state_dict(), config.model.kind, "original")
     torch.save({"model": state, "epoch": 49, "args": Namespace(lr=1e-4)}, tmp_path / "theirs.pth")
     again = Detector.from_checkpoint(tmp_path / "theirs.pth")
-    assert type(again) is type(model)
+    assert type(again.network) is type(network)
+    assert type(again) is (DETR if config.model.kind == "detr" else ConditionalDETR)
     assert again.classes.names[18] == "dog"
     assert again.classes.names.count(UNUSED) == 11
     assert run_convert(tmp_path / "theirs.pth", tmp_path / "ours.pt") == 0
@@ -100,7 +92,7 @@ def test_a_file_of_the_authors_and_back(make: object, tmp_path: Path) -> None:
 
 def test_class_names_beside_the_file(tmp_path: Path) -> None:
     config = replace(R50, model=replace(R50.model, num_queries=10))
-    state = from_ours(build(config, Classes.numbered(2)).state_dict(), "conditional-detr", "transformers-timm")
+    state = from_ours(new_network(config, 2).state_dict(), "conditional-detr", "transformers-timm")
     torch.save(state, tmp_path / "weights.pt")
     assert open_checkpoint(str(tmp_path / "weights.pt")).classes.names == ("class 0", "class 1")
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog"}}))
@@ -117,16 +109,16 @@ def test_class_names_beside_the_file(tmp_path: Path) -> None:
 
 
 def test_a_safetensors_file_of_ours_detects_as_the_original(tmp_path: Path) -> None:
-    model = ConditionalDETR(SMALL, Classes(("cat", "dog"), (7, 3))).eval()
-    average = {
-        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
-    }
-    Checkpoint(tmp_path / "x.pt", SMALL, model.classes, model.state_dict(), average=average).save()
+    model = ConditionalDETR.new(SMALL, Classes(("cat", "dog"), (7, 3)))
+    state = model.network.state_dict()
+    average = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    Checkpoint(tmp_path / "x.pt", SMALL, model.classes, state, average=average).save()
     assert run_convert(tmp_path / "x.pt", tmp_path / "x.safetensors") == 0
     ours, theirs = (Detector.from_checkpoint(tmp_path / name) for name in ("x.pt", "x.safetensors"))
     assert theirs.config == SMALL
     assert theirs.classes == model.classes
-    for a, b in zip(ours(torch.ones(1, 3, 64, 64)), theirs(torch.ones(1, 3, 64, 64)), strict=True):
+    image = torch.ones(1, 3, 64, 64)
+    for a, b in zip(ours.network(image), theirs.network(image), strict=True):
         assert torch.equal(a, b)
 
 
@@ -148,10 +140,9 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_damaged_files(tmp_path: Path) -> None:
-    model = ConditionalDETR(SMALL, Classes.numbered(2))
-    Checkpoint(tmp_path / "good.pt", SMALL, model.classes, model.state_dict()).save()
-    Checkpoint(tmp_path / "good.safetensors", SMALL, model.classes, model.state_dict()).save()
+    model = ConditionalDETR.new(SMALL, Classes.numbered(2))
     for name in ("good.pt", "good.safetensors"):
+        Checkpoint(tmp_path / name, SMALL, model.classes, model.network.state_dict()).save()
         content = (tmp_path / name).read_bytes()
         for what, part in (("half", content[: len(content) // 2]), ("empty", b""), ("text", b"no weights" * 99)):
             path = tmp_path / name.replace("good", what)
@@ -172,7 +163,7 @@ def test_what_is_no_detector(tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet.pth")
     with pytest.raises(InputError, match=r"resnet\.pth is no checkpoint of a detector: it has no object queries"):
         Detector.from_checkpoint(tmp_path / "resnet.pth")
-    small = ConditionalDETR(SMALL, Classes.numbered(2))
+    small = new_network(SMALL, 2)
     torch.save(from_ours(small.state_dict(), "conditional-detr", "original"), tmp_path / "small.pth")
     with pytest.raises(InputError, match=r"the architecture of none of r50, r101: \d+ tensors differ"):
         Detector.from_checkpoint(tmp_path / "small.pth")
@@ -183,7 +174,7 @@ def test_what_is_no_detector(tmp_path: Path) -> None:
 
 def test_an_ablation_is_not_cut_to_fit(tmp_path: Path) -> None:
     config = replace(R50, model=replace(R50.model, reference_point="learned"))
-    state = build(config, Classes.numbered(2)).state_dict()
+    state = new_network(config, 2).state_dict()
     assert "backbone.conv1.weight" in state
     assert "conv1.weight" in from_ours(state, "conditional-detr", "torchvision")
     with pytest.raises(InputError, match=r"format original has no name for reference_point\.points"):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from host_reads import HostReads
 
-from cond_detr import ConditionalDETR, preset
-from cond_detr.classes import Classes
-from cond_detr.criterion import Criterion
+from cond_detr import preset
 from cond_detr.data.batching import Batch, pad_targets
-from cond_detr.optim import make_optimizer, set_lr
-from cond_detr.step import TrainStep
+from cond_detr.models.model import new_network
+from cond_detr.train.criterion import Criterion
+from cond_detr.train.optim import make_optimizer, set_lr
+from cond_detr.train.step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,9 +37,9 @@ def test_a_step_asks_for_nothing(counts: list[int], fused: bool, padded: bool) -
     """A copy to the host per layer for matching: detr#562, rf-detr#1423, #1361, #1486."""
     config = preset("small")
     config = replace(config, model=replace(config.model, dropout=0.1, fused_attn=fused, encoder_layers=1))
-    model = ConditionalDETR(config, Classes(("a", "b", "c"), (1, 2, 3))).train()
-    optimizer = make_optimizer(model, config.train)
-    train_step = TrainStep(model, model, Criterion(config.loss), optimizer, config.train)
+    network = new_network(config, 3).train()
+    optimizer = make_optimizer(network, config.train)
+    train_step = TrainStep(network, network, Criterion(config.loss), optimizer, config.train)
     images = torch.randn(2, 3, 64, 96)
     padding = torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[1, :, 64:] = True

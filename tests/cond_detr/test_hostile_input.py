@@ -15,23 +15,32 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from cond_detr import ConditionalDETR, Detector, InputError, attention_maps, check_data, cli, predict
-from cond_detr.checkpoints import Checkpoint
+from cond_detr import ConditionalDETR, Detector, InputError, cli
+from cond_detr.attention_maps import __main__ as attention_maps
+from cond_detr.check_data import __main__ as check_data
 from cond_detr.classes import Classes
 from cond_detr.config import to_dict
-from cond_detr.data.coco import read_annotations
-from cond_detr.data.transforms import open_image
-from cond_detr.drawing import draw_detections
+from cond_detr.data.annotations import read_annotations
+from cond_detr.data.images import open_image
 from cond_detr.export import Exported
-from cond_detr.reading import open_source
+from cond_detr.predict import __main__ as predict
+from cond_detr.predict.drawing import draw_detections
+from cond_detr.weights.checkpoint import Checkpoint
+from cond_detr.weights.reading import open_source
 
-MODEL = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5).eval()
+MODEL = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
+MODEL.network.eval()
 
 
 def content(**changes: Any) -> dict[str, Any]:
     """Of a checkpoint, as it is saved."""
     classes = {"names": ["a", "b"], "category_ids": [1, 2]}
-    good = {"format": "cond_detr/1", "config": to_dict(MODEL.config), "classes": classes, "model": MODEL.state_dict()}
+    good = {
+        "format": "cond_detr/1",
+        "config": to_dict(MODEL.config),
+        "classes": classes,
+        "model": MODEL.network.state_dict(),
+    }
     return {**good, **changes}
 
 
@@ -41,10 +50,10 @@ def config(section: str, **values: Any) -> dict[str, Any]:
 
 
 def state(**tensors: Any) -> dict[str, Any]:
-    return {**MODEL.state_dict(), **{name.replace("__", "."): tensor for name, tensor in tensors.items()}}
+    return {**MODEL.network.state_dict(), **{name.replace("__", "."): tensor for name, tensor in tensors.items()}}
 
 
-BIAS = MODEL.state_dict()["class_head.bias"]
+BIAS = MODEL.network.state_dict()["class_head.bias"]
 BAD_CHECKPOINTS = {
     "d_model as text": content(config=config("model", d_model="96")),
     "no heads": content(config=config("model", num_heads=0)),
@@ -64,7 +73,7 @@ BAD_CHECKPOINTS = {
     "a number as name": content(classes={"names": ["a", 2], "category_ids": [1, 2]}),
     "text as id": content(classes={"names": ["a", "b"], "category_ids": [1, "2"]}),
     "no classes": content(classes=None),
-    "number as key": content(model={**MODEL.state_dict(), 3: BIAS}),
+    "number as key": content(model={**MODEL.network.state_dict(), 3: BIAS}),
     "no tensor": content(model=state(class_head__bias=[1.0, 2.0])),
     "tensors as a list": content(model=[BIAS]),
     "integers": content(model=state(class_head__bias=torch.zeros(2, dtype=torch.int64))),
@@ -219,8 +228,8 @@ def test_consent_is_not_taken_lightly(how: str, program: Path, tmp_path: Path) -
 
 def test_class_names_lead_nowhere(tmp_path: Path) -> None:
     names = ("/../../up", "TV/Monitor")
-    model = ConditionalDETR(MODEL.config, Classes(names, (1, 2)))
-    Checkpoint(tmp_path / "a.safetensors", model.config, model.classes, model.state_dict()).save()
+    model = ConditionalDETR.new(MODEL.config, Classes(names, (1, 2)))
+    Checkpoint(tmp_path / "a.safetensors", model.config, model.classes, model.network.state_dict()).save()
     out = tmp_path / "deep" / "out"
     arguments = ["--checkpoint", str(tmp_path / "a.safetensors"), "--output-dir", str(out), "--device", "cpu"]
     assert attention_maps.main([*arguments, "--detections", "2"]) == 0
@@ -229,7 +238,7 @@ def test_class_names_lead_nowhere(tmp_path: Path) -> None:
 
 
 def test_cut_downloads_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in MODEL.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in MODEL.network.state_dict().items()}
     data = safetensors.torch.save(tensors, {"format": "pt"})
     served = [data[:1000], data]
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
@@ -265,7 +274,7 @@ def test_a_very_wide_image_does_not_become_huge() -> None:
 
 
 def test_a_damaged_photo_does_not_cost_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Checkpoint(tmp_path / "a.pt", MODEL.config, MODEL.classes, MODEL.state_dict()).save()
+    Checkpoint(tmp_path / "a.pt", MODEL.config, MODEL.classes, MODEL.network.state_dict()).save()
     for name in ("1.png", "2.png", "3.png"):
         Image.new("RGB", (64, 64)).save(tmp_path / name)
     real = Image.open
@@ -286,7 +295,7 @@ def test_a_damaged_photo_does_not_cost_the_others(tmp_path: Path, monkeypatch: p
 
 
 def test_other_photos_in_the_same_folder_stay(tmp_path: Path) -> None:
-    Checkpoint(tmp_path / "a.pt", MODEL.config, MODEL.classes, MODEL.state_dict()).save()
+    Checkpoint(tmp_path / "a.pt", MODEL.config, MODEL.classes, MODEL.network.state_dict()).save()
     Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg")
     Image.new("RGB", (30, 30), "red").save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
@@ -297,7 +306,7 @@ def test_other_photos_in_the_same_folder_stay(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Checkpoint(tmp_path / "a.pt", MODEL.config, MODEL.classes, MODEL.state_dict()).save()
+    Checkpoint(tmp_path / "a.pt", MODEL.config, MODEL.classes, MODEL.network.state_dict()).save()
     Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg")
     (tmp_path / "out/predictions.json").mkdir(parents=True)
     arguments = [str(tmp_path / "a.jpg"), "--checkpoint", str(tmp_path / "a.pt"), "--output-dir", str(tmp_path / "out")]
@@ -334,7 +343,10 @@ def box(**changes: Any) -> dict[str, Any]:
         (json.dumps(image(width=0)), "image 1 must have a width and a height of 1 to 1000000 pixels"),
         (json.dumps(box(iscrowd="0")), "annotation 1 (a.png) has iscrowd '0'; expected 0 or 1"),
         (json.dumps(annotations(categories=[{"id": 1, "name": "N/A"}])), "category name 'N/A' stands for outputs"),
-        (json.dumps(annotations(categories=[{"id": 1, "name": "a\nb"}])), "must be text in one line, got 'a\\nb'"),
+        (
+            json.dumps(annotations(categories=[{"id": 1, "name": "a\nb"}])),
+            "must be a line of text of at most 200 characters, got 'a\\nb'",
+        ),
         ("[" * 100000, "is not valid JSON"),
         ('{"images": ' + "1" * 5000 + "}", "is not valid JSON"),
     ],

@@ -13,36 +13,40 @@ from torch import Tensor, nn
 
 from cond_detr import PRESETS, ConditionalDETR
 from cond_detr.boxes import xyxy_to_cxcywh
-from cond_detr.config import DataConfig, preset
-from cond_detr.criterion import Criterion
+from cond_detr.config import DataConfig
 from cond_detr.data import open_split
 from cond_detr.data.batching import Batch, pad_targets
-from cond_detr.evaluate import measure, run_over
-from cond_detr.optim import make_optimizer
-from cond_detr.predictions import Predictions
-from cond_detr.progress import LOSS_NAMES
-from cond_detr.step import Outcome, TrainStep, forward_backward
+from cond_detr.evaluate.over_dataset import measure, run_over
+from cond_detr.models.model import Model
+from cond_detr.models.predictions import Predictions
+from cond_detr.presets import preset
+from cond_detr.train.criterion import Criterion
+from cond_detr.train.optim import make_optimizer
+from cond_detr.train.step import Outcome, TrainStep, forward_backward
+from cond_detr.weights.progress import LOSS_NAMES
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_few_images_are_learnt_by_heart(dataset_dir: Path) -> None:
     """AP stays at 0 on small data: detr#125, detr#84, ConditionalDETR#34."""
     config = preset("shapes")
-    dataset = open_split(DataConfig(str(dataset_dir), 64, 64, augment="none"), "val", stride=8)
+    dataset = open_split(
+        DataConfig(dataset_dir=str(dataset_dir), image_size=64, max_size=64, augment="none"), "val", stride=8
+    )
     samples = [dataset[i] for i in range(4)]
     images = torch.stack([sample.image for sample in samples])  # type: ignore[union-attr]
     targets = pad_targets([s.labels for s in samples], [s.boxes for s in samples])  # type: ignore[union-attr]
     batch = Batch(images, None, targets, (0, 1, 2, 3), [(64, 64)] * 4)
-    model = ConditionalDETR.from_preset("shapes", len(dataset.annotations.classes)).train()
-    step = TrainStep(model, model, Criterion(config.loss), make_optimizer(model, config.train), config.train)
+    network = ConditionalDETR.from_preset("shapes", len(dataset.annotations.classes)).network.train()
+    step = TrainStep(network, network, Criterion(config.loss), make_optimizer(network, config.train), config.train)
     losses = []
     for _ in range(150):
         losses.append(step.backward(batch, targets.counts.sum(), last=True).losses[0].item())
         step.update()
     assert losses[-1] < 0.15 * losses[0]
-    model.eval()
+    network.eval()
     for sample in samples:
-        scores = model(sample.image[None]).logits[-1, 0].sigmoid()  # type: ignore[union-attr]
+        scores = network(sample.image[None]).logits[-1, 0].sigmoid()  # type: ignore[union-attr]
         found = sorted((scores > 0.5).nonzero()[:, 1].tolist())
         assert found == sorted(sample.labels.tolist())  # type: ignore[union-attr]
 
@@ -67,7 +71,7 @@ def test_the_log_has_means_of_the_epoch(dataset_dir: Path, tmp_path: Path, monke
         seen.append(forward_backward(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr("cond_detr.step.forward_backward", recording)
+    monkeypatch.setattr("cond_detr.train.step.forward_backward", recording)
     model = ConditionalDETR.from_preset("shapes", 6, decoder_layers=1)
     model.train(dataset_dir=dataset_dir, output_dir=tmp_path / "run", epochs=1, batch_size=2, device="cpu")
     record = json.loads((tmp_path / "run/log.jsonl").read_text())
@@ -81,7 +85,7 @@ class Oracle(nn.Module):
     """Finds everything, and is sure of nothing."""
 
     softmax = False
-    config = preset("shapes")
+    device = torch.device("cpu")
 
     def __init__(self, targets: list[tuple[Tensor, Tensor]], classes: int) -> None:
         super().__init__()
@@ -97,12 +101,12 @@ class Oracle(nn.Module):
 
 def test_evaluation_knows_no_threshold(dataset_dir: Path) -> None:
     """AP falls when weak detections are left out: detr#319."""
-    dataset = open_split(DataConfig(str(dataset_dir), 64, 64), "val", stride=8)
+    dataset = open_split(DataConfig(dataset_dir=str(dataset_dir), image_size=64, max_size=64), "val", stride=8)
     classes = dataset.annotations.classes
     targets = [
         (torch.from_numpy(record.labels), xyxy_to_cxcywh(torch.from_numpy(record.boxes)) / 64)
         for record in dataset.annotations.records
     ]
-    oracle = Oracle(targets, len(classes))
-    found = run_over(oracle, dataset, classes, batch_size=1, device=torch.device("cpu"))  # type: ignore[arg-type]
+    oracle = Model(Oracle(targets, len(classes)), preset("shapes"), classes)  # type: ignore[arg-type]
+    found = run_over(oracle, dataset, classes, batch_size=1)
     assert measure(dataset, found).metrics["AP"] == pytest.approx(1)

@@ -18,13 +18,13 @@ from transformers import (
 )
 
 from cond_detr import DETR, ConditionalDETR, Detector, preset
-from cond_detr.checkpoints import load_weights
 from cond_detr.classes import Classes
-from cond_detr.config import as_detr
-from cond_detr.models import build
+from cond_detr.models.model import Model
 from cond_detr.models.position_encoding import ImagePosition
 from cond_detr.models.resnet import LAYOUTS, ResNet
-from cond_detr.naming import to_ours
+from cond_detr.presets import as_detr
+from cond_detr.weights.naming import to_ours
+from cond_detr.weights.transfer import load_weights
 from cond_detr_kernels import KeyMask
 
 DEPTHS = {"r50": [3, 4, 6, 3], "dc5-r50": [3, 4, 6, 3], "r101": [3, 4, 23, 3], "dc5-r101": [3, 4, 23, 3]}
@@ -45,7 +45,7 @@ def transformers_model(name: str) -> nn.Module:
             if "running" in buffer_name:
                 buffer.uniform_(0.5, 1.5) if "var" in buffer_name else buffer.normal_(0, 0.1)
     if name.startswith("dc5"):
-        dilate(model.model.backbone.model.encoder.stages[3])
+        dilate(model.model.backbone.model.encoder.stages[3].layers)
     return model.eval()
 
 
@@ -60,7 +60,9 @@ def padded_batch() -> tuple[Tensor, Tensor]:
 def ours(name: str, fused: bool) -> ConditionalDETR:
     config = preset(name)
     config = replace(config, model=replace(config.model, fused_attn=fused))
-    return ConditionalDETR(config, Classes.numbered(NUM_CLASSES)).eval()
+    model = ConditionalDETR.new(config, Classes.numbered(NUM_CLASSES))
+    model.network.eval()
+    return model
 
 
 @torch.no_grad()
@@ -68,11 +70,11 @@ def ours(name: str, fused: bool) -> ConditionalDETR:
 @pytest.mark.parametrize("name", ["r50", "dc5-r50", "r101", "dc5-r101"])
 def test_same_weights_same_predictions(name: str, fused: bool) -> None:
     theirs = transformers_model(name)
-    model = ours(name, fused)
-    model.load_state_dict(to_ours(theirs.state_dict()))
+    network = ours(name, fused).network
+    network.load_state_dict(to_ours(theirs.state_dict()))
     images, padding = padded_batch()
     want = theirs(pixel_values=images, pixel_mask=(~padding).long())
-    got = model(images, padding)
+    got = network(images, padding)
     assert want.logits.std() > 0.1
     torch.testing.assert_close(got.logits[-1], want.logits, rtol=0, atol=1e-4)
     torch.testing.assert_close(got.boxes[-1], want.pred_boxes, rtol=0, atol=1e-5)
@@ -88,9 +90,10 @@ def test_decoder_attends_to_the_same_positions(kind: str) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
         elif "attn" in name and parameter.dim() > 1:
             parameter.mul_(2)
-    model: Detector = DETR.from_preset("r50", 5).eval() if kind == "detr" else ours("r50", kind == "fused")
+    model: Detector = DETR.from_preset("r50", 5) if kind == "detr" else ours("r50", kind == "fused")
+    network = model.network.eval()
     state = to_ours({f"model.decoder.{name}": tensor for name, tensor in theirs.state_dict().items()})
-    assert not model.load_state_dict(state, strict=False).unexpected_keys
+    assert not network.load_state_dict(state, strict=False).unexpected_keys
     queries = model.config.model.num_queries
     memory, query_pos = torch.randn(2, 35, 256), torch.randn(1, queries, 256)
     position = ImagePosition(torch.randn(2, 5, 128), torch.randn(2, 7, 128))
@@ -103,8 +106,8 @@ def test_decoder_attends_to_the_same_positions(kind: str) -> None:
         spatial_position_embeddings=position.dense(),
         object_queries_position_embeddings=query_pos.expand(2, -1, -1),
     )
-    reference = model.reference_point(query_pos).sigmoid()
-    outputs = model.decoder(query_pos, reference, memory, position, KeyMask(padding))
+    reference = network.reference_point(query_pos).sigmoid()
+    outputs = network.decoder(query_pos, reference, memory, position, KeyMask(padding))
     assert outputs[-1].std(1).mean() > 0.1  # queries come to different answers
     torch.testing.assert_close(outputs[-1], want.last_hidden_state, rtol=0, atol=1e-4)
     if kind != "detr":
@@ -143,7 +146,7 @@ def test_reads_the_files_that_transformers_writes(tmp_path: Path) -> None:
     assert not report.unknown
     assert not report.reshaped
     for name, tensor in to_ours(theirs.state_dict()).items():
-        assert torch.equal(model.state_dict()[name], tensor), name
+        assert torch.equal(model.network.state_dict()[name], tensor), name
 
 
 def transformers_detr() -> nn.Module:
@@ -162,11 +165,11 @@ def transformers_detr() -> nn.Module:
 @torch.no_grad()
 def test_plain_detr_has_the_same_predictions() -> None:
     theirs = transformers_detr()
-    model = DETR.from_preset("r50", NUM_CLASSES).eval()
-    model.load_state_dict(to_ours(theirs.state_dict()))
+    network = DETR.from_preset("r50", NUM_CLASSES).network.eval()
+    network.load_state_dict(to_ours(theirs.state_dict()))
     images, padding = padded_batch()
     want = theirs(pixel_values=images, pixel_mask=(~padding).long())
-    got = model(images, padding)
+    got = network(images, padding)
     assert got.logits.shape == (6, 2, 100, NUM_CLASSES + 1)
     assert want.logits.std() > 0.1
     torch.testing.assert_close(got.logits[-1], want.logits, rtol=0, atol=1e-4)
@@ -174,9 +177,9 @@ def test_plain_detr_has_the_same_predictions() -> None:
 
 
 def test_reads_the_names_of_the_detr_repository(tmp_path: Path) -> None:
-    model = build(as_detr(preset("shapes")), Classes.numbered(7))
+    model = Model.new(as_detr(preset("shapes")), Classes.numbered(7))
     theirs: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in model.network.state_dict().items():
         key = authors_name(name).replace(".ca_v_proj", ".cross_attn.v_proj").replace(".sa_v_proj", ".self_attn.v_proj")
         packed = re.fullmatch(r"(.*_attn)\.([qkv])_proj\.(weight|bias)", key)
         if packed:
@@ -186,11 +189,11 @@ def test_reads_the_names_of_the_detr_repository(tmp_path: Path) -> None:
     theirs = {name.replace(".cross_attn.", ".multihead_attn."): tensor for name, tensor in theirs.items()}
     assert "transformer.decoder.layers.0.multihead_attn.in_proj_weight" in theirs
     torch.save({"model": theirs}, tmp_path / "detr.pth")
-    other = build(as_detr(preset("shapes")), Classes.numbered(7))
+    other = Model.new(as_detr(preset("shapes")), Classes.numbered(7))
     report = load_weights(other, str(tmp_path / "detr.pth"))
     assert report.missing == report.unknown == report.reshaped == []
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(other.state_dict()[name], tensor), name
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(other.network.state_dict()[name], tensor), name
 
 
 def authors_name(name: str) -> str:
@@ -216,9 +219,9 @@ def authors_name(name: str) -> str:
 
 
 def test_reads_the_authors_names(tmp_path: Path) -> None:
-    model = ConditionalDETR(preset("shapes"), Classes.numbered(7))
+    model = ConditionalDETR.new(preset("shapes"), Classes.numbered(7))
     theirs: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in model.network.state_dict().items():
         packed = re.fullmatch(r"encoder\.(layers\.\d+\.self_attn)\.([qkv])_proj\.(weight|bias)", name)
         if packed:
             key = f"transformer.encoder.{packed[1]}.in_proj_{packed[3]}"
@@ -228,48 +231,51 @@ def test_reads_the_authors_names(tmp_path: Path) -> None:
     assert "transformer.decoder.layers.0.ca_qpos_sine_proj.weight" in theirs
     assert "transformer.encoder.layers.0.self_attn.in_proj_weight" in theirs
     torch.save({"model": theirs, "epoch": 49}, tmp_path / "theirs.pth")
-    other = ConditionalDETR(preset("shapes"), Classes.numbered(7))
+    other = ConditionalDETR.new(preset("shapes"), Classes.numbered(7))
     report = load_weights(other, str(tmp_path / "theirs.pth"))
     assert report.missing == report.unknown == report.reshaped == []
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(other.state_dict()[name], tensor), name
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(other.network.state_dict()[name], tensor), name
 
 
 def test_torchvision_resnet_becomes_the_backbone(tmp_path: Path) -> None:
     model = ours("r50", fused=False)
     torchvision = {
         name.removeprefix("backbone."): torch.randn_like(t)
-        for name, t in model.state_dict().items()
+        for name, t in model.network.state_dict().items()
         if "backbone" in name
     }
     torch.save(torchvision | {"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "resnet50.pth")
     report = load_weights(model, str(tmp_path / "resnet50.pth"))
     assert len(report.loaded) == len(torchvision)
     assert report.unknown == ["fc.weight"]
-    assert torch.equal(model.state_dict()["backbone.layer4.2.conv3.weight"], torchvision["layer4.2.conv3.weight"])
+    assert torch.equal(
+        model.network.state_dict()["backbone.layer4.2.conv3.weight"], torchvision["layer4.2.conv3.weight"]
+    )
 
 
 @pytest.mark.parametrize(("name", "millions"), [("r50", 43.4), ("dc5-r50", 43.4), ("r101", 62.3), ("dc5-r101", 62.3)])
 def test_parameter_count(name: str, millions: float) -> None:
     with torch.device("meta"):
         model = ConditionalDETR.from_preset(name, NUM_CLASSES)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
+    assert sum(p.numel() for p in model.network.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
 def test_only_the_later_backbone_stages_train() -> None:
     with torch.device("meta"):
-        model = ConditionalDETR.from_preset("r50", NUM_CLASSES)
-    frozen = {n.split(".")[1] for n, p in model.backbone.named_parameters(prefix="backbone") if not p.requires_grad}
+        backbone = ConditionalDETR.from_preset("r50", NUM_CLASSES).network.backbone
+    frozen = {n.split(".")[1] for n, p in backbone.named_parameters(prefix="backbone") if not p.requires_grad}
     assert frozen == {"conv1", "layer1"}
 
 
 def test_initial_values() -> None:
-    """Initialisation as in section 1 of the paper's code: see ConditionalDETR._initialise."""
+    """Initialisation as in section 1 of the paper's code: see Network._initialise."""
     model = ConditionalDETR.from_preset("shapes", 3)
-    torch.testing.assert_close(model.class_head.bias, torch.full((3,), -4.59512))
-    assert (model.box_head.layers[-1].weight == 0).all()
-    assert (model.encoder.layers[0].self_attn.q_proj.bias == 0).all()
-    assert (model.decoder.layers[0].cross_attn.out_proj.bias == 0).all()
+    network = model.network
+    torch.testing.assert_close(network.class_head.bias, torch.full((3,), -4.59512))
+    assert (network.box_head.layers[-1].weight == 0).all()
+    assert (network.encoder.layers[0].self_attn.q_proj.bias == 0).all()
+    assert (network.decoder.layers[0].cross_attn.out_proj.bias == 0).all()
     bound = (6 / (model.config.model.d_model + model.config.model.ffn_dim)) ** 0.5  # Xavier's
-    assert 0.9 * bound < model.encoder.layers[0].linear1.weight.abs().max() <= bound
-    assert model.query_embed.weight.std().item() == pytest.approx(1, abs=0.05)
+    assert 0.9 * bound < network.encoder.layers[0].linear1.weight.abs().max() <= bound
+    assert network.query_embed.weight.std().item() == pytest.approx(1, abs=0.05)

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from cond_detr import ConditionalDETR, cli, evaluate, precision, predict
-from cond_detr.checkpoints import Checkpoint
+from cond_detr import ConditionalDETR, cli
 from cond_detr.classes import Classes
-from cond_detr.config import preset
 from cond_detr.data import shapes
+from cond_detr.evaluate import __main__ as evaluate
 from cond_detr.precision import fp32_products
+from cond_detr.predict import __main__ as predict
+from cond_detr.presets import preset
+from cond_detr.weights.checkpoint import Checkpoint
 from cond_detr_kernels.conditional_attention.launch import dot_precision
 
 CUDA = torch.device("cuda")
@@ -47,17 +49,16 @@ def test_commands_take_the_checkpoints_or_the_option(
 ) -> None:
     names = tuple(shapes.make_split("val", 1)[0].classes.names)
     config = ConditionalDETR.from_preset("shapes", decoder_layers=1, num_queries=5).config
-    model = ConditionalDETR(config, Classes(names, tuple(range(len(names)))))
-    Checkpoint(tmp_path / "a.pt", model.config, model.classes, model.state_dict()).save()
+    model = ConditionalDETR.new(config, Classes(names, tuple(range(len(names)))))
+    Checkpoint(tmp_path / "a.pt", model.config, model.classes, model.network.state_dict()).save()
     asked: list[Any] = []
 
     def seen(name: str, device: torch.device) -> Any:
         asked.append(name)
         raise InterruptedError
 
-    for module in (precision, evaluate, predict):
-        monkeypatch.setattr(module, "fp32_products", seen, raising=False)
-    monkeypatch.setattr("cond_detr.models.detector.fp32_products", seen)
+    for module in ("precision", "evaluate.over_dataset", "predict.detect"):
+        monkeypatch.setattr(f"cond_detr.{module}.fp32_products", seen)
     arguments = {
         "predict": ["examples/shapes.jpg", "--output-dir", str(tmp_path / "out")],
         "evaluate": ["--output-dir", str(tmp_path / "out")],

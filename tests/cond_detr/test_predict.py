@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cond_detr import ConditionalDETR, InputError, cli, predict, preset
-from cond_detr.checkpoints import Checkpoint
+from cond_detr import ConditionalDETR, InputError, cli, preset
 from cond_detr.classes import Classes
-from cond_detr.drawing import SMALLEST_SIDE, draw_detections, sheet
-from cond_detr.predictions import Detections
+from cond_detr.models.predictions import Detections
+from cond_detr.predict import __main__ as predict
+from cond_detr.predict.drawing import SMALLEST_SIDE, draw_detections, sheet
+from cond_detr.weights.checkpoint import Checkpoint
 
 NAMES = ("Äpfel", "bear", "cat")
 
@@ -22,10 +23,10 @@ NAMES = ("Äpfel", "bear", "cat")
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """An untrained model whose scores are above the threshold."""
-    model = ConditionalDETR(preset("shapes"), Classes(NAMES, (3, 7, 90)))
+    model = ConditionalDETR.new(preset("shapes"), Classes(NAMES, (3, 7, 90)))
     with torch.no_grad():
-        model.class_head.bias.zero_()
-    Checkpoint(tmp_path / "model.pt", model.config, model.classes, model.state_dict()).save()
+        model.network.class_head.bias.zero_()
+    Checkpoint(tmp_path / "model.pt", model.config, model.classes, model.network.state_dict()).save()
     return tmp_path / "model.pt"
 
 
@@ -107,7 +108,7 @@ def test_batches_patterns_and_coco_form(checkpoint: Path, tmp_path: Path) -> Non
 
 def test_memory_does_not_grow_with_the_images(checkpoint: Path, tmp_path: Path) -> None:
     code = (
-        "import resource, sys; from cond_detr import predict; predict.main(sys.argv[1:]);"
+        "import resource, sys; from cond_detr.predict import __main__ as predict; predict.main(sys.argv[1:]);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     arguments = ["--checkpoint", checkpoint, "--threshold", "0.9", "--device", "cpu"]
@@ -212,7 +213,7 @@ def test_checkpoints_cannot_run_code(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "executed",)
 
     torch.save({"format": "cond_detr/1", "model": Malicious()}, tmp_path / "bad.pt")
-    with pytest.raises(InputError, match=r"bad\.pt cannot be read"):
+    with pytest.raises(InputError, match=r"bad\.pt is incomplete"):
         ConditionalDETR.from_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "executed").exists()
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cond_detr import DETR, ConditionalDETR, Detector, InputError, draw_detections, preset, train
-from cond_detr.checkpoints import Checkpoint
+from cond_detr import DETR, ConditionalDETR, Detector, InputError, draw_detections, preset
 from cond_detr.classes import Classes
 from cond_detr.export import Exported
+from cond_detr.train import __main__ as train
+from cond_detr.weights.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAST = {"epochs": 1, "batch_size": 8, "device": "cpu"}
@@ -30,9 +31,10 @@ def unchanged(model: Detector) -> Iterator[None]:
     """Sees that nothing of a model changes."""
     before = copy.deepcopy(model)
     yield
-    assert (model.config, model.classes, model.training) == (before.config, before.classes, before.training)
-    state = model.state_dict()
-    assert all(torch.equal(state[name], tensor) for name, tensor in before.state_dict().items())
+    after = (model.config, model.classes, model.network.training)
+    assert after == (before.config, before.classes, before.network.training)
+    state = model.network.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in before.network.state_dict().items())
 
 
 def log(run: Path) -> list[dict[str, float]]:
@@ -53,9 +55,9 @@ def test_training_is_that_of_the_command(dataset_dir: Path, tmp_path: Path) -> N
     assert len(log(tmp_path / "a")) == 2
     assert (tmp_path / "a/config.json").read_text() == (tmp_path / "b/config.json").read_text()
     assert returned is model
-    assert not model.training
+    assert not model.network.training
     best = Checkpoint.load(tmp_path / "b/best.pt").model
-    assert all(torch.equal(best[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(best[name], tensor) for name, tensor in model.network.state_dict().items())
 
 
 def test_fine_tuning_adopts_the_classes(dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,35 +69,35 @@ def test_fine_tuning_adopts_the_classes(dataset_dir: Path, tmp_path: Path, capsy
     assert set(names) == {
         c["name"] for c in json.loads((dataset_dir / "annotations/instances_val.json").read_text())["categories"]
     }
-    head = model.class_head
+    head = model.network.class_head
     again = ConditionalDETR.from_checkpoint(tmp_path / "a/best.pt")
     again.train(epochs=1, lr=0.0, backbone_lr=0.0, image_size=96, output_dir=tmp_path / "b", device="cpu")
     assert "new head" not in capsys.readouterr().out
     assert again.config.data.image_size == 96
     assert again.config.data.dataset_dir == str(dataset_dir)
-    assert torch.allclose(again.class_head.weight, head.weight, rtol=1e-2)  # but for the decay
+    assert torch.allclose(again.network.class_head.weight, head.weight, rtol=1e-2)  # but for the decay
 
 
 def test_a_head_is_kept_for_the_same_names_only() -> None:
     names = ("cat", "dog", "bird")
-    model = ConditionalDETR(preset("shapes"), Classes(names, (1, 2, 3)))
-    head = model.class_head
+    model = ConditionalDETR.new(preset("shapes"), Classes(names, (1, 2, 3)))
+    head = model.network.class_head
     assert model.adopt(Classes(names, (7, 8, 9)))
-    assert model.class_head is head
+    assert model.network.class_head is head
     assert model.classes.category_ids == (7, 8, 9)
     assert not model.adopt(Classes(("dog", "cat", "bird"), (1, 2, 3)))
-    assert model.class_head is not head
+    assert model.network.class_head is not head
 
 
 def test_weights_for_other_classes(tmp_path: Path) -> None:
-    trained = ConditionalDETR(preset("shapes"), Classes(("a", "b"), (1, 2)))
-    average = {name: tensor + 1 for name, tensor in trained.state_dict().items()}
+    trained = ConditionalDETR.new(preset("shapes"), Classes(("a", "b"), (1, 2)))
+    average = {name: tensor + 1 for name, tensor in trained.network.state_dict().items()}
     path = tmp_path / "last.pt"
-    Checkpoint(path, trained.config, trained.classes, trained.state_dict(), average=average).save()
-    same = ConditionalDETR(preset("shapes"), Classes(("a", "b"), (5, 6)))
+    Checkpoint(path, trained.config, trained.classes, trained.network.state_dict(), average=average).save()
+    same = ConditionalDETR.new(preset("shapes"), Classes(("a", "b"), (5, 6)))
     assert same.load_weights(path).missing == []
-    assert torch.equal(same.class_head.weight, average["class_head.weight"])
-    other = ConditionalDETR(preset("shapes"), Classes(("b", "a"), (5, 6)))
+    assert torch.equal(same.network.class_head.weight, average["class_head.weight"])
+    other = ConditionalDETR.new(preset("shapes"), Classes(("b", "a"), (5, 6)))
     report = other.load_weights(path)
     assert report.reshaped == report.missing == ["class_head.weight", "class_head.bias"]
     assert ConditionalDETR.from_preset("shapes", 2).load_weights(path).missing == []
@@ -117,14 +119,16 @@ def test_a_failed_training_changes_nothing(dataset_dir: Path, tmp_path: Path) ->
 ON_EACH_PROCESS = """
 import os, sys
 import torch
-from cond_detr import ConditionalDETR, InputError, distributed, fit
+from cond_detr import ConditionalDETR, InputError, distributed
+from cond_detr.train import run
 
 def launch(model, *rest):
-    sums = distributed.gather_lists([sum(float(t.double().abs().sum()) for t in model.state_dict().values())])
-    print("processes", sums, flush=True)
+    sums = distributed.gather_lists([sum(float(t.double().abs().sum()) for t in model.network.state_dict().values())])
+    if distributed.rank() == 0:  # what both print may be mixed
+        print("processes", sums, flush=True)
     raise InputError("enough")
 
-fit.launch = launch
+run.launch = launch
 torch.manual_seed(int(os.environ["RANK"]))
 try:
     ConditionalDETR.from_preset("shapes", 6).train(dataset_dir=sys.argv[1], device="cpu", epochs=1)
@@ -161,40 +165,42 @@ def test_what_is_torchs_stays(dataset_dir: Path, tmp_path: Path) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_without_a_data_set_it_is_the_mode() -> None:
+def test_the_mode_is_the_networks() -> None:
+    """As of every module; the detector's ``train`` is a training, and takes no mode."""
     model = DETR.from_preset("shapes", 3)
-    assert model.train().training
-    assert not model.train(False).training
-    assert not model.eval().decoder.training
-    assert model.train(mode=True).backbone.training
+    assert model.network.train().training
+    assert not model.network.train(False).training
+    assert not model.network.eval().decoder.training
+    assert model.network.train(mode=True).backbone.training
+    for mode in (False, "DIR"):
+        with unchanged(model), pytest.raises(InputError, match=f"train takes settings by name, .* got {mode!r}"):
+            model.train(mode)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"epoch": 3}, "unknown setting 'epoch'; there are accumulate, amp"),
+        ({"epoch": 3}, "unknown setting 'epoch' for train; there are accumulate, amp"),
         ({"num_queries": 3}, "unknown setting 'num_queries'"),
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
-        ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
-        ({"lr": "fast"}, "lr must be a number of at least 0, got 'fast'"),
-        ({"lr": float("nan")}, "lr must be a number of at least 0, got nan"),
-        ({"ema": 1}, "ema must be a number of at least 0 and below 1, got 1"),
-        ({"amp": "fp16"}, "amp must be one of off, bf16, got 'fp16'"),
-        ({"compile": 1}, "compile must be True or False, got 1"),
-        ({"image_size": "large"}, "image_size must be a whole number of at least 1 and below 32768, got 'large'"),
-        ({"lr_drop": "late"}, "lr_drop must be a whole number of at least 0, got 'late'"),
-        ({"batch_size": "auto", "device": "cpu"}, "--batch-size auto: it fills a GPU's memory"),
+        ({"classification": "softmax"}, "`classification` belongs to the model"),
+        ({"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0"),
+        ({"epochs": 1.5}, "`epochs` must be a whole number of at least 1, got 1.5"),
+        ({"lr": "fast"}, "`lr` must be a number of at least 0, got 'fast'"),
+        ({"lr": float("nan")}, "`lr` must be a number of at least 0, got nan"),
+        ({"ema": 1}, "`ema` must be a number of at least 0 and below 1, got 1"),
+        ({"amp": "fp16"}, "`amp` must be one of off, bf16, got 'fp16'"),
+        ({"compile": 1}, "`compile` must be True or False, got 1"),
+        ({"image_size": "large"}, "`image_size` must be a whole number of at least 1 and below 8192, got 'large'"),
+        ({"lr_drop": "late"}, "`lr_drop` must be a number of at least 0, got 'late'"),
+        ({"batch_size": "auto", "device": "cpu"}, "`batch_size` auto: it fills a GPU's memory"),
         ({"dataset_dir": "nowhere"}, "nowhere"),
-        ({"device": "tpu"}, "must be cpu, cuda or cuda:N, got 'tpu'"),
-        ({"epochs": 1, "mode": False}, "train takes a folder as dataset_dir"),
-        (
-            {"epochs": 1, "mode": "DIR"},
-            "train takes a folder as dataset_dir=..., and a mode without settings, got 'DIR'",
-        ),
-        ({"mode": "DIR"}, "train takes a folder as dataset_dir"),
-        ({"workers": -1}, "workers must be a whole number of at least 0, got -1"),
-        ({"output_dir": 3}, "output_dir must be a path, got 3"),
-        ({"tensorboard": "yes"}, "tensorboard must be True or False, got 'yes'"),
+        ({"device": "tpu"}, "`device` must be cpu, cuda or cuda:N, got 'tpu'"),
+        ({"epochs": 1, "mode": False}, "unknown setting 'mode'"),
+        ({"epochs": 1, "mode": "DIR"}, "unknown setting 'mode'"),
+        ({"mode": "DIR"}, "unknown setting 'mode'"),
+        ({"workers": -1}, "`workers` must be a whole number of at least 0 and below 1024, got -1"),
+        ({"output_dir": 3}, "`output_dir` must be a path or text, got 3"),
+        ({"tensorboard": "yes"}, "`tensorboard` must be True or False, got 'yes'"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object], sentence: str) -> None:
@@ -206,9 +212,10 @@ def test_settings_that_cannot_be(settings: dict[str, object], sentence: str) -> 
 def test_settings_of_a_preset() -> None:
     assert ConditionalDETR.from_preset("shapes", 3, projection="block").config.model.projection == "block"
     for settings, sentence in (
-        ({"projection": "blok"}, "projection must be one of identity, scalar"),
-        ({"dropout": 1.0}, "dropout must be a number of at least 0 and below 1, got 1"),
+        ({"projection": "blok"}, "`projection` must be one of identity, scalar"),
+        ({"dropout": 1.0}, "`dropout` must be a number of at least 0 and below 1, got 1"),
         ({"model": "detr"}, "unknown setting 'model'"),
+        ({"kind": "detr"}, "is of a DETR, not of a ConditionalDETR"),
     ):
         with pytest.raises(InputError, match=sentence):
             ConditionalDETR.from_preset("shapes", 3, **settings)
@@ -219,22 +226,24 @@ def test_settings_of_a_preset() -> None:
 
 def test_prediction() -> None:
     """Modes stay, the result can be worked with, and what is no image or no score is refused."""
-    model = ConditionalDETR.from_preset("shapes", 3, **SMALL).train()
-    model.backbone.eval()
+    model = ConditionalDETR.from_preset("shapes", 3, **SMALL)
+    network = model.network.train()
+    network.backbone.eval()
     image = np.zeros((80, 70, 3), np.uint8)
     found = model.predict(image, threshold=0)
     found.boxes.clamp_(min=0)
-    assert model.training
-    assert model.decoder.training
-    assert not model.backbone.training
+    assert network.training
+    assert network.decoder.training
+    assert not network.backbone.training
     for threshold in (50, -1, float("nan"), "0.5", None):
         with pytest.raises(InputError, match=r"threshold must be a score in \[0, 1\]"):
             model.predict(image, threshold)  # type: ignore[arg-type]
     for no_image, what in ((torch.zeros(3, 80, 70), "Tensor"), ([None], "NoneType"), ([b""], "bytes")):
         with pytest.raises(InputError, match=f"an image must be a path, a PIL image or an array, got {what}"):
             model.predict(no_image if isinstance(no_image, list) else [no_image])  # type: ignore[list-item]
+    network.bfloat16()
     with pytest.raises(InputError, match=r"weights \(autocast makes it faster\), got torch.bfloat16"):
-        model.bfloat16().predict(image)
+        model.predict(image)
 
 
 def test_pil_images_are_turned_as_files_are(tmp_path: Path) -> None:
@@ -250,7 +259,8 @@ def test_pil_images_are_turned_as_files_are(tmp_path: Path) -> None:
 
 
 def test_export_and_drawing(tmp_path: Path) -> None:
-    model = ConditionalDETR.from_preset("shapes", 3, **SMALL).eval()
+    model = ConditionalDETR.from_preset("shapes", 3, **SMALL)
+    model.network.eval()
     model.export(tmp_path / "model.pt2")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 70, 3), dtype=np.uint8))
     image.save(tmp_path / "image.png")

@@ -8,23 +8,22 @@ import pytest
 import torch
 
 from cond_detr import ConditionalDETR, InputError, preset
-from cond_detr.config import Config
-from cond_detr.criterion import Criterion
 from cond_detr.data import open_split
-from cond_detr.data.coco import CocoDataset, ImageRecord
-from cond_detr.rehearsal import largest_batch_size, largest_images, rehearse
+from cond_detr.data.annotations import ImageRecord
+from cond_detr.data.dataset import CocoDataset
+from cond_detr.train.criterion import Criterion
+from cond_detr.train.memory import largest_batch_size, largest_images, rehearse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def parts(dataset_dir: Path) -> tuple[Config, CocoDataset, ConditionalDETR, Criterion]:
+def parts(dataset_dir: Path) -> tuple[ConditionalDETR, Criterion, CocoDataset]:
     config = preset("small")
     data = replace(config.data, dataset_dir=str(dataset_dir), image_size=64, max_size=96)
     config = replace(config, data=data)
     dataset = open_split(config.data, "train", 16)
-    return config, dataset, ConditionalDETR(config, dataset.annotations.classes), Criterion(config.loss)
+    return ConditionalDETR.new(config, dataset.annotations.classes), Criterion(config.loss), dataset
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def parts(dataset_dir: Path) -> tuple[Config, CocoDataset, ConditionalDETR, Crit
 )
 def test_largest_batch(parts: Any, sizes: list[tuple[int, int]], size_step: int, want: tuple[int, int]) -> None:
     """Out of memory after hours: detr#150, rf-detr#782."""
-    dataset = parts[1]
+    dataset = parts[2]
     first = dataset.annotations.records[0]
     records = [ImageRecord(i, f"{i}.jpg", size, first.boxes, first.labels) for i, size in enumerate(sizes)]
     dataset.annotations = replace(dataset.annotations, records=records)
@@ -49,38 +48,38 @@ def test_largest_batch(parts: Any, sizes: list[tuple[int, int]], size_step: int,
 
 
 def test_leaves_the_model_as_it_was(parts: Any) -> None:
-    config, dataset, model, criterion = parts
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    rehearse(model, criterion, config, dataset, CPU)
-    for name, tensor in model.state_dict().items():
+    model, criterion, dataset = parts
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    rehearse(model, criterion, dataset)
+    for name, tensor in model.network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.network.parameters())
 
 
 def test_says_what_does_not_fit(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, dataset, model, criterion = parts
+    model, criterion, dataset = parts
 
     def too_large(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(model.backbone, "forward", too_large)
-    with pytest.raises(InputError, match=r"4 images of \d+x\d+ pixels.*do not fit.*lower --batch-size"):
-        rehearse(model, criterion, config, dataset, CPU)
+    monkeypatch.setattr(model.network.backbone, "forward", too_large)
+    with pytest.raises(InputError, match=r"4 images of \d+x\d+ pixels.*do not fit.*lower `batch_size`"):
+        rehearse(model, criterion, dataset)
 
 
 @pytest.mark.parametrize(("room", "most", "want"), [(1, 100, 1), (5, 100, 5), (64, 100, 64), (100, 7, 7), (37, 40, 37)])
 def test_finds_the_largest_batch(parts: Any, monkeypatch: pytest.MonkeyPatch, room: int, most: int, want: int) -> None:
-    config, dataset, model, criterion = parts
+    model, criterion, dataset = parts
 
     def with_little_memory(batch_size: int, *_: object) -> bool:
         return batch_size <= room
 
-    monkeypatch.setattr("cond_detr.rehearsal.fits", with_little_memory)
-    assert largest_batch_size(model, criterion, config, dataset, CPU, most) == want
+    monkeypatch.setattr("cond_detr.train.memory.fits", with_little_memory)
+    assert largest_batch_size(model, criterion, dataset, most) == want
 
 
 def test_says_that_nothing_fits(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, dataset, model, criterion = parts
-    monkeypatch.setattr("cond_detr.rehearsal.fits", lambda *_: False)
+    model, criterion, dataset = parts
+    monkeypatch.setattr("cond_detr.train.memory.fits", lambda *_: False)
     with pytest.raises(InputError, match="not even one image fits"):
-        largest_batch_size(model, criterion, config, dataset, CPU, 8)
+        largest_batch_size(model, criterion, dataset, 8)

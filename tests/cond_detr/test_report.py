@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cond_detr import cli, report
+from cond_detr import cli
 from cond_detr.data import shapes
-from cond_detr.data.coco import ImageRecord
-from cond_detr.predictions import Detections
-from cond_detr.report import quality
+from cond_detr.data.annotations import ImageRecord
+from cond_detr.models.predictions import Detections
+from cond_detr.report import __main__ as report
+from cond_detr.report.page import quality
 from tests.cond_detr.test_training import TINY, run_train
 
 VOID = {"meta", "img", "br"}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cond_detr import Detector
-from cond_detr.attention_maps import detection_maps, side_shares
+from cond_detr.attention_maps.maps import detection_maps, side_shares
 from cond_detr.data import shapes
 
 # Seed 1 of the recorded convergence_bench.py, after its 18 epochs
@@ -20,7 +20,7 @@ LEAST_SIDE = 0.3
 def mean_side_shares(model: Detector) -> dict[str, Tensor]:
     """(layers, heads) for each side: the mean share of spatial weight near it, over confident, large detections."""
     annotations, load = shapes.make_split("val", IMAGES)
-    layers = range(len(model.decoder.layers))  # type: ignore[arg-type]
+    layers = range(len(model.network.decoder.layers))  # type: ignore[arg-type]
     found: list[list[dict[str, Tensor]]] = [[] for _ in layers]
     for record, layer in itertools.product(annotations.records, layers):
         for maps in detection_maps(model, load(record.file_name, record.size), count=4, layer=layer):
@@ -53,10 +53,10 @@ def test_each_side_of_a_box_has_its_head() -> None:
 def test_an_untrained_decoder_has_no_such_heads() -> None:
     """So the test above measures what was learnt."""
     model = Detector.from_checkpoint(TRAINED)
-    for parameter in model.decoder.parameters():
+    for parameter in model.network.decoder.parameters():
         if parameter.dim() > 1:
             torch.nn.init.xavier_uniform_(parameter)
     with torch.no_grad():  # sure of everything, so that enough is measured
-        model.class_head.bias.fill_(5.0)
-        model.box_head.layers[-1].bias[2:].zero_()
+        model.network.class_head.bias.fill_(5.0)
+        model.network.box_head.layers[-1].bias[2:].zero_()
     assert max(share for *_, share in best_heads(model).values()) < 0.4

@@ -16,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cond_detr import PRESETS, cli, evaluate, train
-from cond_detr.optim import lr_factor
+from cond_detr import PRESETS, cli
+from cond_detr.evaluate import __main__ as evaluate
+from cond_detr.train import __main__ as train
+from cond_detr.train.optim import lr_factor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -160,7 +162,7 @@ def test_a_signal_to_the_whole_process_group_saves_the_state(
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "continue with --resume" in output
+    assert "continue with cond-detr train --resume" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -174,7 +176,7 @@ def test_signals_save_the_state_between_steps(
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, output
-    stopped = re.search(r"stopped in epoch (\d) after step (\d+) of 40; continue with --resume", output)
+    stopped = re.search(r"stopped in epoch (\d) after step (\d+) of 40; continue with cond-detr train --resume", output)
     assert stopped, output
     assert run_train("--resume", folder / "last.pt", "--workers", 0, "--device", "cpu") == 0
     assert_same_weights(folder / "last.pt", reference / "last.pt")
@@ -449,13 +451,17 @@ def test_options_out_of_range(arguments: list[str], capfd: pytest.CaptureFixture
 
 def test_learning_rate_schedules() -> None:
     """The paper drops at 40 of 50, 60 of 75 and 80 of 108 epochs."""
-    for arguments, epochs, drop in (([], 50, 40), (["--epochs", "75"], 75, 60)):
-        options = vars(train.parser().parse_args(arguments))
-        settings = train.configure(options, PRESETS["r50"]).train
+    for arguments, epochs, drop in (
+        ([], 50, 40),
+        (["--epochs", "75"], 75, 60),
+        (["--epochs", "75", "--lr-drop", "0.4"], 75, 30),
+    ):
+        options = vars(train.parser().parse_args(["--preset", "r50", *arguments]))
+        settings = train.new_config(options).train
         factors = [lr_factor(settings, epoch * 7, epochs * 7) for epoch in range(epochs)]
         assert factors == [1.0] * drop + [0.1] * (epochs - drop)
-    options = vars(train.parser().parse_args(["--epochs", "108", "--lr-drop", "80"]))
-    settings = train.configure(options, PRESETS["r50"]).train
+    options = vars(train.parser().parse_args(["--preset", "r50", "--epochs", "108", "--lr-drop", "80"]))
+    settings = train.new_config(options).train
     assert [lr_factor(settings, epoch * 7, 108 * 7) for epoch in range(108)] == [1.0] * 80 + [0.1] * 28
 
 

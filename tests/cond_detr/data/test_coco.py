@@ -14,8 +14,10 @@ from PIL import Image
 from cond_detr import InputError
 from cond_detr.config import DataConfig
 from cond_detr.data import open_split, shapes
+from cond_detr.data.annotations import check_annotations
 from cond_detr.data.batching import Batch, Sample, collate, pad_images
-from cond_detr.data.coco import CocoDataset, FolderLoader, check_annotations, find_split
+from cond_detr.data.dataset import CocoDataset
+from cond_detr.data.layouts import FolderLoader, find_split
 
 DATA = DataConfig(image_size=64, max_size=64, augment="flip")
 

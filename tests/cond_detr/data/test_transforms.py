@@ -8,18 +8,8 @@ from PIL import Image
 
 from cond_detr import InputError
 from cond_detr.config import DataConfig
-from cond_detr.data.transforms import (
-    Annotated,
-    augment,
-    crop,
-    draw_augmentation,
-    draw_crop,
-    flip,
-    open_image,
-    resize,
-    resized,
-    to_network_input,
-)
+from cond_detr.data.augment import Annotated, augment, crop, draw_augmentation, draw_crop, flip, resize
+from cond_detr.data.images import open_image, resized, to_network_input
 
 
 def painted(width: int, height: int, box: tuple[int, int, int, int]) -> Annotated:

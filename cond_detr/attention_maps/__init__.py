@@ -1,0 +1,1 @@
+"""Attention maps: the cross-attention weights of each head for a detection."""

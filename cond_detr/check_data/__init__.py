@@ -1,0 +1,1 @@
+"""Statistics of a data set, and problems in it."""

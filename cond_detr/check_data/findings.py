@@ -1,0 +1,168 @@
+"""Statistics of a data set, problems in it, and contact sheets of its images with their boxes."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from cond_detr.data.annotations import Annotations, ImageRecord, read_annotations
+from cond_detr.data.images import IMAGE_SUFFIXES
+from cond_detr.data.layouts import FolderLoader, find_split
+from cond_detr.errors import InputError, shown
+from cond_detr.models.predictions import Detections
+from cond_detr.predict.drawing import draw_detections, sheet
+
+# In pixels: narrower boxes are easily lost in the network's stride
+SMALL = 8
+
+
+@dataclass
+class Findings:
+    """A checked split.
+
+    Attributes:
+        split: "train" or "val".
+        annotations: the annotations that can be used.
+        folder: the image folder.
+        problems: a message for each problem.
+    """
+
+    split: str
+    annotations: Annotations
+    folder: Path
+    problems: list[str] = field(default_factory=list)
+
+
+def check_split(dataset_dir: Path, split: str) -> Findings:
+    """Checks the annotations and every image of a split.
+
+    Args:
+        dataset_dir: folder of the data set.
+        split: "train" or "val".
+
+    Raises:
+        InputError: if there are no annotations that can be used.
+    """
+    folder, file = find_split(dataset_dir, split)
+    problems: list[str] = []
+    found = Findings(split, read_annotations(file, problems.append), folder, problems)
+    records = found.annotations.records
+    load = FolderLoader(folder)
+    for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
+        try:
+            load(record.file_name, record.size)
+        except InputError as error:
+            found.problems.append(str(error))
+    found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]
+    found.problems += odd_boxes(found.annotations)
+    twice = [name for name, count in Counter(record.file_name for record in records).items() if count > 1]
+    found.problems += [f"image {name} is listed more than once" for name in twice]
+    listed = {Path(record.file_name).as_posix() for record in records}
+    there = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    unlisted = sum(path.relative_to(folder).as_posix() not in listed for path in there)
+    if unlisted:
+        found.problems.append(f"{unlisted} images in {folder} are not in the annotations, and will not be used")
+    return found
+
+
+def odd_boxes(annotations: Annotations) -> list[str]:
+    """Messages about boxes that are used, but are suspicious: clipped by the image, or very thin."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.ground_truth["images"]}
+    out, thin = 0, 0
+    for annotation in annotations.ground_truth["annotations"]:
+        (left, top, width, height), size = annotation["bbox"], sizes[annotation["image_id"]]
+        out += min(left, top) < -1 or left + width > size[0] + 1 or top + height > size[1] + 1
+        thin += min(width, height) < 1
+    problems = [f"{out} boxes reach more than a pixel out of their image, and are clipped"] * bool(out)
+    return problems + [f"{thin} boxes are narrower than a pixel"] * bool(thin)
+
+
+def compare(splits: Sequence[Findings]) -> list[str]:
+    """Messages about differences between train and val: different classes, and classes without objects in train."""
+    problems = []
+    train, val = (found.annotations for found in splits)
+    for name in sorted(set(train.classes.names) ^ set(val.classes.names)):
+        problems.append(f"class {shown(name)} is only in {'train' if name in train.classes.names else 'val'}")
+    counts = objects_of(train)
+    problems += [
+        f"class {shown(name)} has objects in val and none in train"
+        for name, count in objects_of(val).items()
+        if count and not counts.get(name)
+    ]
+    return problems
+
+
+def objects_of(annotations: Annotations) -> dict[str, int]:
+    """Number of boxes of each class, by name."""
+    counts = Counter(int(label) for record in annotations.records for label in record.labels)
+    return {name: counts[i] for i, name in enumerate(annotations.classes.names)}
+
+
+def table(splits: Sequence[Findings]) -> str:
+    """Formats the statistics of the splits as a text table."""
+    rows: dict[str, list[object]] = {"": [found.split for found in splits]}
+    annotations = [found.annotations for found in splits]
+    rows["images"] = [len(a.records) for a in annotations]
+    rows["  without objects"] = [sum(not len(record.labels) for record in a.records) for a in annotations]
+    rows["  most common size"] = [most_common_size(a) for a in annotations]
+    rows["boxes"] = [sum(objects_of(a).values()) for a in annotations]
+    rows["  most in an image"] = [max(len(record.labels) for record in a.records) for a in annotations]
+    rows[f"  narrower than {SMALL} pixels"] = [sum(map(small_boxes, a.records)) for a in annotations]
+    rows["  crowds"] = [sum(entry["iscrowd"] for entry in a.ground_truth["annotations"]) for a in annotations]
+    for name in dict.fromkeys(name for a in annotations for name in a.classes.names):
+        rows[f"  {name}"] = [objects_of(a).get(name, "-") for a in annotations]
+    width = max(map(len, rows))
+    columns = [max(len(str(row[i])) for row in rows.values()) for i in range(len(splits))]
+    return "\n".join(
+        f"{name:{width}}  " + "  ".join(f"{value!s:>{column}}" for value, column in zip(row, columns, strict=True))
+        for name, row in rows.items()
+    )
+
+
+def most_common_size(annotations: Annotations) -> str:
+    """The most common image size, as "widthxheight" in pixels."""
+    ((width, height), _), *_ = Counter(record.size for record in annotations.records).most_common(1)
+    return f"{width}x{height}"
+
+
+def small_boxes(record: ImageRecord) -> int:
+    """Number of boxes with a side of less than :data:`SMALL` pixels."""
+    return int(((record.boxes[:, 2:] - record.boxes[:, :2]).min(1) < SMALL).sum()) if len(record.boxes) else 0
+
+
+def contact_sheet(found: Findings, count: int) -> Image.Image:
+    """Draws random images of a split, always the same ones, with their boxes and class names.
+
+    Args:
+        found: the split.
+        count: number of images.
+    """
+    annotations = found.annotations
+    chosen = random.Random(0).sample(annotations.records, min(count, len(annotations.records)))
+    load = FolderLoader(found.folder)
+    pictures = []
+    for record in sorted(chosen, key=lambda record: record.image_id):
+        try:
+            image = load(record.file_name, record.size)
+        except InputError:
+            continue
+        pictures.append(draw_detections(image, truth(record, annotations), scores=False))
+    return sheet(pictures)
+
+
+def truth(record: ImageRecord, annotations: Annotations) -> Detections:
+    """The ground truth of an image as detections of score 1."""
+    labels = record.labels.tolist()
+    names, ids = annotations.classes.names, annotations.classes.category_ids
+    return Detections(
+        torch.from_numpy(record.boxes),
+        torch.ones(len(labels)),
+        torch.from_numpy(record.labels),
+        [names[label] for label in labels],
+        [ids[label] for label in labels],
+    )

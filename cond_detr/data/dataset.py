@@ -1,0 +1,80 @@
+"""Samples of a data set for training and evaluation."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cond_detr.boxes import xyxy_to_cxcywh
+from cond_detr.config import DataConfig
+from cond_detr.data.annotations import Annotations
+from cond_detr.data.augment import Annotated, Augmentation, augment, draw_augmentation, resize
+from cond_detr.data.batching import Sample
+from cond_detr.data.images import ImageLoader, Size, check_size, normalise, resized
+from cond_detr.errors import InputError
+
+
+class CocoDataset(Dataset[Sample | InputError]):
+    """Samples of a data set: augmented for training, resized for evaluation.
+
+    An item is the error that occurred instead of a sample if its image cannot be used.
+
+    Args:
+        annotations: checked annotations.
+        load: loads an image by file name.
+        data: image sizes and augmentation.
+        stride: stride of the network, in pixels; smaller images are refused.
+        train: whether to augment; the randomness depends on (seed, epoch, index) only.
+        seed: seed of the augmentation.
+    """
+
+    def __init__(
+        self, annotations: Annotations, load: ImageLoader, data: DataConfig, stride: int, *, train: bool, seed: int = 0
+    ) -> None:
+        self.annotations = annotations
+        self.load = load
+        self.data = data
+        self.stride = stride
+        self.train = train
+        self.seed = seed
+        # shared memory: worker processes that outlive an epoch see the next one's number
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, counted from 0, that the augmentation depends on, in all worker processes as well."""
+        self._epoch.fill_(epoch)
+
+    def training_sizes(self) -> list[Size]:
+        """The (width, height) in pixels of each image after this epoch's augmentation."""
+        return [self._augmentation(i, record.size).size for i, record in enumerate(self.annotations.records)]
+
+    def _augmentation(self, index: int, size: Size) -> Augmentation:
+        return draw_augmentation(size, self.data, np.random.default_rng((self.seed, int(self._epoch), index)))
+
+    def __len__(self) -> int:
+        return len(self.annotations.records)
+
+    def __getitem__(self, index: int) -> Sample | InputError:
+        record = self.annotations.records[index]
+        try:
+            image = self.load(record.file_name, record.size)
+            check_size(image, self.stride, f"image {record.file_name}")
+        except InputError as error:
+            return error
+        sample = Annotated(image, record.boxes, record.labels)
+        if self.train:
+            sample = augment(sample, self._augmentation(index, image.size))
+        else:
+            sample = resize(sample, resized(image.size, self.data.image_size, self.data.max_size))
+        return Sample(
+            normalise(sample.image),
+            torch.from_numpy(sample.labels),
+            _relative(torch.from_numpy(sample.boxes), sample.image.size),
+            record.image_id,
+            image.size,
+        )
+
+
+def _relative(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    return xyxy_to_cxcywh(boxes) / torch.tensor([*size, *size], dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""COCO's metrics of a model on a data set."""

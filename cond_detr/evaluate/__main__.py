@@ -1,0 +1,84 @@
+"""``cond-detr evaluate``: computes COCO metrics of a checkpoint on the validation images of a data set."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from cond_detr.cli import command_parser, positive, run
+from cond_detr.evaluate.coco_metrics import Evaluation
+from cond_detr.evaluate.over_dataset import evaluate, results_dict
+from cond_detr.files import make_folder, write_json
+from cond_detr.options import add_running
+from cond_detr.weights.options import add_checkpoint, add_precision, opened
+
+
+def table(evaluation: Evaluation) -> str:
+    """Formats metrics and per-class results as a text table, in percent."""
+
+    def percent(value: float | None) -> str:
+        return "    -" if value is None else f"{value * 100:5.1f}"
+
+    width = max(map(len, [*evaluation.per_class, "all classes"]))
+    lines = [f"{'':{width}}     AP   AP50"]
+    for name, values in evaluation.per_class.items():
+        lines.append(f"{name:{width}}  {percent(values['AP'])}  {percent(values['AP50'])}")
+    metrics = evaluation.metrics
+    lines.append(f"{'all classes':{width}}  {percent(metrics['AP'])}  {percent(metrics['AP50'])}")
+    lines.append("  ".join(f"{name} {percent(metrics[name]).strip()}" for name in ("AP75", "APS", "APM", "APL")))
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the argument parser of ``cond-detr evaluate``."""
+    p = command_parser(
+        "evaluate",
+        __doc__,
+        "--checkpoint runs/small/best.pt",
+        "--checkpoint model.safetensors --coco-path COCO --batch-size 2",
+    )
+    add_checkpoint(p)
+    p.add_argument(
+        "--dataset-dir", "--coco-path", metavar="DIR", help="data set folder (default: that of the training)"
+    )
+    p.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="folder for results.json (default: evaluation/ beside FILE)"
+    )
+    p.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help="images per forward pass (default: --eval-batch-size of the training)",
+    )
+    add_running(p, ["workers", "device", "threads"])
+    add_precision(p)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``cond-detr evaluate``; see :func:`parser` for its arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: if the checkpoint, the data set or the output folder cannot be used.
+    """
+    options = parser().parse_args(argv)
+    model = opened(options)
+    dataset, evaluation = evaluate(
+        model, dataset_dir=options.dataset_dir, batch_size=options.batch_size, workers=options.workers
+    )
+    beside = Path() if "://" in options.checkpoint else Path(options.checkpoint).parent
+    folder = options.output_dir or beside / "evaluation"
+    make_folder(folder)
+    write_json(
+        folder / "results.json",
+        results_dict(evaluation, checkpoint=options.checkpoint, images=len(dataset)),
+    )
+    print(table(evaluation))
+    print(f"wrote {folder / 'results.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

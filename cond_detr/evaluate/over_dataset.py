@@ -1,0 +1,129 @@
+"""Evaluation of a model on a data set: its detections and COCO's metrics."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from cond_detr import distributed
+from cond_detr.classes import UNUSED, Classes
+from cond_detr.data import open_split
+from cond_detr.data.dataset import CocoDataset
+from cond_detr.data.loading import checked, eval_loader, loading_processes
+from cond_detr.errors import InputError, shown
+from cond_detr.evaluate.coco_metrics import Evaluation, evaluate_results
+from cond_detr.models.model import Model
+from cond_detr.models.predictions import Detections, detections
+from cond_detr.precision import fp32_products
+from cond_detr.predict.results import coco_results
+
+
+def run_over(
+    model: Model,
+    dataset: CocoDataset,
+    classes: Classes,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    amp: Literal["off", "bf16"] = "off",
+) -> list[tuple[int, Detections]]:
+    """Runs a model over this process's share of a data set.
+
+    Args:
+        model: the model, in evaluation mode.
+        dataset: the data set, opened for evaluation.
+        classes: classes of the model, with the category ids of the data set.
+        batch_size: images per forward pass.
+        workers: number of processes that load images.
+        amp: "bf16" for autocast, or "off".
+
+    Returns:
+        The id of each image and its best detections, of any score.
+
+    Raises:
+        InputError: if an image cannot be used.
+    """
+    network, device = model.network, model.device
+    pin = device.type == "cuda"
+    loader = eval_loader(dataset, batch_size, workers, pin, distributed.rank(), distributed.world_size())
+    found: list[tuple[int, Detections]] = []
+    # only a bar on a terminal: in a file it would be noise
+    bar = tqdm(checked(loader), "evaluate", len(loader), unit="batch", leave=False, disable=None)
+    for batch in bar:
+        batch = batch.to(device)
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"),
+            fp32_products(model.config.train.matmul_precision, device),
+        ):
+            predictions = network(batch.images, batch.padding)
+        images = detections(predictions, batch.sizes, classes, softmax=network.softmax)
+        found += zip(batch.image_ids, images, strict=True)
+    return found
+
+
+def measure(dataset: CocoDataset, found: list[tuple[int, Detections]]) -> Evaluation:
+    """Computes COCO's metrics of the detections of all processes, on every process.
+
+    Args:
+        dataset: the data set.
+        found: result of :func:`run_over` on this process.
+    """
+    results = [result for image_id, image in found for result in coco_results(image_id, image)]
+    return evaluate_results(dataset.annotations, distributed.gather_lists(results))
+
+
+def classes_in(dataset: CocoDataset, model_classes: Classes) -> Classes:
+    """Returns the model's classes with the category ids of a data set, matched by name.
+
+    Raises:
+        InputError: if the class names differ.
+    """
+    theirs = dataset.annotations.classes
+    different = sorted(set(theirs.names) ^ (set(model_classes.names) - {UNUSED}))
+    if different:
+        where = "the file" if different[0] in theirs.names else "the model"
+        raise InputError(
+            f"{dataset.annotations.name} has {len(theirs)} classes and the model {len(model_classes)}, "
+            f"and they differ: {shown(different[0])} is only in {where}"
+        )
+    ids = {**dict(zip(theirs.names, theirs.category_ids, strict=True)), UNUSED: -1}  # no category of COCO's is negative
+    return Classes(model_classes.names, tuple(ids[name] for name in model_classes.names))
+
+
+def evaluate(
+    model: Model, *, dataset_dir: str | Path | None = None, batch_size: int | None = None, workers: int | None = None
+) -> tuple[CocoDataset, Evaluation]:
+    """Computes COCO's metrics of a model on the validation images of a data set.
+
+    Args:
+        model: the model, in evaluation mode.
+        dataset_dir: folder of the data set; by default the one that the model was trained on.
+        batch_size: images per forward pass; by default the model's ``eval_batch_size``.
+        workers: number of processes that load images; by default a quarter of the cores, at most 4.
+
+    Returns:
+        The data set and the metrics.
+
+    Raises:
+        InputError: if the data set cannot be used, or its classes are not the model's.
+    """
+    data = model.config.data
+    if dataset_dir is not None:
+        data = replace(data, dataset_dir=str(dataset_dir))
+    dataset = open_split(data, "val", model.stride)
+    found = run_over(
+        model,
+        dataset,
+        classes_in(dataset, model.classes),
+        batch_size=batch_size or model.config.train.eval_batch_size,
+        workers=loading_processes(data, workers),
+    )
+    return dataset, measure(dataset, found)
+
+
+def results_dict(evaluation: Evaluation, **more: Any) -> dict[str, Any]:
+    """The content of results.json: metrics, results for each class, and further entries."""
+    return {**more, **evaluation.metrics, "per_class": evaluation.per_class}

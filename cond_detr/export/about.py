@@ -1,0 +1,48 @@
+"""Metadata of an exported file."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from cond_detr.classes import Classes
+from cond_detr.models.model import Model
+
+# Key of the metadata in a file
+KEY = "cond_detr"
+
+
+@dataclass(frozen=True)
+class About:
+    """Metadata of an exported file: what prediction needs besides the graph.
+
+    Attributes:
+        classes: the classes, in the order of the labels.
+        image_size: short side of the network's input, in pixels.
+        max_size: longest long side, in pixels.
+        stride: stride of the network, in pixels; smaller images are refused.
+    """
+
+    classes: Classes
+    image_size: int
+    max_size: int
+    stride: int
+
+    @classmethod
+    def of(cls, model: Model) -> "About":
+        """The metadata of a model."""
+        data = model.config.data
+        return cls(model.classes, data.image_size, data.max_size, model.stride)
+
+    def write(self) -> str:
+        """Formats the metadata as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> "About":
+        """Parses the JSON of :meth:`write`.
+
+        Raises:
+            Exception: of any type, if it is something else.
+        """
+        values = json.loads(text)
+        names, category_ids = values["classes"]["names"], values["classes"]["category_ids"]
+        return cls(**{**values, "classes": Classes(tuple(names), tuple(category_ids))})

@@ -1,0 +1,100 @@
+"""Detection with exported files."""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cond_detr.data.images import ImageLike, to_network_input
+from cond_detr.errors import InputError, need
+from cond_detr.export.about import KEY, About
+from cond_detr.models.predictions import Detections, Ranked, in_pixels
+from cond_detr.predict.detect import each_image
+
+
+class Exported:
+    """A detector in an exported file.
+
+    An ONNX file is data, and safe to open. A .pt2 file is a program: torch unpickles parts of it and loads compiled
+    code from it, so opening one can run any code that its author put there, and needs explicit consent.
+
+    Args:
+        path: a file that :func:`cond_detr.export.export` wrote.
+        trust_code: consent to run the code in a .pt2 file. Give it only for files that you made, or that come from
+            someone you trust.
+
+    Raises:
+        InputError: if the file is missing, damaged or something else, it is a program without consent, or a package is
+            missing.
+    """
+
+    def __init__(self, path: str | Path, *, trust_code: bool = False) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"exported file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        if path.suffix not in {".onnx", ".pt2"}:
+            raise InputError(f"exported file {path} must end in .onnx or .pt2")
+        if path.suffix == ".pt2" and trust_code is not True:
+            raise InputError(
+                f"exported file {path} is a program, which can do anything to this machine; if you made it or trust "
+                "who did, open it with trust_code=True, otherwise use an ONNX file"
+            )
+        try:
+            self.graph, about = _open_onnx(path) if path.suffix == ".onnx" else _run_program(path)
+            self.about = About.read(about)
+        except InputError:
+            raise
+        except Exception:  # a damaged file can raise anything
+            raise InputError(
+                f"exported file {path} cannot be read: it is damaged, or nothing that was exported here"
+            ) from None
+
+    @overload  # a string is a sequence of strings, but not meant
+    def predict(self, images: ImageLike, threshold: float = 0.3) -> Detections: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, images: Sequence[ImageLike], threshold: float = 0.3) -> list[Detections]: ...
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], threshold: float = 0.3) -> Detections | list[Detections]:
+        """Detects objects in images; see :meth:`cond_detr.Detector.predict`."""
+        found = each_image(images, threshold, self.about.stride, lambda image: self._detect(image, threshold))
+        return cast("Detections | list[Detections]", found)
+
+    def _detect(self, image: Image.Image, threshold: float) -> Detections:
+        about = self.about
+        pixels = to_network_input(image, about.image_size, about.max_size)
+        return in_pixels(self.graph(pixels[None]), [image.size], about.classes)[0].above(threshold)
+
+
+Graph = Callable[[Tensor], Ranked]
+
+
+def _open_onnx(path: Path) -> tuple[Graph, str]:
+    need("export", "onnxruntime")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
+
+    def graph(images: Tensor) -> Ranked:
+        return Ranked(*map(torch.from_numpy, session.run(None, {"images": images.numpy()})))
+
+    return graph, session.get_modelmeta().custom_metadata_map[KEY]
+
+
+def _run_program(path: Path) -> tuple[Graph, str]:
+    """Loads a program of torch.export or AOTInductor, and runs the code in it."""
+    with zipfile.ZipFile(path) as archive:
+        compiled = any("aotinductor" in name for name in archive.namelist())
+    if compiled:
+        package = torch._inductor.aoti_load_package(str(path))
+        metadata = package.get_metadata()
+        place = metadata["AOTI_DEVICE_KEY"]
+        return lambda images: Ranked(*package(images.to(place))), metadata[KEY]
+    extra = {KEY: ""}
+    module = torch.export.load(path, extra_files=extra).module()
+    device = next(module.parameters()).device
+    return torch.inference_mode()(lambda images: Ranked(*module(images.to(device)))), extra[KEY]

@@ -1,0 +1,95 @@
+"""Export of a detector to one file for deployment.
+
+The graph maps normalised images to the best detections. Image sizes and class names are in the metadata of the file.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from cond_detr.errors import InputError, need, shown
+from cond_detr.export.about import KEY, About
+from cond_detr.files import make_folder
+from cond_detr.models.model import Model, unfused
+from cond_detr.models.predictions import Ranked, best
+
+FORMATS = {
+    "onnx": "for ONNX Runtime and others that read ONNX",
+    "torch": "a torch.export program (opening it runs code in it)",
+    "aot": "a program compiled by AOTInductor for this device and processor",
+}
+OPSET = 18
+
+
+class Exportable(nn.Module):
+    """The network with post-processing, in plain torch operations.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = unfused(model).network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Scores, labels and boxes as in :class:`~cond_detr.models.predictions.Ranked`, of (B, 3, H, W) images."""
+        return tuple(best(self.model(images), softmax=self.model.softmax))
+
+
+@torch.no_grad()
+def trace(model: Model) -> ExportedProgram:
+    """Traces the graph of a model for dynamic batch size, height and width."""
+    side = 4 * model.stride
+    images = torch.zeros(2, 3, side, side + model.stride, device=model.device)
+    sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    return torch.export.export(Exportable(model).to(model.device).eval(), (images,), dynamic_shapes=sizes)
+
+
+def export(model: Model, path: str | Path, kind: str | None = None) -> None:
+    """Writes a file for deployment.
+
+    Args:
+        model: the model; AOTInductor compiles for the device that it is on.
+        path: the file to write.
+        kind: one of :data:`FORMATS`; by default "onnx" if the file ends in .onnx, else "torch".
+
+    Raises:
+        InputError: if the format is unknown, the suffix is not the format's, or a package is missing.
+    """
+    path = Path(path)
+    kind = kind or ("onnx" if path.suffix == ".onnx" else "torch")
+    suffix = ".onnx" if kind == "onnx" else ".pt2"
+    if kind not in FORMATS:
+        raise InputError(f"unknown format {shown(kind)}; there are {', '.join(FORMATS)}")
+    if path.suffix != suffix:
+        raise InputError(f"{path} should end in {suffix} for format {kind}")
+    make_folder(path.parent)
+    with path.open("ab"):  # fails now, and not after minutes, if it cannot be written
+        pass
+    about = About.of(model).write()
+    if kind == "onnx":
+        _write_onnx(trace(model), path, about)
+    elif kind == "torch":
+        torch.export.save(trace(model), path, extra_files={KEY: about})
+    else:
+        torch._inductor.aoti_compile_and_package(
+            trace(model), package_path=str(path), inductor_configs={"aot_inductor.metadata": {KEY: about}}
+        )
+
+
+def _write_onnx(program: ExportedProgram, path: Path, about: str) -> None:
+    need("export", "onnx", "onnxscript")
+    made = torch.onnx.export(
+        program,
+        input_names=["images"],
+        output_names=list(Ranked._fields),
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+    )
+    assert made is not None
+    made.model.metadata_props[KEY] = about
+    made.save(path)

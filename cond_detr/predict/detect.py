@@ -1,0 +1,74 @@
+"""Detection of objects in images by a model."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from cond_detr.data.images import ImageLike, is_one, open_image, to_network_input
+from cond_detr.errors import InputError
+from cond_detr.models.model import Model
+from cond_detr.models.predictions import Detections, check_threshold, detections
+from cond_detr.precision import fp32_products
+
+
+def predict(model: Model, images: ImageLike | Sequence[ImageLike], threshold: float) -> Any:
+    """Detects objects in images; see :meth:`cond_detr.Detector.predict`."""
+    return each_image(images, threshold, model.stride, lambda image: detect(model, [image], threshold)[0])
+
+
+def each_image(
+    images: ImageLike | Sequence[ImageLike],
+    threshold: float,
+    stride: int,
+    detect_in: Callable[[Image.Image], Detections],
+) -> Any:
+    """Opens images one after the other and applies a detector to each.
+
+    Args:
+        images: a path, PIL image or (H, W, 3) uint8 RGB array, or a sequence of these.
+        threshold: lowest score to report; only checked here.
+        stride: stride of the network, in pixels; smaller images are refused.
+        detect_in: detects objects in an RGB image.
+
+    Returns:
+        The detections of each image: a list for a sequence, else a single item.
+
+    Raises:
+        InputError: if an image cannot be read or is too small, or the threshold is not in [0, 1].
+    """
+    check_threshold(threshold)
+    if is_one(images):
+        return detect_in(open_image(images, stride=stride))
+    return [detect_in(open_image(image, stride=stride)) for image in images]
+
+
+@torch.no_grad()
+def detect(model: Model, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
+    """Detects objects in a batch of images.
+
+    The network runs in evaluation mode, and returns to its previous mode.
+
+    Args:
+        model: the model.
+        images: RGB images that have the same size after resizing for the network.
+        threshold: lowest score to report, in [0, 1].
+
+    Raises:
+        InputError: if the weights are not fp32.
+    """
+    network, data = model.network, model.config.data
+    weight = network.query_embed.weight
+    if weight.dtype != torch.float32:
+        raise InputError(f"a detector must have float32 weights (autocast makes it faster), got {weight.dtype}")
+    pixels = torch.stack([to_network_input(image, data.image_size, data.max_size) for image in images])
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with fp32_products(model.config.train.matmul_precision, weight.device):
+            predictions = network.eval()(pixels.to(weight.device))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    found = detections(predictions, [image.size for image in images], model.classes, softmax=network.softmax)
+    return [each.above(threshold) for each in found]

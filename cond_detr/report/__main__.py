@@ -1,0 +1,57 @@
+"""``cond-detr report``: writes a self-contained page about a run: settings, curves, classes, images, attention."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cond_detr.cli import command_parser, run
+from cond_detr.data import open_split
+from cond_detr.data.loading import loading_processes
+from cond_detr.files import write_text
+from cond_detr.options import add_running
+from cond_detr.report.page import page
+from cond_detr.train.run_folder import RunFolder
+from cond_detr.weights.options import opened
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the argument parser of ``cond-detr report``."""
+    p = command_parser(
+        "report",
+        __doc__,
+        "runs/small",
+        "runs/small --dataset-dir DIR --output page.html",
+    )
+    p.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    p.add_argument("--output", type=Path, metavar="FILE", help="page to write (default: report.html in RUN)")
+    p.add_argument("--dataset-dir", metavar="DIR", help="data set folder (default: that of the training)")
+    add_running(p, ["workers", "device", "threads"])
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``cond-detr report``; see :func:`parser` for its arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: if the run folder or the data set cannot be used.
+    """
+    options = parser().parse_args(argv)
+    folder = RunFolder(options.run)
+    options.checkpoint = folder.best
+    model = opened(options)
+    data = model.config.data
+    if options.dataset_dir:
+        data = replace(data, dataset_dir=options.dataset_dir)
+    dataset = open_split(data, "val", model.stride)
+    target = options.output or folder.path / "report.html"
+    write_text(target, page(model, dataset, folder, loading_processes(data, options.workers)))
+    print(f"wrote {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

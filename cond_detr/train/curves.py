@@ -1,0 +1,36 @@
+"""Plots of a run's log."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def metrics_figure(history: Sequence[dict[str, Any]]) -> Any:
+    """Plots learning curves: training losses at the left, average precision at the right.
+
+    Args:
+        history: records of log.jsonl.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, precision = figure.subplots(1, 2)
+    epochs = [record["epoch"] for record in history]
+    for key, label in (
+        ("train_loss", "total, all layers"),
+        ("train_loss_classification", "classification, last layer"),
+        ("train_loss_l1", "L1, last layer"),
+        ("train_loss_giou", "GIoU, last layer"),
+    ):
+        losses.plot(epochs, [record[key] for record in history], marker=".", label=label)
+    losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    for key in ("AP", "AP50", "AP75"):
+        values = [float("nan") if record[key] is None else record[key] for record in history]
+        precision.plot(epochs, values, marker=".", label=key)
+    precision.set(xlabel="epoch", ylabel="average precision", ylim=(0, 1))
+    for axes in (losses, precision):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure

@@ -1,0 +1,298 @@
+"""The training loop: epochs and steps.
+
+All randomness is a function of the seed and of the progress: the order of the images depends on (seed, epoch), the
+augmentation of an image on (seed, epoch, index), dropout on (seed, step, rank). So a resumed run computes the same as
+an uninterrupted one, without saved states of random generators.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from cond_detr import distributed
+from cond_detr.data.batching import Batch
+from cond_detr.data.dataset import CocoDataset
+from cond_detr.data.loading import ShuffledBatches, checked, train_loader
+from cond_detr.data.prefetch import on_device
+from cond_detr.errors import InputError
+from cond_detr.evaluate.coco_metrics import Evaluation
+from cond_detr.evaluate.over_dataset import classes_in, measure, run_over
+from cond_detr.models.model import Model
+from cond_detr.train.criterion import Criterion
+from cond_detr.train.cuda_graphs import CudaRecorder, GraphedStep, why_not
+from cond_detr.train.ema import WeightAverage
+from cond_detr.train.interruption import StopSignals
+from cond_detr.train.memory import rehearse
+from cond_detr.train.optim import lr_factor, make_optimizer, restore, set_lr
+from cond_detr.train.recorder import Recorder
+from cond_detr.train.sanitised import Sanitised
+from cond_detr.train.step import TrainStep
+from cond_detr.weights.checkpoint import Checkpoint
+from cond_detr.weights.progress import LOSS_NAMES, Progress
+
+# Steps between host-device synchronisations, at which the losses are read
+STEPS_PER_LOOK = 10
+
+
+class Data(NamedTuple):
+    """The data sets of a run.
+
+    Attributes:
+        train: training images, augmented.
+        val: validation images.
+    """
+
+    train: CocoDataset
+    val: CocoDataset
+
+
+class Trainer:
+    """Trains a model; can be stopped and resumed at any step.
+
+    Args:
+        model: the model, on the device to train on, with the settings of the run.
+        data: the data sets.
+        recorder: writes the files of the run.
+        workers: number of processes that load images.
+
+    Raises:
+        InputError: if the classes of the validation set are not the model's, or the training set is smaller than a
+            step.
+    """
+
+    def __init__(self, model: Model, data: Data, recorder: Recorder, *, workers: int) -> None:
+        train = model.config.train
+        self.model = model
+        self.config = model.config
+        self.data = data
+        self.recorder = recorder
+        self.workers = workers
+        self.device = model.device
+        self.eval_classes = classes_in(data.val, model.classes)
+        self.criterion = Criterion(model.config.loss)
+        self.graphs = train.cuda_graphs and why_not(model.config, model.network, self.device) is None
+        self.optimizer = make_optimizer(model.network, train, capturable=self.graphs)
+        self.average = WeightAverage(model, train.ema) if train.ema else None
+        self.batches = ShuffledBatches(
+            data.train,
+            train.images_per_pass,
+            train.accumulate,
+            train.seed,
+            distributed.rank(),
+            distributed.world_size(),
+            by_size=model.config.data.size_step > 0,
+        )
+        self.total_steps = train.epochs * self.batches.steps
+        self.progress = Progress(len(data.train), self.batches.images_per_step)
+        self.resumed = False
+        self.sanitised = Sanitised(data.train.annotations)
+        multiple = max(1, model.config.data.size_step)
+        self.loader = train_loader(data.train, self.batches, workers, self.device.type == "cuda", multiple)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Restores the state of a checkpoint, to continue from there.
+
+        Raises:
+            InputError: if it has no training state, or that of a run with other data or settings.
+        """
+        path, progress = checkpoint.path, checkpoint.progress
+        if progress is None or checkpoint.optimizer is None:
+            raise InputError(f"`resume`: {path} holds a model but no training state; use it with `weights`")
+        for what, before, now in (
+            ("classes", checkpoint.classes, self.model.classes),
+            ("training images", progress.num_images, self.progress.num_images),
+            ("images a step", progress.images_per_step, self.progress.images_per_step),
+        ):
+            if before != now:
+                raise InputError(f"`resume`: {path} was trained with other {what}: {before}, not {now}")
+        if progress.step > self.batches.steps:
+            raise InputError(f"`resume`: {path} is at step {progress.step} of an epoch that has {self.batches.steps}")
+        if (checkpoint.average is None) == (self.average is not None):
+            raise InputError(f"`resume`: {path} must hold averaged weights if `ema` is set, and only then")
+        checkpoint.load_into(self.model.network)
+        try:
+            done = progress.epoch * self.batches.steps + progress.step
+            restore(self.optimizer, checkpoint.optimizer, done, self.config.train.clip_norm)
+        except InputError as error:
+            raise InputError(f"`resume`: {path} cannot be used: {error}") from None
+        if self.average and checkpoint.average:
+            self.average.model.network.load_state_dict(checkpoint.average)
+        self.progress = progress
+        self.resumed = True
+
+    def run(self) -> None:
+        """Trains to the last epoch.
+
+        Raises:
+            Interrupted: on a signal, after the state has been saved in ``last.pt``.
+            InputError: if an image cannot be read, the loss is not finite, or a batch does not fit into memory.
+        """
+        if not self.resumed:  # a state that has not yet led to a step replaces none that has
+            self.recorder.save_last(self.state())
+        if self.device.type == "cuda":
+            rehearse(self.model, self.criterion, self.data.train)
+        step = self._make_step()
+        with StopSignals() as stop:
+            while self.progress.epoch < self.config.train.epochs:
+                self._train_epoch(step, stop)
+                self._finish_epoch()
+                if self.progress.epoch < self.config.train.epochs:
+                    stop.raise_if_stopped(self.device, self._where())
+
+    def state(self) -> Checkpoint:
+        """The current state as a checkpoint to resume from; the recorder sets its path."""
+        return Checkpoint(
+            Path(),
+            self.config,
+            self.model.classes,
+            self.model.network.state_dict(),
+            average=self.average.model.network.state_dict() if self.average else None,
+            progress=self.progress,
+            optimizer=self.optimizer.state_dict(),
+        )
+
+    def _make_step(self) -> TrainStep | GraphedStep:
+        train = self.config.train
+        network: nn.Module = self.model.network
+        if train.compile:
+            network = torch.compile(network)  # type: ignore[assignment]
+        if distributed.world_size() > 1 and not self.graphs:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            network = DistributedDataParallel(network, device_ids=ids)
+        step = TrainStep(self.model.network, network, self.criterion, self.optimizer, train)
+        return GraphedStep(step, CudaRecorder(self.device)) if self.graphs else step
+
+    def _train_epoch(self, step: TrainStep | GraphedStep, stop: StopSignals) -> None:
+        progress = self.progress
+        self.model.network.train()
+        self.data.train.set_epoch(progress.epoch)
+        self.batches.start(progress.epoch, progress.step)
+        sums = torch.tensor(progress.loss_sums, dtype=torch.float64, device=self.device)
+        self.sanitised.forget()
+        started = time.perf_counter() - progress.seconds
+        bar = self._bar()
+        for batches in _groups(on_device(checked(self.loader), self.device), self.config.train.accumulate):
+            sums += self._step(step, batches)
+            progress.step += 1
+            progress.seconds = time.perf_counter() - started
+            bar.update()
+            looking = progress.step % STEPS_PER_LOOK == 0 or progress.step == self.batches.steps
+            if looking:
+                self._look(sums, bar)
+            if (looking or distributed.world_size() == 1) and stop.on_any_rank(self.device):
+                break
+        bar.close()
+        # the processes' mean, so that each of them can go on from it; the state is safe before the evaluation begins
+        progress.loss_sums = self._finite(distributed.mean_over_ranks(sums).tolist())
+        self.recorder.save_last(self.state())
+        stop.raise_if_stopped(self.device, self._where())
+
+    def _step(self, step: TrainStep | GraphedStep, batches: list[Batch]) -> Tensor:
+        """Runs one optimiser step; returns the (4,) losses of this process, summed over its batches."""
+        seed = self.config.train.seed
+        number = self.progress.epoch * self.batches.steps + self.progress.step
+        torch.manual_seed(int(np.random.SeedSequence((seed, number, distributed.rank())).generate_state(1)[0]))
+        set_lr(self.optimizer, lr_factor(self.config.train, number, self.total_steps))
+        # Processes average their gradients, so each divides by its share of all boxes of the step
+        counts = torch.stack([batch.targets.counts.sum() for batch in batches]).sum()
+        num_boxes = distributed.sum_over_ranks(counts).clamp(min=1) / distributed.world_size()
+        losses = torch.zeros(len(LOSS_NAMES), dtype=torch.float64, device=self.device)
+        for batch in batches:
+            outcome = step.backward(batch, num_boxes, last=batch is batches[-1])
+            losses += outcome.losses
+            self.sanitised.add(batch.image_ids, outcome.sanitised)
+        step.update()
+        if self.average:
+            self.average.update(self.model.network, number)
+        return losses
+
+    def _lr(self) -> float:
+        """Learning rate of the transformer in the last finished step."""
+        last = self.progress.epoch * self.batches.steps + self.progress.step - 1
+        return self.config.train.lr * lr_factor(self.config.train, last, self.total_steps)
+
+    def _bar(self) -> Any:
+        return tqdm(
+            total=self.batches.steps,
+            initial=self.progress.step,
+            desc=f"epoch {self.progress.epoch + 1}/{self.config.train.epochs}",
+            unit="step",
+            leave=False,
+            disable=True if distributed.rank() else None,
+        )
+
+    def _look(self, sums: Tensor, bar: Any) -> None:
+        """Reads the loss sums, a host-device synchronisation, and shows them in the progress bar."""
+        self.sanitised.report()
+        self.progress.loss_sums = self._finite(sums.tolist())
+        mean = [value / self.progress.step for value in self.progress.loss_sums]
+        shown = zip(("loss", "class", "l1", "giou"), mean, strict=True)
+        bar.set_postfix({k: f"{v:.3f}" for k, v in shown} | {"lr": f"{self._lr():.1e}"})
+
+    def _finite(self, losses: list[float]) -> list[float]:
+        if not all(map(math.isfinite, losses)):
+            raise InputError(
+                f"the loss is {losses[0]} in epoch {self.progress.epoch + 1}, by step {self.progress.step}; "
+                f"lower `lr` or use `amp` off. The last good state is {self.recorder.folder.last}"
+            )
+        return losses
+
+    def _where(self) -> str:
+        return (
+            f"stopped in epoch {self.progress.epoch + 1} after step {self.progress.step} of {self.batches.steps}; "
+            f"continue with cond-detr train --resume {self.recorder.folder.last}"
+        )
+
+    def _finish_epoch(self) -> None:
+        """Evaluates the model and records the epoch."""
+        evaluated = self.average.model if self.average else self.model
+        evaluated.network.eval()
+        found = run_over(
+            evaluated,
+            self.data.val,
+            self.eval_classes,
+            batch_size=self.config.train.eval_batch_size,
+            workers=self.workers,
+            amp=self.config.train.amp,
+        )
+        result = measure(self.data.val, found)
+        ap = result.metrics["AP"] or 0.0
+        improved = ap > self.progress.best_ap
+        self.progress = Progress(
+            self.progress.num_images,
+            self.progress.images_per_step,
+            epoch=self.progress.epoch + 1,
+            best_ap=max(ap, self.progress.best_ap),
+            history=[*self.progress.history, self._record(result)],
+        )
+        self.recorder.write_epoch(evaluated, result, self.state(), improved=improved)
+
+    def _record(self, result: Evaluation) -> dict[str, Any]:
+        """The record of the epoch for log.jsonl."""
+        progress = self.progress
+        mean = [total / progress.step for total in progress.loss_sums]
+        return {
+            "epoch": progress.epoch + 1,
+            "seconds": round(progress.seconds, 2),
+            "images_per_second": round(progress.step * self.batches.images_per_step / progress.seconds, 2),
+            **dict(zip(LOSS_NAMES, mean, strict=True)),
+            "lr": self._lr(),
+            **result.metrics,
+        }
+
+
+def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []

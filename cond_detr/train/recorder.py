@@ -1,0 +1,104 @@
+"""Output of a training run: checkpoints, log, curves, results, a picture, and a printed line for each epoch."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from cond_detr import distributed
+from cond_detr.config import Config
+from cond_detr.data.dataset import CocoDataset
+from cond_detr.evaluate.coco_metrics import Evaluation
+from cond_detr.files import make_folder
+from cond_detr.models.model import Model
+from cond_detr.predict.detect import predict
+from cond_detr.predict.drawing import draw_detections, sheet
+from cond_detr.train.run_folder import RunFolder
+from cond_detr.train.tensorboard import Events
+from cond_detr.weights.checkpoint import Checkpoint
+
+PREVIEW_IMAGES = 16
+PREVIEW_THRESHOLD = 0.3
+
+
+class Recorder:
+    """Writes a run's files; on other processes than the first it does nothing.
+
+    Nothing is written before the first state: a run that cannot be resumed leaves its folder as it was.
+
+    Args:
+        folder: the run's folder.
+        config: the run's settings.
+        val_set: data set whose first images are shown.
+
+    Attributes:
+        events: writes for TensorBoard, if that is wanted.
+    """
+
+    def __init__(self, folder: RunFolder, config: Config, val_set: CocoDataset) -> None:
+        self.folder = folder
+        self.config = config
+        self.val_set = val_set
+        self.events: Events | None = None
+        self.writes = distributed.rank() == 0
+        self.begun = False
+
+    def save_last(self, checkpoint: Checkpoint) -> None:
+        """Writes ``last.pt``, to go on from; the first time also settings and log."""
+        if not self.writes:
+            return
+        if not self.begun:
+            assert checkpoint.progress is not None
+            make_folder(self.folder.path)
+            self.folder.write_config(self.config)
+            self.folder.write_log(checkpoint.progress.history)
+            self.begun = True
+        replace(checkpoint, path=self.folder.last).save()
+
+    def write_epoch(self, model: Model, evaluation: Evaluation, checkpoint: Checkpoint, *, improved: bool) -> None:
+        """Writes all files after an epoch, and prints its line.
+
+        Args:
+            model: the evaluated model.
+            evaluation: its metrics.
+            checkpoint: the state to resume from; its history ends with this epoch.
+            improved: whether this is the best epoch so far, so that ``best.pt``, ``results.json`` and
+                ``predictions.png`` are written.
+        """
+        if not self.writes:
+            return
+        assert checkpoint.progress is not None
+        record = checkpoint.progress.history[-1]
+        if improved:
+            Checkpoint(self.folder.best, model.config, model.classes, model.network.state_dict()).save()
+            self.folder.write_results(evaluation, epoch=record["epoch"], images=len(self.val_set))
+            preview(model, self.val_set).save(self.folder.predictions)
+        self.save_last(checkpoint)
+        self.folder.write_log(checkpoint.progress.history)
+        if self.events:
+            self.events.write(record)
+        print(line(record, self.config.train.epochs, improved), flush=True)
+
+
+def preview(model: Model, dataset: CocoDataset) -> Image.Image:
+    """Draws detections in the first images of a data set, with the ground truth in white."""
+    pictures = []
+    for record in dataset.annotations.records[:PREVIEW_IMAGES]:
+        image = dataset.load(record.file_name, record.size)
+        found = predict(model, image, PREVIEW_THRESHOLD)
+        pictures.append(draw_detections(image, found, torch.from_numpy(record.boxes)))
+    return sheet(pictures)
+
+
+def line(record: dict[str, Any], epochs: int, improved: bool) -> str:
+    """Formats a record of the log as one line."""
+
+    def percent(name: str) -> str:
+        return "  - " if record[name] is None else f"{record[name] * 100:4.1f}"
+
+    return (
+        f"epoch {record['epoch']:3}/{epochs}  loss {record['train_loss']:7.3f}  AP {percent('AP')}  "
+        f"AP50 {percent('AP50')}  AP75 {percent('AP75')}  {record['images_per_second']:6.1f} images/s"
+        f"{'  best' if improved else ''}"
+    )

@@ -1,0 +1,96 @@
+"""The files of a training run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cond_detr.config import Config, to_dict
+from cond_detr.errors import InputError
+from cond_detr.evaluate.coco_metrics import Evaluation
+from cond_detr.evaluate.over_dataset import results_dict
+from cond_detr.files import write_json, write_text
+from cond_detr.train.curves import metrics_figure
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder with config.json, log.jsonl, last.pt, best.pt, results.json, metrics.png and predictions.png.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint of the current state, to resume from."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the best epoch, for prediction."""
+        return self.path / "best.pt"
+
+    @property
+    def predictions(self) -> Path:
+        """Picture of detections in validation images, of the best epoch."""
+        return self.path / "predictions.png"
+
+    @classmethod
+    def plan(cls, wanted: Path | str | None, preset: str) -> "RunFolder":
+        """Chooses the folder of a new run, without creating it.
+
+        Args:
+            wanted: the folder; by default the next free one under ``runs``.
+            preset: name of the preset, which default folders are named after.
+
+        Raises:
+            InputError: if the wanted folder already holds a run.
+        """
+        if wanted is None:
+            candidates = (RUNS / (preset if i == 1 else f"{preset}-{i}") for i in range(1, 10**6))
+            wanted = next(path for path in candidates if not path.exists())
+        folder = cls(Path(wanted))
+        if folder.last.exists():
+            raise InputError(
+                f"`output_dir` {wanted} already holds a run; continue it with --resume, or choose another folder"
+            )
+        return folder
+
+    @staticmethod
+    def latest() -> Path:
+        """The most recent ``last.pt`` of an unfinished run under ``runs``.
+
+        Raises:
+            InputError: if there is none.
+        """
+        found = [path for path in RUNS.glob("*/last.pt") if not RunFolder(path.parent).finished()]
+        if not found:
+            raise InputError(f"`resume`: nothing to resume, no unfinished run in any folder of {RUNS}/")
+        return max(found, key=lambda path: path.stat().st_mtime)
+
+    def finished(self) -> bool:
+        """Whether the log holds as many epochs as the settings ask for."""
+        try:
+            epochs: int = json.loads((self.path / "config.json").read_text())["train"]["epochs"]
+            return len((self.path / "log.jsonl").read_text().splitlines()) >= epochs
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def write_config(self, config: Config) -> None:
+        """Writes config.json."""
+        write_json(self.path / "config.json", to_dict(config))
+
+    def write_log(self, history: Sequence[dict[str, Any]]) -> None:
+        """Writes log.jsonl and metrics.png for the records of the finished epochs."""
+        write_text(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+        metrics_figure(history).savefig(self.path / "metrics.png", dpi=110)
+
+    def write_results(self, evaluation: Evaluation, **more: Any) -> None:
+        """Writes results.json: metrics, and further entries."""
+        write_json(self.path / "results.json", results_dict(evaluation, **more))

@@ -1,0 +1,1 @@
+"""Files of weights: checkpoints of this package and of other implementations."""

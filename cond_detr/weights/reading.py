@@ -1,0 +1,162 @@
+"""Reading files of weights from untrusted sources: no code in them is run, and every tensor is checked before use.
+
+Files are read by :mod:`cond_detr.weights.torch_file` or as safetensors. The only files ever removed are downloads of
+this process.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import safetensors
+import torch
+from torch import Tensor
+
+from cond_detr.errors import InputError, shown
+from cond_detr.weights import torch_file
+from cond_detr.weights.naming import StateDict
+from cond_detr.weights.storages import MOST_AXES, kind_of
+
+FORMAT = "cond_detr/1"
+# Types that parameters may be stored in; they are converted to float32
+REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+
+def open_source(source: str) -> tuple[Path, Any]:
+    """Reads the file of a path or URL; downloads are kept in torch's cache.
+
+    Args:
+        source: path or URL.
+
+    Returns:
+        The path of the file, and its content as of :func:`read`.
+
+    Raises:
+        InputError: if it cannot be downloaded or read.
+    """
+    if not source.startswith(("https://", "http://")):
+        return Path(source), read(Path(source))
+    # many files have the same name, such as model.safetensors
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    try:
+        name = Path(urlparse(source).path).name[-100:]
+    except ValueError as error:
+        raise InputError(f"weights {source} cannot be downloaded: {error}") from None
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / f"{digest}-{name}"
+    if cached.exists():
+        return cached, read(cached, f"{cached}, downloaded from {source} before,")
+    return cached, _download(source, cached)
+
+
+def _download(url: str, target: Path) -> Any:
+    """Downloads and reads a file; ``target`` appears only when it is complete and could be read."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix="unfinished-") as folder:
+            own = Path(folder) / target.name
+            torch.hub.download_url_to_file(url, str(own))
+            content = read(own, f"what was downloaded from {url}")
+            own.replace(target)
+    except InputError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: what no address can be
+        raise InputError(f"weights {url} cannot be downloaded: {error}") from None
+    return content
+
+
+def read(path: Path, called: str | None = None) -> Any:
+    """Reads a file of weights.
+
+    Args:
+        path: the file.
+        called: its name in messages; by default "checkpoint" and the path.
+
+    Returns:
+        The content: for .safetensors a dictionary with the tensors as "model", else what was saved.
+
+    Raises:
+        InputError: if it is missing, damaged, of a newer format or not a file of tensors, or if its tensors share
+            memory or would be larger than the file.
+    """
+    called = called or f"checkpoint {path}"
+    # unlike Path's methods, these are False for what no file can be called
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise InputError(f"{called} {'is a folder' if os.path.isdir(path) else 'does not exist'}")  # noqa: PTH112
+    try:
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else torch_file.load(path)
+    except InputError as error:
+        raise InputError(f"{called} cannot be read: {error}") from None
+    except OSError as error:
+        raise InputError(f"{called} cannot be read: {error.strerror or 'it is cut off'}") from None
+    except Exception:  # a damaged file can raise anything, and torch's own words recommend to run what is in it
+        raise InputError(f"{called} cannot be read: it is damaged, or no file of tensors alone") from None
+    version = content.get("format") if isinstance(content, dict) else None
+    if isinstance(version, str) and version.startswith("cond_detr/") and version != FORMAT:
+        raise InputError(f"{called} has format {shown(version)}, and this version reads {FORMAT!r}")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    names = ("format", "config", "classes") if "config" in about else ()
+    described = {name: json.loads(about[name], parse_int=_whole_number) for name in names}
+    return {**described, "model": tensors}
+
+
+def _whole_number(digits: str) -> int:
+    number = int(digits)
+    if not -(2**63) <= number < 2**64:
+        raise InputError("it holds a number of more than 64 bits")
+    return number
+
+
+def checked_state(state: Any) -> StateDict:
+    """Checks the tensors of a detector, and makes them float32 and contiguous.
+
+    Args:
+        state: tensors by name.
+
+    Raises:
+        InputError: if it is not a dictionary of floating point tensors by name, or a number in them is not finite.
+    """
+    if not isinstance(state, dict):
+        raise InputError(f"expected tensors by name, got {kind_of(state)}")
+    checked: dict[tuple[int, str], Tensor] = {}  # a tensor of several names stays one
+    roles = {name: _role(name) for name in state if isinstance(name, str)}
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise InputError(f"expected tensors by name, got {kind_of(tensor)} as {shown(name)}")
+        key = id(tensor), roles[name]
+        if key not in checked:
+            checked[key] = _checked(name, tensor)
+    return {name: checked[id(tensor), roles[name]] for name, tensor in state.items()}
+
+
+def _role(name: str) -> str:
+    """What is special about a tensor of that name: "num_batches_tracked", "running_var" or nothing."""
+    last = name.rpartition(".")[2]
+    return last if last in {"num_batches_tracked", "running_var"} else ""
+
+
+def _checked(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dim() > MOST_AXES:
+        raise InputError(f"tensor {shown(name)} has {tensor.dim()} axes, as none of a detector has")
+    if _role(name) == "num_batches_tracked":  # a counter of batch norm
+        if tensor.dtype != torch.int64:
+            raise InputError(f"tensor {name} must hold whole numbers (torch.int64), got {tensor.dtype}")
+        return tensor.contiguous()
+    if tensor.dtype not in REAL:
+        raise InputError(f"tensor {name} must hold floating point numbers, got {tensor.dtype}")
+    real = tensor.float().contiguous()
+    if not real.isfinite().all():
+        raise InputError(f"tensor {name} holds numbers that are not finite")
+    if _role(name) == "running_var" and (real < 0).any():
+        raise InputError(f"tensor {name} holds variances below 0")
+    return real
