@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from cond_detr.detector import ConditionalDETR as ConditionalDETR
     from cond_detr.detector import Detector as Detector
     from cond_detr.errors import InputError as InputError
-    from cond_detr.models.predictions import Detections as Detections
     from cond_detr.models.predictions import Predictions as Predictions
+    from cond_detr.predict.detections import Detection as Detection
+    from cond_detr.predict.detections import Detections as Detections
     from cond_detr.predict.drawing import draw_detections as draw_detections
     from cond_detr.presets import PRESETS as PRESETS
     from cond_detr.presets import preset as preset
@@ -29,7 +30,8 @@ _HOMES = {
     "ConditionalDETR": "detector",
     "DETR": "detector",
     "Detector": "detector",
-    "Detections": "models.predictions",
+    "Detection": "predict.detections",
+    "Detections": "predict.detections",
     "Predictions": "models.predictions",
     "draw_detections": "predict.drawing",
     "Criterion": "train.criterion",

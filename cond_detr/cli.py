@@ -4,16 +4,17 @@ Modules that take long to import are not imported here, so that ``cond-detr --he
 """
 
 import argparse
+import difflib
 import importlib
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 from cond_detr.config import Config, RunConfig
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, printable, shown
 from cond_detr.settings import all_settings, declared
 from cond_detr.version import __version__
 
@@ -46,6 +47,9 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         code = command(argv)
     except InputError as error:
         code = fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
@@ -60,7 +64,7 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
 
 def fail(sentence: str) -> int:
     """Prints an error message as one line on stderr; returns the exit code 2."""
-    print("error:", in_options(" ".join(sentence.splitlines())), file=sys.stderr)
+    print("error:", in_options(printable(" ".join(sentence.splitlines()))), file=sys.stderr)
     return 2
 
 
@@ -69,6 +73,23 @@ def in_options(sentence: str) -> str:
     options = {name: each.option for name, each in (all_settings(Config) | declared(RunConfig)).items()}
     options |= {name: f"--{name}" for name in ("resume", "weights", "config", "preset", "layer")}
     return re.sub(r"(?<!\w)`(\w+)`(?!\w)", lambda found: options.get(found[1], found[0]), sentence)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Names the option that was meant where one does not exist."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints a message and exits with 2."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        known = [option for action in self._actions for option in action.option_strings]
+        meant = [nearest(option.partition("=")[0].replace("_", "-"), known) for option in unknown if option[0] == "-"]
+        hints = [option for option in meant if option]
+        super().error(message + (f"; did you mean {', '.join(hints)}?" if hints else ""))
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a misspelt one is most like, if it is like any."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
 
 
 def command_parser(name: str, doc: str, *examples: str, **options: Any) -> argparse.ArgumentParser:
@@ -82,7 +103,7 @@ def command_parser(name: str, doc: str, *examples: str, **options: Any) -> argpa
     """
     what = doc.partition(": ")[2].strip()
     lines = "\n".join(f"  cond-detr {name} {example}" for example in examples)
-    return argparse.ArgumentParser(
+    return CommandParser(
         prog=f"cond-detr {name}",
         description=what[0].upper() + what[1:],
         epilog=f"examples:\n{lines}",
@@ -127,6 +148,15 @@ def probability(text: str) -> float:
     return _bounded(text, float, lambda v: 0 <= v < 1, "a number of at least 0 and less than 1")
 
 
+def score(text: str) -> float:
+    """Parses an option that is a number in [0, 1].
+
+    Raises:
+        argparse.ArgumentTypeError: if it is not.
+    """
+    return _bounded(text, float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+
+
 def _bounded(text: str, kind: Callable[[str], float], fits: Callable[[float], bool], wanted: str) -> float:
     try:
         value = kind(text)
@@ -146,6 +176,10 @@ def main() -> None:
     if asked == "--version":
         print(f"cond-detr {__version__}")
         sys.exit(0)
+    if asked and not asked.startswith("-"):
+        meant = nearest(asked.replace("_", "-"), COMMANDS)
+        known = f"did you mean {meant}?" if meant else f"there are {', '.join(COMMANDS)}"
+        sys.exit(fail(f"unknown command {shown(asked)}; {known}"))
     lines = [f"  {name:12}{what}" for name, what in COMMANDS.items()]
     usage = "\n".join(["usage: cond-detr COMMAND [options]", *lines, "cond-detr COMMAND --help lists its options"])
     helped = asked in {"-h", "--help"}

@@ -114,6 +114,11 @@ class DataConfig:
     min_scale: float = setting(
         0.6, "smallest short side in training, as a fraction of --image-size (paper augmentation only)"
     )
+    exif: Literal["auto", "turn", "ignore"] = setting(
+        "auto",
+        "images with an EXIF tag for rotation: annotations are of the rotated image (turn), of the stored one "
+        "(ignore), or as the sizes in the annotations tell (auto)",
+    )
     size_step: int = setting(
         0,
         "batch images of similar size and pad them to multiples of this, for less padding and fewer shapes; 0: batch "

@@ -18,8 +18,8 @@ from cond_detr.errors import InputError, shown
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import evaluate
 from cond_detr.models.model import Model
-from cond_detr.models.predictions import Detections
 from cond_detr.predict.detect import predict
+from cond_detr.predict.detections import Detections
 from cond_detr.presets import configured
 from cond_detr.settings import declared
 from cond_detr.train.run import Running, train_model

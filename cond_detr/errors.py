@@ -33,6 +33,11 @@ def need(extra: str, *packages: str) -> None:
         raise InputError(f"this needs {' and '.join(missing)}: pip install 'cond-detr[{extra}]'")
 
 
+def printable(text: str) -> str:
+    """Text from outside with escapes for what would not be seen, or be obeyed by a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def shown(value: Any) -> str:
     """A value from outside as it stands in a message: in one line, and of bounded length however it is nested."""
     if isinstance(value, (bool, float, NoneType)):

@@ -1,14 +1,16 @@
 """Writing output files, completely or not at all."""
 
 import contextlib
+import fcntl
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, shown
 
 
 @contextlib.contextmanager
@@ -47,6 +49,34 @@ def _umask() -> int:
     return mask
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock file, so that only one process at a time works in a folder.
+
+    The system releases it when this process ends, however that happens. The file says who holds it.
+
+    Args:
+        path: the lock file, which is removed afterwards.
+
+    Raises:
+        InputError: if another process holds it.
+    """
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = shown(file.read(200).strip())[1:-1] or "another process"
+            raise InputError(f"{path.parent} is in use by {owner}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def make_folder(path: Path) -> None:
     """Creates a folder for output, with its parents, unless it exists.
 
@@ -57,6 +87,28 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"folder {path} cannot be made: {error.strerror}") from None
+
+
+def read_json(path: Path, called: str) -> Any:
+    """Reads a JSON file of somebody else's.
+
+    Args:
+        path: the file.
+        called: what messages call it, such as "annotation file".
+
+    Raises:
+        InputError: if it is missing, no regular file, or not JSON.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{called} {path} is {'a folder' if path.is_dir() else 'no regular file'}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin files with a byte order mark
+    except FileNotFoundError:
+        raise InputError(f"{called} {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{called} {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{called} {path} is not valid JSON: {error}") from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,13 +1,13 @@
 """Settings on the command line: an option for each declared setting, and files of settings."""
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from cond_detr.config import Config, RunConfig, read_dict
 from cond_detr.errors import InputError
+from cond_detr.files import read_json
 from cond_detr.settings import Setting, all_settings, declared, sections_of
 
 # Titles of the sections in --help, in this order
@@ -97,14 +97,7 @@ def read_config(path: Path) -> Config:
     Raises:
         InputError: if it is missing, is not JSON, or holds an unknown setting or a value that a setting cannot have.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"settings file {path} does not exist") from None
-    except OSError as error:
-        raise InputError(f"settings file {path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"settings file {path} is not valid JSON: {error}") from None
+    values = read_json(path, "settings file")
     try:
         return read_dict(values)
     except InputError as error:

@@ -8,7 +8,7 @@ DIR holds train/, val/ and annotations/instances_{train,val}.json in COCO's form
 import argparse
 from pathlib import Path
 
-from cond_detr import ConditionalDETR, draw_detections
+from cond_detr import ConditionalDETR
 
 
 def main() -> None:
@@ -27,9 +27,9 @@ def main() -> None:
     model.train(dataset_dir=options.dataset_dir, epochs=options.epochs, output_dir=options.output_dir)
 
     found = model.predict(options.photo, threshold=0.3)
-    for name, score, box in zip(found.names, found.scores, found.boxes, strict=True):
-        print(f"{name} {score:.2f} at {[round(v) for v in box.tolist()]}")
-    draw_detections(options.photo, found).save("detections.png")
+    for each in found:
+        print(f"{each.name} {each.score:.2f} at {[round(value) for value in each.box]}")
+    found.save("detections.png")
     model.export("model.onnx")
 
 

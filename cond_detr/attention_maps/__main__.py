@@ -11,7 +11,7 @@ from cond_detr.attention_maps.drawing import draw
 from cond_detr.attention_maps.maps import detection_maps
 from cond_detr.cli import command_parser, natural, run
 from cond_detr.data import shapes
-from cond_detr.data.images import check_size, open_image
+from cond_detr.data.images import open_image
 from cond_detr.files import make_folder
 from cond_detr.options import add_running
 from cond_detr.weights.options import add_checkpoint, opened
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, image = built_in_image()
     else:
         name, image = options.image.stem, open_image(options.image)
-    check_size(image, model.stride, f"image {options.image or name}")
+    model.input_size.check(image.size, f"image {options.image or name}")
     make_folder(options.output_dir)
     for number, found in enumerate(detection_maps(model, image, options.detections, options.layer), start=1):
         # a name may be anything, and must not lead into another folder

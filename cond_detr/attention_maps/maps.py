@@ -10,7 +10,8 @@ from cond_detr.data.images import to_network_input
 from cond_detr.errors import InputError
 from cond_detr.models.attention import AttentionMaps
 from cond_detr.models.model import Model
-from cond_detr.models.predictions import Predictions, detections, ranked
+from cond_detr.models.predictions import Predictions, ranked
+from cond_detr.predict.detections import detections
 
 
 class DetectionMaps(NamedTuple):

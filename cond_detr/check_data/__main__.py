@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cond_detr.check_data.findings import check_split, compare, contact_sheet, table
 from cond_detr.cli import command_parser, positive, run
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, printable
 from cond_detr.files import make_folder
 
 SPLITS = ("train", "val")
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(splits))
     problems = [f"{found.split}: {problem}" for found in splits for problem in found.problems]
     problems += unusable or compare(splits)
-    print("\n" + "\n".join(f"problem: {problem}" for problem in problems) if problems else "\nno problems found")
+    lines = [f"problem: {printable(problem)}" for problem in problems] or ["no problems found"]
+    print("\n" + "\n".join(lines))
     if options.output_dir:
         make_folder(options.output_dir)
         for found in splits:

@@ -12,13 +12,16 @@ from tqdm import tqdm
 
 from cond_detr.data.annotations import Annotations, ImageRecord, read_annotations
 from cond_detr.data.images import IMAGE_SUFFIXES
-from cond_detr.data.layouts import FolderLoader, find_split
+from cond_detr.data.layouts import FolderLoader, find_split, with_loader
 from cond_detr.errors import InputError, shown
-from cond_detr.models.predictions import Detections
+from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import draw_detections, sheet
+from cond_detr.presets import PRESETS
 
 # In pixels: narrower boxes are easily lost in the network's stride
 SMALL = 8
+# Of the presets for real images
+FEWEST_QUERIES = PRESETS["small"].model.num_queries
 
 
 @dataclass
@@ -50,16 +53,22 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     """
     folder, file = find_split(dataset_dir, split)
     problems: list[str] = []
-    found = Findings(split, read_annotations(file, problems.append), folder, problems)
-    records = found.annotations.records
-    load = FolderLoader(folder)
+    annotations, load = with_loader(read_annotations(file, problems.append), folder, "auto")
+    found = Findings(split, annotations, folder, problems)
+    records = annotations.records
     for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
         try:
             load(record.file_name, record.size)
         except InputError as error:
             found.problems.append(str(error))
     found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]
-    found.problems += odd_boxes(found.annotations)
+    found.problems += [*found.annotations.notes, *odd_boxes(found.annotations)]
+    most = max(len(record.labels) for record in records)
+    if most > FEWEST_QUERIES:
+        found.problems.append(
+            f"an image has {most} objects, and preset small has {FEWEST_QUERIES} object queries: train with "
+            f"--num-queries {most} or more"
+        )
     twice = [name for name, count in Counter(record.file_name for record in records).items() if count > 1]
     found.problems += [f"image {name} is listed more than once" for name in twice]
     listed = {Path(record.file_name).as_posix() for record in records}
@@ -157,12 +166,5 @@ def contact_sheet(found: Findings, count: int) -> Image.Image:
 
 def truth(record: ImageRecord, annotations: Annotations) -> Detections:
     """The ground truth of an image as detections of score 1."""
-    labels = record.labels.tolist()
-    names, ids = annotations.classes.names, annotations.classes.category_ids
-    return Detections(
-        torch.from_numpy(record.boxes),
-        torch.ones(len(labels)),
-        torch.from_numpy(record.labels),
-        [names[label] for label in labels],
-        [ids[label] for label in labels],
-    )
+    labels, scores = torch.from_numpy(record.labels), torch.ones(len(record.labels))
+    return Detections.of(torch.from_numpy(record.boxes), scores, labels, annotations.classes)

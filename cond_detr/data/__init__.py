@@ -7,7 +7,7 @@ from cond_detr.data import shapes
 from cond_detr.data.annotations import read_annotations
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.data.images import ImageLoader
-from cond_detr.data.layouts import FolderLoader, find_split
+from cond_detr.data.layouts import find_split, with_loader
 
 
 def open_split(data: DataConfig, split: str, stride: int, *, seed: int = 0) -> CocoDataset:
@@ -16,7 +16,7 @@ def open_split(data: DataConfig, split: str, stride: int, *, seed: int = 0) -> C
     Args:
         data: folder, image sizes and augmentation.
         split: "train", which is augmented, or "val".
-        stride: stride of the network, in pixels; smaller images are refused.
+        stride: stride of the network, in pixels; images that are narrower for it are refused.
         seed: seed of the augmentation.
 
     Raises:
@@ -27,5 +27,6 @@ def open_split(data: DataConfig, split: str, stride: int, *, seed: int = 0) -> C
         annotations, load = shapes.make_split(split)
     else:
         folder, annotation_file = find_split(Path(data.dataset_dir), split)
-        annotations, load = read_annotations(annotation_file), FolderLoader(folder)
+        annotations = read_annotations(annotation_file)
+        annotations, load = with_loader(annotations, folder, data.exif)
     return CocoDataset(annotations, load, data, stride, train=split == "train", seed=seed)

@@ -10,7 +10,7 @@ from cond_detr.config import DataConfig
 from cond_detr.data.annotations import Annotations
 from cond_detr.data.augment import Annotated, Augmentation, augment, draw_augmentation, resize
 from cond_detr.data.batching import Sample
-from cond_detr.data.images import ImageLoader, Size, check_size, normalise, resized
+from cond_detr.data.images import ImageLoader, InputSize, Size, normalise
 from cond_detr.errors import InputError
 
 
@@ -23,7 +23,7 @@ class CocoDataset(Dataset[Sample | InputError]):
         annotations: checked annotations.
         load: loads an image by file name.
         data: image sizes and augmentation.
-        stride: stride of the network, in pixels; smaller images are refused.
+        stride: stride of the network, in pixels; images that are narrower for it are refused.
         train: whether to augment; the randomness depends on (seed, epoch, index) only.
         seed: seed of the augmentation.
     """
@@ -34,7 +34,7 @@ class CocoDataset(Dataset[Sample | InputError]):
         self.annotations = annotations
         self.load = load
         self.data = data
-        self.stride = stride
+        self.input_size = InputSize(data.image_size, data.max_size, stride)
         self.train = train
         self.seed = seed
         # shared memory: worker processes that outlive an epoch see the next one's number
@@ -59,14 +59,14 @@ class CocoDataset(Dataset[Sample | InputError]):
         record = self.annotations.records[index]
         try:
             image = self.load(record.file_name, record.size)
-            check_size(image, self.stride, f"image {record.file_name}")
+            self.input_size.check(image.size, f"image {record.file_name}")
         except InputError as error:
             return error
         sample = Annotated(image, record.boxes, record.labels)
         if self.train:
             sample = augment(sample, self._augmentation(index, image.size))
         else:
-            sample = resize(sample, resized(image.size, self.data.image_size, self.data.max_size))
+            sample = resize(sample, self.input_size.of(image.size))
         return Sample(
             normalise(sample.image),
             torch.from_numpy(sample.labels),

@@ -1,64 +1,89 @@
 """Decoding images, and resizing them for evaluation and prediction."""
 
+import io
+import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from typing_extensions import TypeIs
 
 from cond_detr.errors import InputError
 
 Size: TypeAlias = tuple[int, int]  # width, height
-ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+ImageLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image.Image | NDArray[np.uint8]
 # Loads an image by its file name and the size that the annotations say
 ImageLoader: TypeAlias = Callable[[str, Size], Image.Image]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Formats that are decoded here; others may start programs, as EPS does
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+# Of an image: more would not fit beside the training
+MOST_PIXELS = 1 << 27
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
-def open_image(source: ImageLike, *, turn: bool = True, stride: int = 1) -> Image.Image:
+def open_image(source: ImageLike, *, turn: bool = True, size: "InputSize | None" = None) -> Image.Image:
     """Decodes an image to 8-bit RGB.
 
     Args:
-        source: path, PIL image or (H, W, 3) uint8 RGB array.
+        source: path, bytes or binary file of an image, PIL image, or (H, W, 3) uint8 RGB array.
         turn: whether to rotate it as its EXIF tag says.
-        stride: stride of the network, in pixels, the shortest side allowed.
+        size: of the network's input, which the image must not be too narrow for.
 
     Raises:
         InputError: if the file is missing or is not a readable image, the array is not (H, W, 3) uint8, or the image
-            is too small.
+            is too narrow.
     """
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
             raise InputError(f"an image array must be (H, W, 3) uint8, got {source.shape} {source.dtype}")
         image, name = Image.fromarray(source), "image"
-    elif isinstance(source, (str, Path, Image.Image)):
-        name = "image" if isinstance(source, Image.Image) else f"image {source}"
+    elif isinstance(source, (str, os.PathLike)):
+        name = f"image {os.fspath(source)}"
         image = _decode(source, turn, name)
+    elif isinstance(source, (bytes, bytearray, Image.Image)) or hasattr(source, "read"):
+        name = "image"
+        image = _decode(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source, turn, name)
     else:
-        raise InputError(f"an image must be a path, a PIL image or an array, got {type(source).__name__}")
-    check_size(image, stride, name)
+        raise InputError(
+            f"an image must be a path, bytes, a binary file, a PIL image or an array, got {type(source).__name__}"
+        )
+    if size is not None:
+        size.check(image.size, name)
     return image
 
 
-def _decode(source: str | Path | Image.Image, turn: bool, name: str) -> Image.Image:
+def image_file(source: "str | os.PathLike[str] | IO[bytes]") -> Image.Image:
+    """Opens an image file, of which only the header is read yet."""
+    Image.init()  # or formats that are named are not known
+    return Image.open(source, formats=FORMATS)
+
+
+def _decode(source: "str | os.PathLike[str] | IO[bytes] | Image.Image", turn: bool, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about a file that can be read
             if isinstance(source, Image.Image):
                 return _upright(source, turn)
-            with Image.open(source) as image:
+            if isinstance(source, (str, os.PathLike)) and Path(source).exists() and not Path(source).is_file():
+                raise InputError("it is a folder" if Path(source).is_dir() else "it is no regular file")
+            with image_file(source) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise InputError(f"it has {image.width}x{image.height} pixels, more than {MOST_PIXELS}")
                 return _upright(image, turn)
     except FileNotFoundError:
         raise InputError(f"{name} does not exist") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name} cannot be read: it is no image in a format of {', '.join(FORMATS)}") from None
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
 
@@ -67,7 +92,10 @@ def _upright(image: Image.Image, turn: bool) -> Image.Image:
     """Converts to 8-bit RGB, rotated by the EXIF tag if wanted, and drops the metadata, so that this happens once."""
     image = ImageOps.exif_transpose(image) if turn else image
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        pixels = np.asarray(image)
+        # cameras and scanners store 10, 12 or 14 bits in 16
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if int(pixels.max(initial=0)) < 1 << bits)
+        image = Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
     elif image.mode in {"I", "F"}:
         raise ValueError(f"its pixels have 32 bits (mode {image.mode}), expected 8 or 16")
     rgb = image.convert("RGB")
@@ -77,7 +105,7 @@ def _upright(image: Image.Image, turn: bool) -> Image.Image:
 
 def is_one(images: Any) -> TypeIs[ImageLike]:
     """Whether the argument is a single image rather than a sequence of images."""
-    return isinstance(images, (str, Path, Image.Image, np.ndarray))
+    return isinstance(images, (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray)) or hasattr(images, "read")
 
 
 def resized(size: Size, short: int, longest: int) -> Size:
@@ -108,12 +136,37 @@ def to_network_input(image: Image.Image, short: int, longest: int) -> Tensor:
     return normalise(image if size == image.size else image.resize(size, Image.Resampling.BILINEAR))
 
 
-def check_size(image: Image.Image, stride: int, name: str) -> None:
-    """Checks that both sides of an image have at least ``stride`` pixels.
+@dataclass(frozen=True)
+class InputSize:
+    """How large images are for a network.
 
-    Raises:
-        InputError: if not; ``name`` stands for the image in the message.
+    Attributes:
+        short: length of the short side, in pixels.
+        longest: longest long side allowed.
+        stride: stride of the network, in pixels.
     """
-    if min(image.size) < stride:
-        width, height = image.size
-        raise InputError(f"{name} is {width}x{height} pixels, smaller than the network's stride of {stride}")
+
+    short: int
+    longest: int
+    stride: int
+
+    def of(self, size: Size) -> Size:
+        """The (width, height) in pixels that an image of a size has for the network."""
+        return resized(size, self.short, self.longest)
+
+    def check(self, size: Size, name: str) -> None:
+        """Checks that an image is not too narrow to be seen.
+
+        Args:
+            size: its (width, height) in pixels.
+            name: what messages call it.
+
+        Raises:
+            InputError: if a side is shorter than the network's stride where the network gets it.
+        """
+        width, height = self.of(size)
+        if min(width, height) < self.stride:
+            raise InputError(
+                f"{name} of {size[0]}x{size[1]} pixels is too narrow: the network gets {width}x{height}, "
+                f"less than its stride of {self.stride}"
+            )

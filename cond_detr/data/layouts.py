@@ -1,27 +1,37 @@
 """Folder layouts of data sets: where images and annotations are."""
 
-from dataclasses import dataclass
-from pathlib import Path
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from cond_detr.data.images import open_image
+from cond_detr.data.annotations import Annotations, ImageRecord
+from cond_detr.data.images import Size, image_file, open_image
 from cond_detr.errors import InputError
+
+# EXIF's tag, and the values that exchange width and height
+ORIENTATION, SIDEWAYS = 0x0112, {5, 6, 7, 8}
+# Images whose headers are looked at to find out a data set's convention
+LOOKED_AT = 512
 
 
 @dataclass(frozen=True)
 class FolderLoader:
     """Loads images by file name from a folder; refuses names that lead out of it.
 
-    An image is rotated as its EXIF tag says, unless the annotations have the size of the unrotated image.
-
     Attributes:
         folder: the folder.
+        turn: whether annotations are of images rotated as their EXIF tag says. An image whose annotated size says
+            otherwise is taken as that says.
     """
 
     folder: Path
+    turn: bool = True
 
-    def __call__(self, file_name: str, size: tuple[int, int]) -> Image.Image:
+    def __call__(self, file_name: str, size: Size) -> Image.Image:
         """Loads an image.
 
         Args:
@@ -31,17 +41,82 @@ class FolderLoader:
         Raises:
             InputError: if the image cannot be read, is outside the folder, or has another size.
         """
-        root = self.folder.resolve()
-        path = (root / file_name).resolve()
-        if not path.is_relative_to(root):
-            raise InputError(f"image {file_name} is outside its folder {self.folder}")
-        image = open_image(path)
+        path = self.path_of(file_name)
+        image = open_image(path, turn=self.turn)
         if image.size != size and image.size[::-1] == size:
-            image = open_image(path, turn=False)
+            image = open_image(path, turn=not self.turn)
         if image.size != size:
             width, height = image.size
             raise InputError(f"image {path} is {width}x{height} pixels, but its annotations say {size[0]}x{size[1]}")
         return image
+
+    def path_of(self, file_name: str) -> Path:
+        """Where an image is: also where its name was written on another system, or with other composed letters.
+
+        Links in the folder are followed; the name itself must not lead out of it.
+
+        Raises:
+            InputError: if the name leads out of the folder.
+        """
+        spellings = [file_name, file_name.replace("\\", "/")]
+        spellings += [unicodedata.normalize(form, spellings[1]) for form in ("NFC", "NFD")]
+        for spelling in dict.fromkeys(spellings):
+            relative = PurePosixPath(spelling)
+            if relative.is_absolute() or ".." in relative.parts:
+                raise InputError(f"image {file_name} is outside its folder {self.folder}")
+            if (self.folder / relative).exists():
+                return self.folder / relative
+        return self.folder / file_name
+
+
+def exif_convention(folder: Path, records: Sequence[ImageRecord], wanted: str) -> tuple[bool, str]:
+    """Whether annotations are of images rotated as their EXIF tags say, and a remark where that is not certain.
+
+    The convention belongs to the data set. Images that are rotated sideways tell it by the size that they are
+    annotated with; others, such as those that are upside down, cannot.
+
+    Args:
+        folder: the image folder.
+        records: annotated images, of which at most :data:`LOOKED_AT` are looked at.
+        wanted: "turn" or "ignore" if the user says it, else "auto".
+    """
+    if wanted != "auto":
+        return wanted == "turn", ""
+    load = FolderLoader(folder)
+    told, silent = Counter[bool](), 0
+    for record in records[:: max(1, len(records) // LOOKED_AT)]:
+        try:
+            with image_file(load.path_of(record.file_name)) as image:
+                stored, orientation = image.size, image.getexif().get(ORIENTATION, 1)
+        except Exception:  # whoever loads it says what is wrong with it
+            continue
+        if orientation in SIDEWAYS and stored[0] != stored[1] and record.size in (stored, stored[::-1]):
+            told[record.size != stored] += 1
+        elif orientation in range(2, 9):
+            silent += 1
+    turn = told[True] >= told[False]
+    if silent and not told:
+        return turn, (
+            f"{silent} images are rotated by their EXIF tag and keep their size, so that nothing tells whether their "
+            "boxes are of the rotated images, as is assumed; if not, say --exif ignore"
+        )
+    if told[True] and told[False]:
+        return turn, f"of the images with an EXIF tag {told[True]} are annotated rotated and {told[False]} as stored"
+    return turn, "" if turn else "images are annotated as stored, regardless of their EXIF tags"
+
+
+def with_loader(annotations: Annotations, folder: Path, exif: str) -> tuple[Annotations, FolderLoader]:
+    """What loads the images of a data set by its convention, and the annotations with a remark about that.
+
+    Args:
+        annotations: checked annotations.
+        folder: the image folder.
+        exif: the setting of that name.
+    """
+    turn, remark = exif_convention(folder, annotations.records, exif)
+    if remark:
+        annotations = replace(annotations, notes=(*annotations.notes, remark))
+    return annotations, FolderLoader(folder, turn)
 
 
 def find_split(dataset_dir: Path, split: str) -> tuple[Path, Path]:

@@ -16,6 +16,8 @@ from cond_detr.errors import InputError
 
 # Steps whose images are sorted by size together. More would pad less, and make batches less random
 STEPS_SORTED_TOGETHER = 32
+# Seconds without a batch after which worker processes are given up
+PATIENCE = 30
 # Pixels that do not count in sorting. Of batches of 4 with sizes like COCO's, 8 % are then padding, 35 % unsorted
 ABOUT = 128
 
@@ -149,6 +151,7 @@ def _loader(
         pin_memory=pin,
         worker_init_fn=_leave_process_group,
         persistent_workers=persistent and workers > 0,
+        timeout=PATIENCE if workers else 0,
     )
     return cast("DataLoader[Batch]", loader)
 
@@ -162,12 +165,21 @@ def checked(loader: DataLoader[Batch]) -> Iterator[Batch]:
     """Yields the batches of a loader.
 
     Raises:
-        InputError: if one of the images could not be used.
+        InputError: if one of the images could not be used, or a worker process is gone or silent.
     """
-    for batch in loader:
-        if isinstance(batch, InputError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        lost = "is gone" if "killed" in str(error) or "exited" in str(error) else f"gave nothing for {PATIENCE} seconds"
+        raise InputError(
+            f"a process that loads images {lost}: memory may be short, or shared memory, which containers limit "
+            "(--shm-size); try fewer `workers`"
+        ) from None
 
 
 def loading_processes(data: DataConfig, wanted: int | None) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cond_detr.cli import command_parser, positive, run
+from cond_detr.data.description import describe_data
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import evaluate, results_dict
 from cond_detr.files import make_folder, write_json
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset, evaluation = evaluate(
         model, dataset_dir=options.dataset_dir, batch_size=options.batch_size, workers=options.workers
     )
+    print(describe_data(dataset))
     beside = Path() if "://" in options.checkpoint else Path(options.checkpoint).parent
     folder = options.output_dir or beside / "evaluation"
     make_folder(folder)

@@ -15,9 +15,11 @@ from cond_detr.data.loading import checked, eval_loader, loading_processes
 from cond_detr.errors import InputError, shown
 from cond_detr.evaluate.coco_metrics import Evaluation, evaluate_results
 from cond_detr.models.model import Model
-from cond_detr.models.predictions import Detections, detections
 from cond_detr.precision import fp32_products
-from cond_detr.predict.results import coco_results
+from cond_detr.predict.detections import Detections, detections
+
+# Detections of an image that COCO's evaluation takes into account
+MOST_MEASURED = 100
 
 
 def run_over(
@@ -59,7 +61,7 @@ def run_over(
             fp32_products(model.config.train.matmul_precision, device),
         ):
             predictions = network(batch.images, batch.padding)
-        images = detections(predictions, batch.sizes, classes, softmax=network.softmax)
+        images = detections(predictions, batch.sizes, classes, MOST_MEASURED, softmax=network.softmax)
         found += zip(batch.image_ids, images, strict=True)
     return found
 
@@ -71,26 +73,28 @@ def measure(dataset: CocoDataset, found: list[tuple[int, Detections]]) -> Evalua
         dataset: the data set.
         found: result of :func:`run_over` on this process.
     """
-    results = [result for image_id, image in found for result in coco_results(image_id, image)]
+    results = [result for image_id, image in found for result in image.to_coco(image_id)]
     return evaluate_results(dataset.annotations, distributed.gather_lists(results))
 
 
 def classes_in(dataset: CocoDataset, model_classes: Classes) -> Classes:
     """Returns the model's classes with the category ids of a data set, matched by name.
 
+    Classes of the model that the data set does not have get an id that it does not have either: they are not measured.
+
     Raises:
-        InputError: if the class names differ.
+        InputError: if the data set has classes that the model does not have.
     """
     theirs = dataset.annotations.classes
-    different = sorted(set(theirs.names) ^ (set(model_classes.names) - {UNUSED}))
-    if different:
-        where = "the file" if different[0] in theirs.names else "the model"
+    unknown = sorted(set(theirs.names) - (set(model_classes.names) - {UNUSED}))
+    if unknown:
         raise InputError(
             f"{dataset.annotations.name} has {len(theirs)} classes and the model {len(model_classes)}, "
-            f"and they differ: {shown(different[0])} is only in {where}"
+            f"and {shown(unknown[0])} is not among the model's"
         )
-    ids = {**dict(zip(theirs.names, theirs.category_ids, strict=True)), UNUSED: -1}  # no category of COCO's is negative
-    return Classes(model_classes.names, tuple(ids[name] for name in model_classes.names))
+    ids = dict(zip(theirs.names, theirs.category_ids, strict=True))
+    nowhere = min(theirs.category_ids) - 1
+    return Classes(model_classes.names, tuple(ids.get(name, nowhere) for name in model_classes.names))
 
 
 def evaluate(

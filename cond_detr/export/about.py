@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from cond_detr.classes import Classes
+from cond_detr.data.images import InputSize
 from cond_detr.models.model import Model
 
 # Key of the metadata in a file
@@ -25,6 +26,11 @@ class About:
     image_size: int
     max_size: int
     stride: int
+
+    @property
+    def input_size(self) -> InputSize:
+        """How large images are for the network."""
+        return InputSize(self.image_size, self.max_size, self.stride)
 
     @classmethod
     def of(cls, model: Model) -> "About":

@@ -12,8 +12,9 @@ from torch import Tensor
 from cond_detr.data.images import ImageLike, to_network_input
 from cond_detr.errors import InputError, need
 from cond_detr.export.about import KEY, About
-from cond_detr.models.predictions import Detections, Ranked, in_pixels
+from cond_detr.models.predictions import Ranked
 from cond_detr.predict.detect import each_image
+from cond_detr.predict.detections import Detections, in_pixels
 
 
 class Exported:
@@ -61,7 +62,7 @@ class Exported:
 
     def predict(self, images: ImageLike | Sequence[ImageLike], threshold: float = 0.3) -> Detections | list[Detections]:
         """Detects objects in images; see :meth:`cond_detr.Detector.predict`."""
-        found = each_image(images, threshold, self.about.stride, lambda image: self._detect(image, threshold))
+        found = each_image(images, threshold, self.about.input_size, lambda image: self._detect(image, threshold))
         return cast("Detections | list[Detections]", found)
 
     def _detect(self, image: Image.Image, threshold: float) -> Detections:

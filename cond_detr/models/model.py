@@ -8,6 +8,7 @@ from typing_extensions import Self
 
 from cond_detr.classes import Classes
 from cond_detr.config import Config
+from cond_detr.data.images import InputSize
 from cond_detr.errors import InputError, shown
 from cond_detr.models.conditional_detr import ConditionalDETRNetwork
 from cond_detr.models.detr import DETRNetwork
@@ -62,6 +63,11 @@ class Model:
     def stride(self) -> int:
         """Stride of the feature map in pixels; smaller images are refused."""
         return self.network.backbone.stride
+
+    @property
+    def input_size(self) -> InputSize:
+        """How large images are for the network."""
+        return InputSize(self.config.data.image_size, self.config.data.max_size, self.stride)
 
     def copy(self) -> Self:
         """Copies the model and its weights."""

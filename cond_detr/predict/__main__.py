@@ -3,16 +3,17 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from cond_detr.cli import command_parser, fail, positive, probability, run
+from cond_detr.cli import command_parser, fail, positive, run, score
 from cond_detr.errors import InputError
 from cond_detr.files import make_folder, write_json
 from cond_detr.options import add_running
 from cond_detr.predict.detect import detect
 from cond_detr.predict.drawing import draw_detections
-from cond_detr.predict.results import coco_results, detections_dict
+from cond_detr.predict.results import detections_dict
 from cond_detr.predict.sources import find_images, in_batches, readable
 from cond_detr.weights.options import add_checkpoint, add_precision, opened
 
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder for the pictures, predictions.json, and coco_results.json, where images are numbered from 1",
     )
     p.add_argument(
-        "--threshold", type=probability, default=0.3, metavar="S", help="lowest score to show (default: %(default)s)"
+        "--threshold", type=score, default=0.3, metavar="S", help="lowest score to show (default: %(default)s)"
     )
     p.add_argument(
         "--batch-size",
@@ -82,21 +83,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     # pictures never replace what they were made from, nor other photos beside it
     folders = {path.resolve().parent for path in paths}
     taken = set(options.output_dir.resolve().iterdir()) if options.output_dir.resolve() in folders else set()
-    results, in_coco_form, failed = [], [], 0
-    pictures = tqdm(readable(paths, model.stride), "predict", len(paths), unit="image", disable=None)
-    for batch in in_batches(pictures, model.config.data, options.batch_size):
-        if isinstance(batch, InputError):
-            fail(str(batch))
-            failed += 1
-            continue
-        for (path, image), found in zip(
-            batch, detect(model, [image for _, image in batch], options.threshold), strict=True
-        ):
-            draw_detections(image, found).save(picture_path(options.output_dir, path, taken))
-            results.append(detections_dict(path, image.size, found))
-            in_coco_form += [{**result, "file_name": path.name} for result in coco_results(len(results), found)]
-    write_json(options.output_dir / "predictions.json", results)
-    write_json(options.output_dir / "coco_results.json", in_coco_form)
+    results: list[dict[str, Any]] = []
+    in_coco_form: list[dict[str, Any]] = []
+    failed = 0
+    pictures = tqdm(readable(paths, model.input_size), "predict", len(paths), unit="image", disable=None)
+    try:
+        for batch in in_batches(pictures, model.config.data, options.batch_size):
+            if isinstance(batch, InputError):
+                fail(str(batch))
+                failed += 1
+                continue
+            all_found = detect(model, [image for _, image in batch], options.threshold)
+            for (path, image), found in zip(batch, all_found, strict=True):
+                draw_detections(image, found).save(picture_path(options.output_dir, path, taken))
+                results.append(detections_dict(path, image.size, found))
+                in_coco_form += [{**result, "file_name": path.name} for result in found.to_coco(len(results))]
+    finally:  # whatever stops it, what is done is kept
+        write_json(options.output_dir / "predictions.json", results)
+        write_json(options.output_dir / "coco_results.json", in_coco_form)
     count = sum(len(result["detections"]) for result in results)
     print(f"{count} objects in {len(results)} images; pictures and predictions.json in {options.output_dir}")
     return 2 if failed else 0

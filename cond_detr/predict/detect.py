@@ -1,27 +1,28 @@
 """Detection of objects in images by a model."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
 
-from cond_detr.data.images import ImageLike, is_one, open_image, to_network_input
+from cond_detr.data.images import ImageLike, InputSize, is_one, open_image, to_network_input
 from cond_detr.errors import InputError
 from cond_detr.models.model import Model
-from cond_detr.models.predictions import Detections, check_threshold, detections
 from cond_detr.precision import fp32_products
+from cond_detr.predict.detections import Detections, check_threshold, detections
 
 
 def predict(model: Model, images: ImageLike | Sequence[ImageLike], threshold: float) -> Any:
     """Detects objects in images; see :meth:`cond_detr.Detector.predict`."""
-    return each_image(images, threshold, model.stride, lambda image: detect(model, [image], threshold)[0])
+    return each_image(images, threshold, model.input_size, lambda image: detect(model, [image], threshold)[0])
 
 
 def each_image(
     images: ImageLike | Sequence[ImageLike],
     threshold: float,
-    stride: int,
+    size: InputSize,
     detect_in: Callable[[Image.Image], Detections],
 ) -> Any:
     """Opens images one after the other and applies a detector to each.
@@ -29,7 +30,7 @@ def each_image(
     Args:
         images: a path, PIL image or (H, W, 3) uint8 RGB array, or a sequence of these.
         threshold: lowest score to report; only checked here.
-        stride: stride of the network, in pixels; smaller images are refused.
+        size: of the network's input; images that are too narrow for it are refused.
         detect_in: detects objects in an RGB image.
 
     Returns:
@@ -39,9 +40,11 @@ def each_image(
         InputError: if an image cannot be read or is too small, or the threshold is not in [0, 1].
     """
     check_threshold(threshold)
-    if is_one(images):
-        return detect_in(open_image(images, stride=stride))
-    return [detect_in(open_image(image, stride=stride)) for image in images]
+
+    def found_in(image: ImageLike) -> Detections:
+        return replace(detect_in(open_image(image, size=size)), image=image)
+
+    return found_in(images) if is_one(images) else [found_in(image) for image in images]
 
 
 @torch.no_grad()

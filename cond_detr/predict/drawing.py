@@ -4,12 +4,12 @@ import colorsys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from cond_detr.data.images import ImageLike, open_image
-from cond_detr.models.predictions import Detections
 
 # Small images are enlarged so that labels can be read
 SMALLEST_SIDE, LARGEST_SIDE = 320, 1280
@@ -31,16 +31,58 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
 
-def draw_detections(
-    image: ImageLike, found: Detections, truth: Tensor | None = None, *, scores: bool = True
-) -> Image.Image:
+class Found(Protocol):
+    """What can be drawn: :class:`cond_detr.Detections`, or what has its arrays."""
+
+    @property
+    def boxes(self) -> Tensor:
+        """(K, 4) xyxy in pixels."""
+
+    @property
+    def scores(self) -> Tensor:
+        """(K,), best first."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(K,) int64."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """K class names."""
+
+
+def draw_detections(image: ImageLike, found: Found, truth: Tensor | None = None, *, scores: bool = True) -> Image.Image:
     """Draws boxes with class names and scores on a copy of an image, which is enlarged if it is small.
 
     Args:
-        image: path, PIL image or (H, W, 3) uint8 RGB array.
+        image: path, PIL image, (H, W, 3) uint8 RGB array, or what else ``predict`` takes.
         found: its detections.
         truth: (n, 4) ground truth boxes, xyxy in pixels, drawn as thin white lines.
         scores: whether to write scores after the class names.
+
+    Raises:
+        InputError: if the image cannot be read.
+    """
+    return draw_boxes(image, found.boxes, found.labels, found.names, found.scores if scores else None, truth)
+
+
+def draw_boxes(
+    image: ImageLike,
+    boxes: Tensor,
+    labels: Tensor,
+    names: Sequence[str],
+    scores: Tensor | None = None,
+    truth: Tensor | None = None,
+) -> Image.Image:
+    """Draws boxes on a copy of an image, all labels above all boxes.
+
+    Args:
+        image: as of :func:`draw_detections`.
+        boxes: (K, 4) xyxy in pixels, the most important first.
+        labels: (K,) int64, which the colours depend on.
+        names: K class names.
+        scores: (K,), written after the names.
+        truth: (n, 4) ground truth boxes, drawn as thin white lines.
 
     Raises:
         InputError: if the image cannot be read.
@@ -56,11 +98,15 @@ def draw_detections(
         for box in (truth * scale).tolist():
             draw.rectangle(box, outline=WHITE, width=1)
     # the best detection is drawn last, on top
-    for i in reversed(range(len(found.scores))):
-        colour = class_colour(int(found.labels[i]))
-        left, top, right, bottom = (found.boxes[i] * scale).tolist()
-        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
-        text = f"{found.names[i]} {found.scores[i]:.2f}" if scores else found.names[i]
+    places = (boxes * scale).tolist()
+    for i in reversed(range(len(places))):
+        left, top, right, bottom = places[i]
+        outline = class_colour(int(labels[i]))
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=outline, width=line)
+    for i in reversed(range(len(places))):
+        left, top, _, _ = places[i]
+        colour = class_colour(int(labels[i]))
+        text = names[i] if scores is None else f"{names[i]} {scores[i]:.2f}"
         width, height = draw.textlength(text, font=font) + 6, font_size + 4
         x = min(max(left, 0), max(0, canvas.width - width))
         y = top - height if top >= height else max(top, 0)

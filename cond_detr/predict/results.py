@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cond_detr.boxes import xyxy_to_cxcywh
-from cond_detr.models.predictions import Detections
+from cond_detr.predict.detections import Detections
 
 
 def detections_dict(image: Path, size: tuple[int, int], found: Detections) -> dict[str, Any]:
@@ -19,18 +18,5 @@ def detections_dict(image: Path, size: tuple[int, int], found: Detections) -> di
         "file": str(image),
         "width": size[0],
         "height": size[1],
-        "detections": [
-            {"class": name, "score": round(score, 4), "box": [round(v, 2) for v in box]}
-            for name, score, box in zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)
-        ],
+        "detections": found.to_dicts(),
     }
-
-
-def coco_results(image_id: int, found: Detections) -> list[dict[str, Any]]:
-    """Converts the detections of an image to COCO's result format, boxes as left, top, width, height in pixels."""
-    boxes = xyxy_to_cxcywh(found.boxes.double())
-    boxes[:, :2] -= boxes[:, 2:] / 2
-    return [
-        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
-        for box, score, category_id in zip(boxes.tolist(), found.scores.tolist(), found.category_ids, strict=True)
-    ]

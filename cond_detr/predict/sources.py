@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from cond_detr.config import DataConfig
-from cond_detr.data.images import IMAGE_SUFFIXES, open_image, resized
+from cond_detr.data.images import IMAGE_SUFFIXES, InputSize, open_image, resized
 from cond_detr.errors import InputError
 
 
@@ -55,16 +55,16 @@ class Picture(NamedTuple):
     image: Image.Image
 
 
-def readable(paths: Sequence[Path], stride: int) -> Iterator[Picture | InputError]:
+def readable(paths: Sequence[Path], size: InputSize) -> Iterator[Picture | InputError]:
     """Opens images one after the other; yields an error instead of each image that cannot be used.
 
     Args:
         paths: files of the images.
-        stride: stride of the network, in pixels; smaller images are refused.
+        size: of the network's input; images that are too narrow for it are refused.
     """
     for path in paths:
         try:
-            image = open_image(path, stride=stride)
+            image = open_image(path, size=size)
         except InputError as error:
             yield error
         else:

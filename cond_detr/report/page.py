@@ -21,7 +21,7 @@ from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import classes_in, measure, run_over
 from cond_detr.models.model import Model
-from cond_detr.models.predictions import Detections
+from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import draw_detections
 from cond_detr.train.curves import metrics_figure
 from cond_detr.train.run_folder import RunFolder

@@ -19,7 +19,7 @@ from cond_detr.presets import PRESETS, configured
 from cond_detr.settings import all_settings, declared
 from cond_detr.train.interruption import Interrupted
 from cond_detr.train.run import Running, new_run, resumed_run
-from cond_detr.train.run_folder import RunFolder
+from cond_detr.train.run_folder import RUNS, RunFolder
 from cond_detr.weights.checkpoint import Checkpoint
 
 
@@ -104,7 +104,23 @@ def checkpoint_to_resume(options: dict[str, Any]) -> Path:
         if not path.exists():
             raise InputError(f"`resume`: nothing to resume, {path} does not exist")
         return path
-    return RunFolder.latest()
+    return latest()
+
+
+def latest() -> Path:
+    """The most recent ``last.pt`` of an unfinished run under ``runs``.
+
+    A run that was killed after its last epoch, and before its log said so, is finished here and not chosen.
+
+    Raises:
+        InputError: if there is none.
+    """
+    for path in RunFolder.unfinished():
+        checkpoint = Checkpoint.load(path)
+        if checkpoint.progress is None or checkpoint.progress.epoch < checkpoint.config.train.epochs:
+            return path
+        RunFolder(path.parent).write_log(checkpoint.progress.history)
+    raise InputError(f"`resume`: nothing to resume, no unfinished run in any folder of {RUNS}/")
 
 
 def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:

@@ -5,19 +5,12 @@ import torch
 from cond_detr import distributed
 from cond_detr.config import Config
 from cond_detr.data.dataset import CocoDataset
+from cond_detr.data.description import crowded, describe_data
 from cond_detr.models.model import Model
 from cond_detr.models.network import Network
 from cond_detr.models.normalization import FrozenBatchNorm2d
 from cond_detr.train.cuda_graphs import why_not
 from cond_detr_kernels import attention_path
-
-
-def describe_data(dataset: CocoDataset) -> str:
-    """Describes a data set: numbers of images, boxes and classes, and dropped boxes."""
-    annotations = dataset.annotations
-    boxes = sum(len(record.labels) for record in annotations.records)
-    dropped = "".join(f"; {count} boxes dropped ({why})" for why, count in annotations.dropped.items())
-    return f"{annotations.name}: {len(dataset)} images, {boxes} boxes, {len(annotations.classes)} classes{dropped}"
 
 
 def describe(model: Model, train_set: CocoDataset, val_set: CocoDataset) -> str:
@@ -29,6 +22,7 @@ def describe(model: Model, train_set: CocoDataset, val_set: CocoDataset) -> str:
         [
             f"data        {describe_data(train_set)}",
             f"            {describe_data(val_set)}",
+            *crowded(train_set.annotations, config.model.num_queries),
             f"model       {config.model.kind}, preset {config.preset}, {parameters:.1f} M parameters, on {device}",
             f"attention   {describe_attention(config, device)}",
             f"step        {describe_step(config, model.network, device)}",

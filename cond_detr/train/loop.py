@@ -264,13 +264,14 @@ class Trainer:
             amp=self.config.train.amp,
         )
         result = measure(self.data.val, found)
-        ap = result.metrics["AP"] or 0.0
-        improved = ap > self.progress.best_ap
+        ap = result.metrics["AP"]
+        # on a tie, or if nothing can be measured, the latest is the best
+        improved = ap is None or ap >= self.progress.best_ap
         self.progress = Progress(
             self.progress.num_images,
             self.progress.images_per_step,
             epoch=self.progress.epoch + 1,
-            best_ap=max(ap, self.progress.best_ap),
+            best_ap=self.progress.best_ap if ap is None else max(ap, self.progress.best_ap),
             history=[*self.progress.history, self._record(result)],
         )
         self.recorder.write_epoch(evaluated, result, self.state(), improved=improved)

@@ -73,7 +73,7 @@ class Recorder:
         if improved:
             Checkpoint(self.folder.best, model.config, model.classes, model.network.state_dict()).save()
             self.folder.write_results(evaluation, epoch=record["epoch"], images=len(self.val_set))
-            preview(model, self.val_set).save(self.folder.predictions)
+            self.folder.write_predictions(preview(model, self.val_set))
         self.save_last(checkpoint)
         self.folder.write_log(checkpoint.progress.history)
         if self.events:

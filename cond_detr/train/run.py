@@ -14,7 +14,6 @@ from cond_detr.data import open_split
 from cond_detr.data.loading import loading_processes
 from cond_detr.devices import device_named, use_threads
 from cond_detr.errors import InputError, shown
-from cond_detr.files import make_folder
 from cond_detr.models.model import Model
 from cond_detr.models.normalization import SyncedBatchNorm2d
 from cond_detr.models.resnet import LAYOUTS
@@ -185,18 +184,30 @@ def launch(model: Model, data: Data, running: Running, start: str, checkpoint: C
     trainer = Trainer(model, data, recorder, workers=loading_processes(config.data, how.workers))
     if checkpoint:
         trainer.restore(checkpoint)
+    with contextlib.ExitStack() as held:
+        distributed.from_rank_zero(lambda: held.enter_context(folder.locked()))
+        _say_and_train(trainer, data, start, how.tensorboard)
+    return folder
+
+
+def _say_and_train(trainer: Trainer, data: Data, start: str, tensorboard: bool) -> None:
+    """Prints what a run is about to do, does it, and says what came of it."""
+    recorder, folder = trainer.recorder, trainer.recorder.folder
     if distributed.rank() == 0:
-        print(describe(model, data.train, data.val))
+        print(describe(trainer.model, data.train, data.val))
         print(f"start       {start}")
         print(f"run folder  {folder.path}", flush=True)
-        if how.tensorboard:
-            make_folder(folder.path)
+        if tensorboard:
             recorder.events = Events(folder.path / "tensorboard", trainer.progress.epoch + 1)
-    with fp32_products(config.train.matmul_precision, running.device):
+    with fp32_products(trainer.config.train.matmul_precision, trainer.device):
         trainer.run()
     if distributed.rank() == 0:
-        print(f"best AP {trainer.progress.best_ap * 100:.1f}; see {folder.path}/metrics.png and {folder.predictions}")
-    return folder
+        best = f"best AP {trainer.progress.best_ap * 100:.1f}"
+        if trainer.progress.best_ap < 0:
+            best = (
+                f"AP cannot be measured, for {data.val.annotations.name} has no objects; best.pt is of the last epoch"
+            )
+        print(f"{best}; see {folder.path}/metrics.png and {folder.predictions}")
 
 
 def check_auto(config: Config, device: torch.device) -> None:

@@ -1,16 +1,19 @@
 """The files of a training run."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from cond_detr.config import Config, to_dict
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import results_dict
-from cond_detr.files import write_json, write_text
+from cond_detr.files import locked, make_folder, replacing, write_json, write_text
 from cond_detr.train.curves import metrics_figure
 
 RUNS = Path("runs")
@@ -63,16 +66,21 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def latest() -> Path:
-        """The most recent ``last.pt`` of an unfinished run under ``runs``.
+    def unfinished() -> list[Path]:
+        """Each ``last.pt`` of a run under ``runs`` that is not finished, the most recent first."""
+        found = [path for path in RUNS.glob("*/last.pt") if not RunFolder(path.parent).finished()]
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Creates the folder and keeps other processes from running in it.
 
         Raises:
-            InputError: if there is none.
+            InputError: if one does, or the folder cannot be created.
         """
-        found = [path for path in RUNS.glob("*/last.pt") if not RunFolder(path.parent).finished()]
-        if not found:
-            raise InputError(f"`resume`: nothing to resume, no unfinished run in any folder of {RUNS}/")
-        return max(found, key=lambda path: path.stat().st_mtime)
+        make_folder(self.path)
+        with locked(self.path / "run.lock"):
+            yield
 
     def finished(self) -> bool:
         """Whether the log holds as many epochs as the settings ask for."""
@@ -89,7 +97,13 @@ class RunFolder:
     def write_log(self, history: Sequence[dict[str, Any]]) -> None:
         """Writes log.jsonl and metrics.png for the records of the finished epochs."""
         write_text(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-        metrics_figure(history).savefig(self.path / "metrics.png", dpi=110)
+        with replacing(self.path / "metrics.png") as file:
+            metrics_figure(history).savefig(file, format="png", dpi=110)
+
+    def write_predictions(self, picture: Image.Image) -> None:
+        """Writes predictions.png."""
+        with replacing(self.predictions) as file:
+            picture.save(file, format="PNG")
 
     def write_results(self, evaluation: Evaluation, **more: Any) -> None:
         """Writes results.json: metrics, and further entries."""

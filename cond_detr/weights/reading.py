@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cond_detr.errors import InputError, shown
 from cond_detr.weights import torch_file
+from cond_detr.weights.download import fetch
 from cond_detr.weights.naming import StateDict
 from cond_detr.weights.storages import MOST_AXES, kind_of
 
@@ -59,7 +60,7 @@ def _download(url: str, target: Path) -> Any:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="unfinished-") as folder:
             own = Path(folder) / target.name
-            torch.hub.download_url_to_file(url, str(own))
+            fetch(url, own)
             content = read(own, f"what was downloaded from {url}")
             own.replace(target)
     except InputError:

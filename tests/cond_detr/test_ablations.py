@@ -15,8 +15,9 @@ from cond_detr.classes import Classes
 from cond_detr.config import Config, LossConfig, ModelConfig
 from cond_detr.data.batching import Batch, pad_targets
 from cond_detr.models.model import new_network
-from cond_detr.models.predictions import Predictions, detections
+from cond_detr.models.predictions import Predictions
 from cond_detr.models.spatial_query import SpatialQuery, transform, transformation_size
+from cond_detr.predict.detections import detections
 from cond_detr.presets import as_detr
 from cond_detr.settings import declared
 from cond_detr.train.criterion import Criterion

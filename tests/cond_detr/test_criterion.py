@@ -12,7 +12,8 @@ from cond_detr.boxes import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
 from cond_detr.classes import Classes
 from cond_detr.config import LossConfig
 from cond_detr.data.batching import Targets, pad_targets
-from cond_detr.models.predictions import Predictions, detections
+from cond_detr.models.predictions import Predictions
+from cond_detr.predict.detections import detections
 from cond_detr.train.criterion import Criterion
 
 CASES = {"ragged": [3, 0, 5], "no objects": [0, 0], "one": [1], "more than queries": [25, 2], "over 300": [320]}

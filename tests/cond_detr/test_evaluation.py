@@ -14,8 +14,7 @@ from cond_detr.config import DataConfig
 from cond_detr.data import open_split, shapes
 from cond_detr.data.annotations import Annotations, check_annotations
 from cond_detr.evaluate.coco_metrics import evaluate_results
-from cond_detr.models.predictions import Detections
-from cond_detr.predict.results import coco_results
+from cond_detr.predict.detections import Detections
 
 
 def truth_as_results(annotations: Annotations) -> list[dict[str, Any]]:
@@ -26,7 +25,7 @@ def truth_as_results(annotations: Annotations) -> list[dict[str, Any]]:
         found = Detections(
             torch.from_numpy(record.boxes), torch.ones(len(record.labels)), torch.from_numpy(record.labels), [], ids
         )
-        results += coco_results(record.image_id, found)
+        results += found.to_coco(record.image_id)
     return results
 
 

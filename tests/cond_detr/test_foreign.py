@@ -189,7 +189,7 @@ def test_urls_reach_the_download(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         asked.append(url)
         raise OSError("no network")
 
-    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    monkeypatch.setattr("cond_detr.weights.reading.fetch", download)
     url = "https://example.org/model.safetensors"
     for command, rest in ((predict, ["x.png", "--output-dir", "out"]), (evaluate, []), (attention_maps, [])):
         rest = rest or ["--output-dir", "out"]

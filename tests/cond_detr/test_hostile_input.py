@@ -242,7 +242,7 @@ def test_cut_downloads_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data = safetensors.torch.save(tensors, {"format": "pt"})
     served = [data[:1000], data]
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", lambda url, target: Path(target).write_bytes(served.pop(0)))
+    monkeypatch.setattr("cond_detr.weights.reading.fetch", lambda url, target: Path(target).write_bytes(served.pop(0)))
     url = "https://example.org/model.safetensors"
     model = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
     with pytest.raises(InputError, match=f"downloaded from {url} cannot be read: it is damaged"):
@@ -268,7 +268,9 @@ def test_images(tmp_path: Path) -> None:
 
 def test_a_very_wide_image_does_not_become_huge() -> None:
     image = Image.new("RGB", (20000, 8))
-    found = MODEL.predict(image, threshold=0)
+    with pytest.raises(InputError, match="image of 20000x8 pixels is too narrow: the network gets 1x1"):
+        MODEL.predict(image, threshold=0)
+    found = MODEL.predict(Image.new("RGB", (64, 64)), threshold=0)
     assert draw_detections(image, found).size == (20000, 8)
     assert draw_detections(Image.new("RGB", (640, 8)), found).size == (1280, 16)
 
@@ -279,10 +281,10 @@ def test_a_damaged_photo_does_not_cost_the_others(tmp_path: Path, monkeypatch: p
         Image.new("RGB", (64, 64)).save(tmp_path / name)
     real = Image.open
 
-    def damaged(path: Any) -> Image.Image:
+    def damaged(path: Any, **options: Any) -> Image.Image:
         if str(path).endswith("2.png"):
             raise struct.error("unpack requires a buffer of 4 bytes")
-        return real(path)
+        return real(path, **options)
 
     monkeypatch.setattr(Image, "open", damaged)
     photos = [str(tmp_path / name) for name in ("1.png", "2.png", "3.png")]

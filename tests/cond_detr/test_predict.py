@@ -12,8 +12,8 @@ from PIL import Image
 
 from cond_detr import ConditionalDETR, InputError, cli, preset
 from cond_detr.classes import Classes
-from cond_detr.models.predictions import Detections
 from cond_detr.predict import __main__ as predict
+from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import SMALLEST_SIDE, draw_detections, sheet
 from cond_detr.weights.checkpoint import Checkpoint
 
@@ -170,7 +170,7 @@ def test_pictures_never_replace_photos(checkpoint: Path, tmp_path: Path) -> None
         (["empty"], "folder empty holds no image"),
         (["x*.png"], "no file is called x*.png"),
         (["--output-dir", "tiny.png", "tiny.png"], "folder tiny.png cannot be made: File exists"),
-        (["tiny.png"], "tiny.png is 4x4 pixels, smaller than the network's stride of 8"),
+        (["narrow.png"], "narrow.png of 400x4 pixels is too narrow: the network gets 100x1, less than its stride of 8"),
     ],
 )
 def test_bad_input(
@@ -184,6 +184,7 @@ def test_bad_input(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     picture(tmp_path / "tiny.png", (4, 4))
+    picture(tmp_path / "narrow.png", (400, 4))
     assert run_predict("--checkpoint", checkpoint, "--output-dir", "out", *arguments) == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
@@ -245,7 +246,7 @@ def test_checkpoint_writes_are_atomic(checkpoint: Path, monkeypatch: pytest.Monk
 
 
 def test_cond_detr_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, code, text in ((["--help"], 0, "train"), ([], 2, "usage"), (["fly"], 2, "usage")):
+    for arguments, code, text in ((["--help"], 0, "train"), ([], 2, "usage"), (["fly"], 2, "unknown command 'fly'")):
         monkeypatch.setattr("sys.argv", ["cond-detr", *arguments])
         with pytest.raises(SystemExit) as stop:
             cli.main()

@@ -13,7 +13,7 @@ from PIL import Image
 from cond_detr import cli
 from cond_detr.data import shapes
 from cond_detr.data.annotations import ImageRecord
-from cond_detr.models.predictions import Detections
+from cond_detr.predict.detections import Detections
 from cond_detr.report import __main__ as report
 from cond_detr.report.page import quality
 from tests.cond_detr.test_training import TINY, run_train

@@ -9,7 +9,7 @@ from PIL import Image
 from cond_detr import InputError
 from cond_detr.config import DataConfig
 from cond_detr.data.augment import Annotated, augment, crop, draw_augmentation, draw_crop, flip, resize
-from cond_detr.data.images import open_image, resized, to_network_input
+from cond_detr.data.images import InputSize, open_image, resized, to_network_input
 
 
 def painted(width: int, height: int, box: tuple[int, int, int, int]) -> Annotated:
@@ -96,8 +96,10 @@ def test_network_input() -> None:
     assert pixels.shape == (3, 48, 64)
     want = [(1 - 0.485) / 0.229, -0.456 / 0.224, (128 / 255 - 0.406) / 0.225]
     np.testing.assert_allclose(pixels[:, 5, 5], want, rtol=1e-5)
-    with pytest.raises(InputError, match="image is 64x31 pixels, smaller than the network's stride of 32"):
-        open_image(Image.new("RGB", (64, 31)), stride=32)
+    size = InputSize(800, 1333, 32)
+    assert open_image(Image.new("RGB", (24, 24)), size=size).size == (24, 24)  # the network gets 800x800
+    with pytest.raises(InputError, match="image of 4000x36 pixels is too narrow: the network gets 1333x12, less than"):
+        open_image(Image.new("RGB", (4000, 36)), size=size)
 
 
 @pytest.mark.parametrize("array", [np.zeros((5, 5)), np.zeros((5, 5, 3)), np.zeros((5, 5, 4), np.uint8)], ids=str)
