@@ -16,7 +16,7 @@ build, which takes a second if its sources have not changed.
   --list             the steps, their limits in seconds in the quick and the full set, and what they do
   --dry-run          without a GPU: every step's command starts, and does next to nothing
 
-Needs torch >= 2.10 with CUDA, Triton >= 3.5, nvcc, pip, setuptools >= 77, pybind11 and the packages of the test extra;
+Needs torch >= 2.10 with CUDA, Triton >= 3.6, nvcc, pip, setuptools >= 77, pybind11 and the packages of the test extra;
 says what it cannot import. compute-sanitizer may be missing. Keeps what it builds and compiles in build/gpu.
 TEXT
 }

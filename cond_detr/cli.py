@@ -4,17 +4,16 @@ Modules that take long to import are not imported here, so that ``cond-detr --he
 """
 
 import argparse
-import difflib
 import importlib
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cond_detr.config import Config, RunConfig
-from cond_detr.errors import InputError, printable, shown
+from cond_detr.errors import InputError, nearest, printable, shown
 from cond_detr.settings import all_settings, declared
 from cond_detr.version import __version__
 
@@ -87,11 +86,6 @@ class CommandParser(argparse.ArgumentParser):
         super().error(message + (f"; did you mean {', '.join(hints)}?" if hints else ""))
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that a misspelt one is most like, if it is like any."""
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
-
-
 def command_parser(name: str, doc: str, *examples: str, **options: Any) -> argparse.ArgumentParser:
     """Makes the argument parser of a command.
 
@@ -108,6 +102,7 @@ def command_parser(name: str, doc: str, *examples: str, **options: Any) -> argpa
         description=what[0].upper() + what[1:],
         epilog=f"examples:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
         **options,
     )
 

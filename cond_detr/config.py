@@ -112,7 +112,7 @@ class DataConfig:
         "paper", "augmentation in training: the paper's flips, scales and crops; flips only; or none"
     )
     min_scale: float = setting(
-        0.6, "smallest short side in training, as a fraction of --image-size (paper augmentation only)"
+        0.6, "smallest short side in training, as a fraction of --image-size (paper augmentation only)", most=1
     )
     exif: Literal["auto", "turn", "ignore"] = setting(
         "auto",

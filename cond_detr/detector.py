@@ -12,16 +12,16 @@ import torch
 from typing_extensions import Self
 
 from cond_detr.classes import Classes
-from cond_detr.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig, configure
+from cond_detr.config import Config, DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig, configure
 from cond_detr.data.images import ImageLike
-from cond_detr.errors import InputError, shown
+from cond_detr.errors import InputError, nearest, shown
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import evaluate
 from cond_detr.models.model import Model
 from cond_detr.predict.detect import predict
 from cond_detr.predict.detections import Detections
 from cond_detr.presets import configured
-from cond_detr.settings import declared
+from cond_detr.settings import all_settings, declared
 from cond_detr.train.run import Running, train_model
 from cond_detr.weights.checkpoint import Checkpoint
 from cond_detr.weights.opening import open_model
@@ -92,14 +92,26 @@ def _bound(method: str, settings: Callable[..., Any], args: tuple[Any, ...], val
     known = inspect.signature(settings)
     unknown = sorted(values.keys() - known.parameters.keys())
     if unknown:
-        names = ", ".join(sorted(known.parameters))
-        raise InputError(f"unknown setting {shown(unknown[0])} for {method}; there are {names}")
+        raise InputError(
+            f"unknown setting {shown(unknown[0])} for {method}; {_meant(unknown[0], list(known.parameters))}"
+        )
     try:
         return known.bind(*args, **values).arguments
     except TypeError:
         raise InputError(
             f"{method} takes settings by name, such as epochs=..., got {shown(args[-1])} without one"
         ) from None
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """What to say about a keyword that a method does not take."""
+    named_by_option = {each.option[2:].replace("-", "_"): each.name for each in all_settings(Config).values()}
+    if named_by_option.get(name, name) != name:
+        return f"it is called {named_by_option[name]}"
+    if name in all_settings(Config):
+        return "it belongs to from_preset, for it decides what the network is"
+    meant = nearest(name, known)
+    return f"did you mean {meant}?" if meant else f"there are {', '.join(sorted(known))}"
 
 
 def _show_signature(call: Any, method: Callable[..., Any], settings: Callable[..., Any]) -> None:

@@ -1,6 +1,8 @@
 """The exception for errors that a user can correct: in a file, an option or an annotation."""
 
+import difflib
 import importlib.util
+from collections.abc import Iterable
 from types import NoneType
 from typing import Any
 
@@ -31,6 +33,11 @@ def need(extra: str, *packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"this needs {' and '.join(missing)}: pip install 'cond-detr[{extra}]'")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a misspelt one is most like, if it is like any."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
 
 
 def printable(text: str) -> str:

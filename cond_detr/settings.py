@@ -29,6 +29,7 @@ def setting(
     *,
     least: float = 0,
     below: float | None = None,
+    most: float | None = None,
     option: str | None = None,
     group: str | None = None,
     metavar: str | None = None,
@@ -40,11 +41,13 @@ def setting(
         help: what the setting does, for the command line and for Python.
         least: smallest number allowed.
         below: exclusive upper limit of a number; none by default.
+        most: largest number allowed; none by default.
         option: name of the command-line option without dashes, if it differs from the field's.
         group: title of its group in ``--help``; by default the section's.
         metavar: placeholder for the value in ``--help``.
     """
-    about = {"help": help, "least": least, "below": below, "option": option, "group": group, "metavar": metavar}
+    bounds = {"least": least, "below": below, "most": most}
+    about = {"help": help, **bounds, "option": option, "group": group, "metavar": metavar}
     return field(default=default, metadata=about)
 
 
@@ -117,7 +120,9 @@ class Setting:
         if not isinstance(value, Integral if kind is int else Real) or isinstance(value, bool):
             return False
         try:
-            return bool(self.about["least"] <= kind(value) < self._limit(kind))
+            number = kind(value)
+            most = self.about["most"]
+            return bool(self.about["least"] <= number < self._limit(kind)) and (most is None or bool(number <= most))
         except OverflowError:  # a whole number that no float can hold
             return False
 
@@ -131,6 +136,7 @@ class Setting:
             return f"one of {', '.join(choices)}" if len(choices) > 1 else repr(choices[0])
         if kind in (int, float):
             bounded = "" if self.about["below"] is None else f" and below {self.about['below']}"
+            bounded += "" if self.about["most"] is None else f" and at most {self.about['most']}"
             return f"a {'whole ' * (kind is int)}number of at least {self.about['least']}{bounded}"
         return WANTED.get(kind, kind.__name__)
 

@@ -25,7 +25,7 @@ def main() -> None:
     model = ConditionalDETR.from_preset("shapes", num_classes=6, fused_attn=True).to(device)
     network = model.network  # an nn.Module
     images = open_split(config.data, "train", model.stride)
-    # matches the predictions of all layers and images in one call, without a look from the host
+    # matches the predictions of all layers and images in one call, without a host-device synchronisation
     criterion = Criterion(config.loss)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
 

@@ -20,4 +20,4 @@ def crowded(annotations: Annotations, num_queries: int) -> list[str]:
     if not many:
         return []
     images = f"{many} image{'s have' if many > 1 else ' has'} more than {num_queries} objects, up to {max(counts)}"
-    return [f"WARNING     {images}, but there are {num_queries} object queries: raise --num-queries"]
+    return [f"WARNING     {images}, but there are {num_queries} object queries: raise num_queries"]

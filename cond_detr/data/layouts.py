@@ -98,7 +98,7 @@ def exif_convention(folder: Path, records: Sequence[ImageRecord], wanted: str) -
     if silent and not told:
         return turn, (
             f"{silent} images are rotated by their EXIF tag and keep their size, so that nothing tells whether their "
-            "boxes are of the rotated images, as is assumed; if not, say --exif ignore"
+            "boxes are of the rotated images, as is assumed; if not, set exif to ignore"
         )
     if told[True] and told[False]:
         return turn, f"of the images with an EXIF tag {told[True]} are annotated rotated and {told[False]} as stored"

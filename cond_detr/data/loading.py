@@ -67,7 +67,7 @@ class ShuffledBatches(Sampler[list[int]]):
         if self.steps == 0:
             raise InputError(
                 f"the training set has {len(dataset)} images, fewer than the {self.images_per_step} of one step; "
-                "lower --batch-size"
+                "lower `batch_size`"
             )
 
     def start(self, epoch: int, first_step: int = 0) -> None:

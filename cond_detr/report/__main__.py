@@ -8,6 +8,7 @@ from pathlib import Path
 from cond_detr.cli import command_parser, run
 from cond_detr.data import open_split
 from cond_detr.data.loading import loading_processes
+from cond_detr.errors import InputError
 from cond_detr.files import write_text
 from cond_detr.options import add_running
 from cond_detr.report.page import page
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         InputError: if the run folder or the data set cannot be used.
     """
     options = parser().parse_args(argv)
+    if options.run.is_file():
+        raise InputError(f"{options.run} is a file; give the folder of the run, {options.run.parent}")
     folder = RunFolder(options.run)
     options.checkpoint = folder.best
     model = opened(options)

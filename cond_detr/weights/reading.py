@@ -87,6 +87,9 @@ def read(path: Path, called: str | None = None) -> Any:
     called = called or f"checkpoint {path}"
     # unlike Path's methods, these are False for what no file can be called
     if not os.path.isfile(path):  # noqa: PTH113
+        best = path / "best.pt"
+        if os.path.isfile(best):  # noqa: PTH113
+            raise InputError(f"{called} is a folder; its best model is {best}")
         raise InputError(f"{called} {'is a folder' if os.path.isdir(path) else 'does not exist'}")  # noqa: PTH112
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else torch_file.load(path)

@@ -33,6 +33,7 @@ from cond_detr.data.loading import checked, eval_loader
 from cond_detr.evaluate.over_dataset import classes_in
 from cond_detr.predict import __main__ as predict
 from cond_detr.presets import preset
+from cond_detr.report import __main__ as report
 from cond_detr.train import __main__ as train
 from cond_detr.weights.checkpoint import Checkpoint
 from cond_detr.weights.reading import open_source
@@ -550,3 +551,39 @@ def test_s10_a_lost_loading_process(number: int, tmp_path: Path, monkeypatch: py
         list(checked(loader))
     for child in multiprocessing.active_children():
         child.kill()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("epcohs", r"did you mean epochs\?"),
+        ("model", "it is called kind"),
+        ("num_queries", "it belongs to from_preset"),
+        ("xyz", "there are accumulate, amp"),
+    ],
+)
+def test_r10_keywords(name: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=f"unknown setting '{name}' for train; {sentence}"):
+        ConditionalDETR.from_preset("shapes", 3).train(**{name: 1})  # type: ignore[arg-type]
+
+
+def test_r10_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.parser().parse_args(["--epoch", "2"])
+    assert "did you mean --epochs?" in capsys.readouterr().err
+
+
+def test_r10_a_folder_instead_of_a_file(tmp_path: Path) -> None:
+    ConditionalDETR.from_preset("shapes", 3, **TINY).save(tmp_path / "best.pt")
+    with pytest.raises(InputError, match=r"is a folder; its best model is .*best\.pt"):
+        ConditionalDETR.from_checkpoint(tmp_path)
+    with pytest.raises(InputError, match=r"best\.pt is a file; give the folder of the run"):
+        report.main([str(tmp_path / "best.pt")])
+    with pytest.raises(InputError, match=r"checkpoint .*/last\.pt does not exist"):
+        train.main(["--resume", str(tmp_path), "--device", "cpu"])
+
+
+def test_fractions_of_a_whole() -> None:
+    assert ConditionalDETR.from_preset("shapes", 3, min_scale=1).config.data.min_scale == 1
+    with pytest.raises(InputError, match="`min_scale` must be a number of at least 0 and at most 1, got 5"):
+        ConditionalDETR.from_preset("shapes", 3, min_scale=5)
