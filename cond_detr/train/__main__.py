@@ -95,7 +95,7 @@ def checkpoint_to_resume(options: dict[str, Any]) -> Path:
         named = Path(options["resume"])
         if named.is_dir():
             named = RunFolder(named).last
-        if named.name != RunFolder(named.parent).last.name:
+        if named.exists() and named.name != RunFolder(named.parent).last.name:
             raise InputError(
                 f"`resume`: {named} is not a run's last.pt, beside which the run goes on; to start a new run from its "
                 "weights use `weights`"

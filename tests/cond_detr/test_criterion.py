@@ -180,5 +180,6 @@ def test_detections_are_the_best_scores_in_pixels() -> None:
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
     torch.testing.assert_close(found.boxes[0], torch.tensor([80.0, 0.0, 120.0, 50.0]))
     torch.testing.assert_close(found.boxes[1], torch.tensor([-20.0, 80.0, 60.0, 100.0]))  # not clamped
-    assert len(found.scores) == 6  # three queries, two classes
+    assert len(found) == 3  # as many as there are queries
+    assert len(detections(Predictions(logits, boxes), [(200, 100)], Classes(("cat", "dog"), (4, 9)), 100)[0]) == 6
     assert found.above(0.7).names == ["cat", "dog"]

@@ -326,25 +326,19 @@ BAD_DATA = {
     "NaN box": (lambda d: edit(d, bbox=[1, 1, float("nan"), 3]), "has bbox"),
     "unreadable image": (lambda d: (d / "train/train-00002.png").write_text("no"), "train-00002.png cannot be read"),
     "image of another size": (
-        lambda d: _tiny(d / "train/train-00002.png"),
+        lambda d: Image.new("RGB", (4, 4)).save(d / "train/train-00002.png"),
         "is 4x4 pixels, but its annotations say 64x64",
     ),
-    "tiny image": (lambda d: _tiny_and_true(d), "train-00002.png is 4x4 pixels, smaller than"),
-    "other classes in val": (lambda d: _rename_class(d), "and they differ: 'circle' is only in the model"),
+    "narrow image": (lambda d: _narrow(d), "train-00002.png of 400x4 pixels is too narrow: the network gets"),
+    "other classes in val": (lambda d: _rename_class(d), "and 'disc' is not among the model's"),
 }
 
 
-def _tiny(path: Path) -> None:
-    from PIL import Image
-
-    Image.new("RGB", (4, 4)).save(path)
-
-
-def _tiny_and_true(dataset: Path) -> None:
-    _tiny(dataset / "train/train-00002.png")
+def _narrow(dataset: Path) -> None:
+    Image.new("RGB", (400, 4)).save(dataset / "train/train-00002.png")
     path = dataset / "annotations" / "instances_train.json"
     raw = json.loads(path.read_text())
-    raw["images"][2] |= {"width": 4, "height": 4}
+    raw["images"][2] |= {"width": 400, "height": 4}
     path.write_text(json.dumps(raw))
 
 
@@ -404,18 +398,22 @@ def test_resume_refuses_what_it_cannot_continue(
     finished: Path, dataset_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     last, best = finished / "last.pt", finished / "best.pt"
-    text = tmp_path / "text.pt"
-    text.write_text("not a checkpoint")
-    half = tmp_path / "half.pt"
-    half.write_bytes(last.read_bytes()[:5000])
+    text, half = (tmp_path / name / "last.pt" for name in ("text", "half"))
+    for path, content in ((text, b"not a checkpoint"), (half, last.read_bytes()[:5000])):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    stateless = tmp_path / "stateless/last.pt"
+    stateless.parent.mkdir()
+    stateless.write_bytes(best.read_bytes())
     for arguments, sentence in (
         (["--resume", last], "nothing to resume, .* has finished its 1 epochs"),
         (["--resume", last, "--preset", "r50"], "is of preset 'shapes', not 'r50'"),
         (["--resume", last, "--lr", "5"], "--lr differs from what"),
-        (["--resume", best], "holds a model but no training state"),
+        (["--resume", best], "best.pt is not a run's last.pt"),
+        (["--resume", stateless, "--device", "cpu"], "holds a model but no training state"),
         (["--resume", last, "--weights", best], "exclude each other"),
-        (["--resume", text], "checkpoint .*text.pt cannot be read"),
-        (["--resume", half], "checkpoint .*half.pt cannot be read"),
+        (["--resume", text], "checkpoint .*text/last.pt cannot be read"),
+        (["--resume", half], "checkpoint .*half/last.pt cannot be read"),
         (
             [*TINY, "--dataset-dir", dataset_dir, "--output-dir", finished],
             "already holds a run; continue it with --resume",
