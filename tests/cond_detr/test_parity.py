@@ -241,7 +241,7 @@ def test_reads_the_authors_names(tmp_path: Path) -> None:
 def test_torchvision_resnet_becomes_the_backbone(tmp_path: Path) -> None:
     model = ours("r50", fused=False)
     torchvision = {
-        name.removeprefix("backbone."): torch.randn_like(t)
+        name.removeprefix("backbone."): torch.randn_like(t).abs()
         for name, t in model.network.state_dict().items()
         if "backbone" in name
     }
