@@ -168,15 +168,20 @@ def main() -> None:
     if asked in COMMANDS:
         module = importlib.import_module(f"cond_detr.{PACKAGES.get(asked, asked)}.__main__")
         run(module.main, sys.argv[2:])
+    run(lambda _: _answer(asked))
+
+
+def _answer(asked: str) -> int:
+    """Answers what is no command: its help, its version, or what was meant. Returns the exit code."""
     if asked == "--version":
         print(f"cond-detr {__version__}")
-        sys.exit(0)
+        return 0
     if asked and not asked.startswith("-"):
         meant = nearest(asked.replace("_", "-"), COMMANDS)
         known = f"did you mean {meant}?" if meant else f"there are {', '.join(COMMANDS)}"
-        sys.exit(fail(f"unknown command {shown(asked)}; {known}"))
+        return fail(f"unknown command {shown(asked)}; {known}")
     lines = [f"  {name:12}{what}" for name, what in COMMANDS.items()]
-    usage = "\n".join(["usage: cond-detr COMMAND [options]", *lines, "cond-detr COMMAND --help lists its options"])
+    usage = "\n".join(["usage: cond-detr COMMAND [options]", *lines, "cond-detr COMMAND --help says more"])
     helped = asked in {"-h", "--help"}
-    print(usage, file=sys.stdout if helped else sys.stderr)
-    sys.exit(0 if helped else 2)
+    print(usage, file=sys.stdout if helped else sys.stderr, flush=True)
+    return 0 if helped else 2
