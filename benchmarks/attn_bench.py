@@ -180,30 +180,35 @@ def make_call(attend: Attend, setting: Setting, device: torch.device) -> Callabl
     return both
 
 
-def graphed(call: Callable[[], object]) -> Callable[[], float]:
-    """A call of several replays of a CUDA graph that returns the microseconds of one, by the device's clock."""
-    calls = 10
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(calls):
-                call()
-    stream.synchronize()
+class Replays:
+    """A CUDA graph of several calls. Called itself, it replays them and returns the microseconds of one.
 
-    def sample() -> float:
+    By the device's clock. It keeps ``call``, and with it the operands, whose memory the graph reads.
+    """
+
+    CALLS = 10
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call()
+            stream.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=stream):
+                for _ in range(self.CALLS):
+                    call()
+        stream.synchronize()
+
+    def __call__(self) -> float:
         before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         before.record()
-        graph.replay()
+        self.graph.replay()
         after.record()
         after.synchronize()
         milliseconds: float = before.elapsed_time(after)
-        return milliseconds * 1e3 / calls
-
-    return sample
+        return milliseconds * 1e3 / self.CALLS
 
 
 def peak_megabytes(call: Callable[[], object], device: torch.device) -> float | None:
@@ -251,7 +256,7 @@ def prepare(attend: Attend, setting: Setting, device: torch.device) -> tuple[Sam
     """What is timed, and the memory that it takes."""
     call = make_call(attend, setting, device)
     peak = peak_megabytes(call, device)
-    return (graphed(call) if device.type == "cuda" else timed(call, device)), peak
+    return (Replays(call) if device.type == "cuda" else timed(call, device)), peak
 
 
 def measure(

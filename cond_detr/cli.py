@@ -43,7 +43,7 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         if isinstance(stream, io.TextIOWrapper):  # file names may have bytes that are no characters
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = command(argv)
+        code = _flushed(command, argv)
     except InputError as error:
         code = fail(str(error))
     except KeyboardInterrupt:
@@ -59,6 +59,14 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
             raise
         code = fail(f"{error.filename}: {error.strerror}")
     sys.exit(code)
+
+
+def _flushed(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
+    """Runs a command, and writes all it has printed, so that an error in that is noticed here."""
+    try:
+        return command(argv)
+    finally:
+        sys.stdout.flush()
 
 
 def fail(sentence: str) -> int:
@@ -125,24 +133,6 @@ def natural(text: str) -> int:
     return int(_bounded(text, int, lambda v: v >= 0, "a whole number of at least 0"))
 
 
-def rate(text: str) -> float:
-    """Parses an option that is a finite number of at least 0, such as a learning rate.
-
-    Raises:
-        argparse.ArgumentTypeError: if it is not.
-    """
-    return _bounded(text, float, lambda v: 0 <= v < float("inf"), "a number of at least 0")
-
-
-def probability(text: str) -> float:
-    """Parses an option that is a number in [0, 1).
-
-    Raises:
-        argparse.ArgumentTypeError: if it is not.
-    """
-    return _bounded(text, float, lambda v: 0 <= v < 1, "a number of at least 0 and less than 1")
-
-
 def score(text: str) -> float:
     """Parses an option that is a number in [0, 1].
 
@@ -183,5 +173,5 @@ def _answer(asked: str) -> int:
     lines = [f"  {name:12}{what}" for name, what in COMMANDS.items()]
     usage = "\n".join(["usage: cond-detr COMMAND [options]", *lines, "cond-detr COMMAND --help says more"])
     helped = asked in {"-h", "--help"}
-    print(usage, file=sys.stdout if helped else sys.stderr, flush=True)
+    print(usage, file=sys.stdout if helped else sys.stderr)
     return 0 if helped else 2

@@ -148,7 +148,7 @@ class TrainConfig:
         "a cosine",
     )
     lr_drop: float = setting(
-        0.8, "when schedule step drops the learning rates: after this many epochs or, below 1, this fraction of them"
+        0.8, "when schedule step drops the learning rates: after this many epochs or, up to 1, this fraction of them"
     )
     weight_decay: float = setting(1e-4, "weight decay of AdamW, on all parameters")
     clip_norm: float = setting(0.1, "norm to which gradients are clipped")
@@ -237,8 +237,8 @@ def configure(base: Config, values: Mapping[str, Any]) -> Config:
         checked["max_size"] = known["max_size"].check(
             round(checked["image_size"] * base.data.max_size / base.data.image_size)
         )
-    if checked.get("lr_drop", 0) >= 1:  # kept as a fraction, which stays right when the number of epochs changes
-        checked["lr_drop"] /= checked.get("epochs", base.train.epochs)
+    if checked.get("lr_drop", 0) > 1:  # kept as a fraction, which stays right when the number of epochs changes
+        checked["lr_drop"] = min(1.0, checked["lr_drop"] / checked.get("epochs", base.train.epochs))
     if checked.get("cuda_graphs") and "size_step" not in checked:
         checked["size_step"] = base.data.size_step or GRAPH_SIZE_STEP
     sections: dict[str, dict[str, Any]] = {"model": {}, "loss": {}, "data": {}, "train": {}}

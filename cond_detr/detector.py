@@ -154,7 +154,7 @@ class Detector(Model):
             InputError: if the preset or a setting does not exist, or a setting cannot have its value.
         """
         count = settings.pop("num_classes", 91)
-        if not isinstance(count, int) or count < 1:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise InputError(f"num_classes must be a whole number of at least 1, got {shown(count)}")
         if cls.kind is not None:
             settings.setdefault("kind", cls.kind)
@@ -253,8 +253,12 @@ class Detector(Model):
             workers: processes that load images; by default a quarter of the cores, at most 4.
 
         Raises:
-            InputError: if the data set cannot be used, or its classes are not the detector's.
+            InputError: if an argument cannot have its value, the data set cannot be used, or it has classes that the
+                detector does not have.
         """
+        if batch_size is not None:
+            declared(TrainConfig)["eval_batch_size"].check(batch_size)
+        declared(RunConfig)["workers"].check(workers)
         was_training = self.network.training
         self.network.eval()
         try:
@@ -272,8 +276,8 @@ class Detector(Model):
         """Detects objects in images of any size, one image at a time, so that padding never changes a result.
 
         Args:
-            images: a path, PIL image or (H, W, 3) uint8 RGB array, or a sequence of these. They are rotated as their
-                EXIF tags say.
+            images: a path, the bytes or file of an image, PIL image or (H, W, 3) uint8 RGB array, or a sequence of
+                these. They are rotated as their EXIF tags say.
             threshold: lowest score to report, in [0, 1].
 
         Returns:

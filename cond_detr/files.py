@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +27,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: if it cannot be written. The temporary file is removed, and a file at ``path`` is left as it was.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
-    unfinished = Path(name)
+    unfinished: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished.", suffix=".part")
+        unfinished = Path(name)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -36,7 +38,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         unfinished.chmod(0o666 & ~_umask())  # as open() does; mkstemp's files are their owner's alone
         unfinished.replace(path)
     except BaseException as error:
-        unfinished.unlink(missing_ok=True)
+        if unfinished:
+            unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
@@ -61,13 +64,12 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         InputError: if another process holds it.
     """
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = shown(file.read(200).strip())[1:-1] or "another process"
-            raise InputError(f"{path.parent} is in use by {owner}") from None
+    file = _lock(path)
+    if file is None:
+        print(f"warning: {path.parent} is on a file system without locks; run nothing else in it", file=sys.stderr)
+        yield
+        return
+    with file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -75,6 +77,28 @@ def locked(path: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """The lock file, open and locked; None if its file system has no locks."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = shown(file.read(200).strip())[1:-1] or "another process"
+            file.close()
+            raise InputError(f"{path.parent} is in use by {owner}") from None
+        except OSError:
+            file.close()
+            path.unlink(missing_ok=True)
+            return None
+        # whoever held it before may have removed it since it was opened
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()
 
 
 def make_folder(path: Path) -> None:

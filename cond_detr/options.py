@@ -8,6 +8,7 @@ from typing import Any, Literal, get_origin
 from cond_detr.config import Config, RunConfig, read_dict
 from cond_detr.errors import InputError
 from cond_detr.files import read_json
+from cond_detr.presets import configured
 from cond_detr.settings import Setting, all_settings, declared, sections_of
 
 # Titles of the sections in --help, in this order
@@ -94,12 +95,22 @@ def given(options: Mapping[str, Any], section: type) -> dict[str, Any]:
 def read_config(path: Path) -> Config:
     """Reads settings from a file such as the config.json of a run.
 
+    What the file does not say is as in the preset that it names, by default r50, and follows from what it says as it
+    would from options.
+
     Raises:
         InputError: if it is missing, is not JSON, or holds an unknown setting or a value that a setting cannot have.
     """
     values = read_json(path, "settings file")
     try:
-        return read_dict(values)
+        config = read_dict(values)
+        said = {
+            name: getattr(getattr(config, section), name)
+            for section, kind in sections_of(Config)
+            for name in declared(kind, section)
+            if name in values.get(section, ())
+        }
+        return configured(config.preset, said)
     except InputError as error:
         raise InputError(f"settings file {path}: {error}") from None
 

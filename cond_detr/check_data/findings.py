@@ -32,12 +32,14 @@ class Findings:
         split: "train" or "val".
         annotations: the annotations that can be used.
         folder: the image folder.
+        load: loads its images by the data set's convention.
         problems: a message for each problem.
     """
 
     split: str
     annotations: Annotations
     folder: Path
+    load: FolderLoader
     problems: list[str] = field(default_factory=list)
 
 
@@ -54,7 +56,7 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     folder, file = find_split(dataset_dir, split)
     problems: list[str] = []
     annotations, load = with_loader(read_annotations(file, problems.append), folder, "auto")
-    found = Findings(split, annotations, folder, problems)
+    found = Findings(split, annotations, folder, load, problems)
     records = annotations.records
     for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
         try:
@@ -153,11 +155,10 @@ def contact_sheet(found: Findings, count: int) -> Image.Image:
     """
     annotations = found.annotations
     chosen = random.Random(0).sample(annotations.records, min(count, len(annotations.records)))
-    load = FolderLoader(found.folder)
     pictures = []
     for record in sorted(chosen, key=lambda record: record.image_id):
         try:
-            image = load(record.file_name, record.size)
+            image = found.load(record.file_name, record.size)
         except InputError:
             continue
         pictures.append(draw_detections(image, truth(record, annotations), scores=False))

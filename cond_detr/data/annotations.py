@@ -88,6 +88,8 @@ def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = re
     _check_fields(raw, name)
     notes: list[str] = []
     categories = sorted(_without_roots(raw, notes), key=lambda c: c["id"])
+    if not categories:
+        raise InputError(f"{name}: expected at least one image and one category, got none")
     try:
         classes = Classes(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
     except InputError as error:
@@ -133,7 +135,7 @@ def _check_fields(raw: Any, name: str) -> None:
             raise InputError(f"{name}: image {image['id']} must have a width and a height of 1 to {MOST_PIXELS} pixels")
         if not in_one_line(image["file_name"]):
             raise InputError(f"{name}: image {image['id']} has a file name that no file can have")
-    if not raw["categories"] or not raw["images"]:
+    if not raw["images"]:
         raise InputError(f"{name}: expected at least one image and one category, got none")
 
 
@@ -221,9 +223,9 @@ def box_of(annotation: dict[str, Any]) -> list[float] | None:
                 shape = mask.frPyObjects(shape, *shape["size"])
             return [float(value) for value in mask.toBbox(shape)]
         corners = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in shape])
+        low, high = corners.min(0), corners.max(0)
     except Exception:  # a mask that is none can raise anything
         return None
-    low, high = corners.min(0), corners.max(0)
     return [float(value) for value in (*low, *(high - low))]
 
 

@@ -28,7 +28,7 @@ def each_image(
     """Opens images one after the other and applies a detector to each.
 
     Args:
-        images: a path, PIL image or (H, W, 3) uint8 RGB array, or a sequence of these.
+        images: a path, the bytes or file of an image, PIL image or (H, W, 3) uint8 RGB array, or a sequence.
         threshold: lowest score to report; only checked here.
         size: of the network's input; images that are too narrow for it are refused.
         detect_in: detects objects in an RGB image.

@@ -82,7 +82,9 @@ class Detections(Sequence[Detection]):
     def __getitem__(self, index: "slice | Sequence[int] | Tensor | np.ndarray[Any, Any]") -> "Detections": ...
 
     def __getitem__(self, index: Any) -> "Detection | Detections":
-        numbers = torch.arange(len(self))[index]
+        # torch has no slices that go backwards
+        numbers = torch.tensor(range(len(self))[index]) if isinstance(index, slice) else torch.arange(len(self))[index]
+        numbers = numbers.long()
         if numbers.dim() == 0:
             i = int(numbers)
             left, top, right, bottom = self.boxes[i].tolist()
@@ -100,7 +102,7 @@ class Detections(Sequence[Detection]):
 
     def above(self, threshold: float) -> "Detections":
         """The detections with a score of at least ``threshold``."""
-        return self[: int((self.scores >= threshold).sum())]  # the best come first
+        return self[self.scores >= threshold]
 
     def of_classes(self, *names: str) -> "Detections":
         """The detections of some classes."""

@@ -78,7 +78,13 @@ def new_config(options: dict[str, Any]) -> Config:
     if "config" in options:
         if "preset" in options:
             raise InputError("`config` and `preset` exclude each other: both say where the settings come from")
-        return configure(read_config(options["config"]), values)
+        config = read_config(options["config"])
+        if values.get("kind", config.model.kind) != config.model.kind:
+            raise InputError(
+                f"{options['config']} is of a {config.model.kind}, and `kind` {values['kind']} has other losses and "
+                "queries too; leave one of them out"
+            )
+        return configure(config, values)
     return configured(options.get("preset", "r50" if "dataset_dir" in values else "shapes"), values)
 
 
@@ -100,6 +106,9 @@ def checkpoint_to_resume(options: dict[str, Any]) -> Path:
                 f"`resume`: {named} is not a run's last.pt, beside which the run goes on; to start a new run from its "
                 "weights use `weights`"
             )
+        if "output_dir" in options and Path(options["output_dir"]).resolve() != named.parent.resolve():
+            place = options["output_dir"]
+            raise InputError(f"`resume`: {named} goes on in its own folder, not in `output_dir` {place}")
         return named
     if "output_dir" in options:
         path: Path = RunFolder(Path(options["output_dir"])).last

@@ -238,7 +238,7 @@ class Trainer:
         bar.set_postfix({k: f"{v:.3f}" for k, v in shown} | {"lr": f"{self._lr():.1e}"})
 
     def _finite(self, losses: list[float]) -> list[float]:
-        if not all(map(math.isfinite, losses)):
+        if distributed.any_rank(not all(map(math.isfinite, losses)), self.device):
             raise InputError(
                 f"the loss is {losses[0]} in epoch {self.progress.epoch + 1}, by step {self.progress.step}; "
                 f"lower `lr` or use `amp` off. The last good state is {self.recorder.folder.last}"

@@ -13,7 +13,7 @@ from cond_detr.config import Config, RunConfig, configure
 from cond_detr.data import open_split
 from cond_detr.data.loading import loading_processes
 from cond_detr.devices import device_named, use_threads
-from cond_detr.errors import InputError, shown
+from cond_detr.errors import InputError, need, shown
 from cond_detr.models.model import Model
 from cond_detr.models.normalization import SyncedBatchNorm2d
 from cond_detr.models.resnet import LAYOUTS
@@ -46,16 +46,18 @@ class Running:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], default_device: str | None = None) -> "Running":
-        """Checks settings of :class:`~cond_detr.config.RunConfig`, selects the device and sets the number of threads.
+        """Checks settings of :class:`~cond_detr.config.RunConfig`, and selects the device.
 
         Args:
             values: settings by name.
             default_device: value of ``device`` if it is not among them.
 
         Raises:
-            InputError: if a setting cannot have its value, or there is no such device.
+            InputError: if a setting cannot have its value, there is no such device, or TensorBoard is missing.
         """
         config = change(RunConfig(), {"device": default_device, **values})
+        if config.tensorboard:
+            need("tensorboard", "tensorboard")
         return cls(distributed.local_device(device_named(config.device)), config)
 
 
@@ -182,10 +184,10 @@ def launch(model: Model, data: Data, running: Running, start: str, checkpoint: C
         keep_freed_memory()
     recorder = Recorder(folder, config, data.val)
     trainer = Trainer(model, data, recorder, workers=loading_processes(config.data, how.workers))
-    if checkpoint:
-        trainer.restore(checkpoint)
     with contextlib.ExitStack() as held:
-        distributed.from_rank_zero(lambda: held.enter_context(folder.locked()))
+        distributed.from_rank_zero(lambda: held.enter_context(folder.locked(new=checkpoint is None)))
+        if checkpoint:  # read again: whoever held the folder until now may have gone on
+            trainer.restore(Checkpoint.load(checkpoint.path))
         _say_and_train(trainer, data, start, how.tensorboard)
     return folder
 

@@ -59,10 +59,7 @@ class RunFolder:
             candidates = (RUNS / (preset if i == 1 else f"{preset}-{i}") for i in range(1, 10**6))
             wanted = next(path for path in candidates if not path.exists())
         folder = cls(Path(wanted))
-        if folder.last.exists():
-            raise InputError(
-                f"`output_dir` {wanted} already holds a run; continue it with --resume, or choose another folder"
-            )
+        folder.check_new()
         return folder
 
     @staticmethod
@@ -72,15 +69,31 @@ class RunFolder:
         return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, new: bool) -> Iterator[None]:
         """Creates the folder and keeps other processes from running in it.
 
+        Args:
+            new: whether it is for a new run.
+
         Raises:
-            InputError: if one does, or the folder cannot be created.
+            InputError: if another process runs in it, it cannot be created, or it holds a run and is for a new one.
         """
         make_folder(self.path)
         with locked(self.path / "run.lock"):
+            if new:
+                self.check_new()
             yield
+
+    def check_new(self) -> None:
+        """Checks that the folder holds no run.
+
+        Raises:
+            InputError: if it does.
+        """
+        if self.last.exists():
+            raise InputError(
+                f"`output_dir` {self.path} already holds a run; continue it with --resume, or choose another folder"
+            )
 
     def finished(self) -> bool:
         """Whether the log holds as many epochs as the settings ask for."""

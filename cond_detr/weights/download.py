@@ -2,8 +2,9 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
@@ -15,6 +16,26 @@ PATIENCE = 30
 MOST_BYTES = 1 << 36
 AT_ONCE = 1 << 20
 THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
+
+
+def check_address(url: str) -> None:
+    """Checks that what comes from an address is what lies there.
+
+    Raises:
+        InputError: if it is neither https nor on this machine.
+    """
+    address = urlparse(url)
+    if address.scheme != "https" and address.hostname not in THIS_MACHINE:
+        raise InputError(f"{url} is not https, so that anybody on the way could have changed what comes")
+
+
+class SafeRedirects(HTTPRedirectHandler):
+    """Follows redirections to where a download could have been asked for as well."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        """As the base class does, for an address that :func:`check_address` allows."""
+        check_address(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def fetch(url: str, path: Path) -> None:
@@ -29,11 +50,9 @@ def fetch(url: str, path: Path) -> None:
         OSError: if the server cannot be reached, is silent for too long, or the file is cut off.
         ValueError: if there can be no such address.
     """
-    address = urlparse(url)
-    if address.scheme != "https" and address.hostname not in THIS_MACHINE:
-        raise InputError(f"{url} is not https, so that anybody on the way could have changed what comes")
+    check_address(url)
     request = Request(url, headers={"User-Agent": f"cond-detr/{__version__}"})
-    with urlopen(request, timeout=PATIENCE) as answer, path.open("wb") as file:
+    with build_opener(SafeRedirects).open(request, timeout=PATIENCE) as answer, path.open("wb") as file:
         announced = answer.headers.get("Content-Length", "")
         size = int(announced) if announced.isdecimal() else None
         bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=not sys.stderr.isatty(), leave=False)

@@ -110,7 +110,7 @@ def classes_beside(path: Path) -> Classes | None:
     if not file.is_file() or file.stat().st_size > MOST_BYTES:
         return None
     try:
-        by_id = json.loads(file.read_text(encoding="utf-8"))["id2label"]
+        by_id = json.loads(file.read_text(encoding="utf-8-sig"))["id2label"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
     try:

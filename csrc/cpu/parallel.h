@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -27,7 +28,7 @@ inline int64_t threads_for(int64_t problems, int64_t entries, int64_t most) {
 
 // Calls work(problem, buffer) for all problems below count, with `bytes` of scratch memory for each thread. Threads
 // take the next problem when they are done with one: a thread that wakes up late delays nothing. If no more of them can
-// be started, fewer do it. Raises std::bad_alloc, before anything is started.
+// be started, fewer do it. Raises std::bad_alloc before anything is started, not later.
 template <class Work>
 void for_each_problem(int64_t count, int64_t threads, size_t bytes, const Work& work) {
   const std::unique_ptr<char[]> buffers(new char[threads * bytes]);
@@ -36,9 +37,11 @@ void for_each_problem(int64_t count, int64_t threads, size_t bytes, const Work& 
     for (int64_t problem; (problem = next++) < count;) work(problem, buffers.get() + thread * bytes);
   };
   std::vector<std::thread> started;
+  started.reserve(threads);
   try {
     for (int64_t thread = 1; thread < threads; ++thread) started.emplace_back(run, thread);
   } catch (const std::system_error&) {
+  } catch (const std::bad_alloc&) {
   }
   run(0);
   for (std::thread& thread : started) thread.join();

@@ -71,6 +71,7 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
     Raises:
         ValueError: if there are fewer than two axes, the costs have NaN or -inf (+inf to maximise), or every complete
             assignment has a forbidden pair. On a CUDA device this check is a host-device synchronisation.
+        TypeError: if the costs are an array of text.
     """
     if isinstance(cost, Tensor):
         _check_matrix(cost.shape, not cost.is_complex(), str(cost.dtype))

@@ -1,5 +1,8 @@
 """Faults that were found by trying it: public bug reports, a newcomer's journey, attacks. One test for each kind."""
 
+import contextlib
+import errno
+import fcntl
 import http.server
 import io
 import json
@@ -23,7 +26,7 @@ from pycocotools import mask
 from cond_detr import ConditionalDETR, Detection, Detections, InputError, cli, files
 from cond_detr.check_data.findings import check_split
 from cond_detr.classes import Classes
-from cond_detr.config import DataConfig
+from cond_detr.config import Config, DataConfig, to_dict
 from cond_detr.data import open_split
 from cond_detr.data.annotations import Annotations, check_annotations
 from cond_detr.data.description import crowded, describe_data
@@ -31,9 +34,11 @@ from cond_detr.data.images import open_image
 from cond_detr.data.layouts import FolderLoader
 from cond_detr.data.loading import checked, eval_loader
 from cond_detr.evaluate.over_dataset import classes_in
+from cond_detr.options import read_config
 from cond_detr.predict import __main__ as predict
-from cond_detr.presets import preset
+from cond_detr.presets import configured, preset
 from cond_detr.report import __main__ as report
+from cond_detr.settings import all_settings
 from cond_detr.train import __main__ as train
 from cond_detr.weights.checkpoint import Checkpoint
 from cond_detr.weights.reading import open_source
@@ -587,3 +592,132 @@ def test_fractions_of_a_whole() -> None:
     assert ConditionalDETR.from_preset("shapes", 3, min_scale=1).config.data.min_scale == 1
     with pytest.raises(InputError, match="`min_scale` must be a number of at least 0 and at most 1, got 5"):
         ConditionalDETR.from_preset("shapes", 3, min_scale=5)
+
+
+# After a review
+
+
+def test_indices_in_any_order() -> None:
+    assert found()[[2, 0]].above(0.5).names == ["cat"]
+    assert [each.score for each in found()[::-1]] == [each.score for each in found()][::-1]
+    assert len(found()[[]]) == 0
+
+
+def test_a_file_of_settings_means_what_options_mean(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for values in ({"lr_drop": 40, "epochs": 50}, {"image_size": 400}, {"cuda_graphs": True}, {"kind": "detr"}):
+        sections: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            sections.setdefault(all_settings(Config)[name].section, {})[name] = value
+        path.write_text(json.dumps(sections))
+        assert read_config(path) == configured("r50", values)
+    path.write_text(json.dumps(to_dict(preset("small"))))
+    assert read_config(path) == preset("small")
+    options = vars(train.parser().parse_args(["--config", str(path), "--model", "detr"]))
+    with pytest.raises(InputError, match="is of a conditional-detr, and `kind` detr has other losses"):
+        train.new_config(options)
+
+
+def test_r4_a_segmentation_without_points() -> None:
+    first, second = content()["annotations"]
+    problems: list[str] = []
+    raw = content(annotations=[{**first, "bbox": None, "segmentation": [[]]}, second])
+    assert len(check_annotations(raw, "f.json", problems.append).ground_truth["annotations"]) == 1
+    assert "has no box" in problems[0]
+
+
+def test_r1_groups_of_each_other_are_no_classes() -> None:
+    categories = [{"id": 1, "name": "a", "supercategory": "b"}, {"id": 2, "name": "b", "supercategory": "a"}]
+    with pytest.raises(InputError, match="expected at least one image and one category"):
+        check_annotations(content(categories=categories, annotations=[]), "f.json")
+
+
+def test_s4_a_lock_that_was_removed_is_no_lock(tmp_path: Path) -> None:
+    """One waits to lock the file, the owner removes it, and somebody makes a new one."""
+    lock = tmp_path / "run.lock"
+    real = fcntl.flock
+
+    def flock(file: Any, operation: int) -> None:
+        if not removed:
+            removed.append(True)
+            lock.unlink()
+        real(file, operation)
+
+    removed: list[bool] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(files.fcntl, "flock", flock)
+        with files.locked(lock):
+            assert lock.read_text().startswith(f"process {os.getpid()} on")
+            with pytest.raises(InputError, match="is in use"), files.locked(lock):
+                pass
+
+
+def test_s4_a_file_system_without_locks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(files.fcntl, "flock", flock)
+        with files.locked(tmp_path / "run.lock"):
+            pass
+    assert "file system without locks" in capsys.readouterr().err
+
+
+def test_s5_errors_name_the_file_that_was_meant(tmp_path: Path) -> None:
+    for path in (tmp_path / "none/a.json", tmp_path / ("中" * 85)):
+        with contextlib.suppress(FileNotFoundError):
+            files.write_json(path, {})
+            assert path.exists()
+    with pytest.raises(FileNotFoundError) as error:
+        files.write_json(tmp_path / "none/a.json", {})
+    assert error.value.filename == str(tmp_path / "none/a.json")
+
+
+def test_s11_names_that_no_file_has(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read|does not exist"):
+        FolderLoader(tmp_path)("x" * 300, (40, 30))
+
+
+def test_s12_redirections_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Redirects(Server):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", "http://example.org/a.pt")
+            self.end_headers()
+
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    server = http.server.HTTPServer(("127.0.0.1", 0), Redirects)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(InputError, match=r"http://example\.org/a\.pt is not https"):
+            open_source(f"http://127.0.0.1:{server.server_port}/a.pt")
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": -1}, {"batch_size": "x"}, {"workers": -1}, {"workers": 1.5}])
+def test_evaluation_checks_its_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"`(eval_batch_size|workers)` must be a whole number"):
+        ConditionalDETR.from_preset("shapes", 6, **TINY).evaluate(**arguments)
+
+
+def test_resume_does_not_move_a_run(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="goes on in its own folder"):
+        train.main(["--resume", str(tmp_path / "last.pt"), "--output-dir", str(tmp_path / "b"), "--device", "cpu"])
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["train", "--help"]])
+def test_a_reader_that_has_seen_enough(arguments: list[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "cond_detr", *arguments],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    os.close(write)
+    assert done.stderr == ""
