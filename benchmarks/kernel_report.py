@@ -160,7 +160,7 @@ def native_rows() -> Iterator[Row]:
             "pass": "matching",
             "arch": f"sm_{arch}",
             "dtype": "fp32" if kernel == "match" else "fp64",
-            "config": "8 warps" + (", all in shared memory" if "ILb1E" in mangled else ""),
+            "config": "16 warps" + (", all in shared memory" if "ILb1E" in mangled else ""),
             "registers": used.registers,
             "spill_bytes": used.spill_bytes,
             "shared_bytes": used.shared_bytes,

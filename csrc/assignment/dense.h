@@ -34,22 +34,15 @@ struct MatrixCosts {
   }
 };
 
-// Copies `row` of what the solver reads, padded, negated to maximise: columns first, first + step, ... of it. False if
-// an element is NaN or minus infinity.
-COND_DETR_HD inline bool copy_row(const double* data, const DenseShape& shape, bool maximize, int64_t row,
+// Copies `row` of what the solver reads, padded, negated to maximise: columns first, first + step, ... of it.
+COND_DETR_HD inline void copy_row(const double* data, const DenseShape& shape, bool maximize, int64_t row,
                                   double* costs, int64_t first, int64_t step) {
   const int64_t row_stride = shape.transposed() ? 1 : shape.cols, col_stride = shape.transposed() ? shape.cols : 1;
   const double sign = maximize ? -1.0 : 1.0;
-  bool valid = true;
   for (int64_t col = first; col < shape.padded(); col += step) {
-    double cost = INFINITY;
-    if (col < shape.many()) {
-      cost = sign * data[row * row_stride + col * col_stride];
-      valid = valid && cost > -INFINITY;  // NaN compares false with everything
-    }
-    costs[row * shape.padded() + col] = cost;
+    const bool is_column = col < shape.many();
+    costs[row * shape.padded() + col] = is_column ? sign * data[row * row_stride + col * col_stride] : INFINITY;
   }
-  return valid;
 }
 
 // Writes min(rows, cols) pairs, from the workspace of a solved problem. Problems without a solution get pairs (i, i).

@@ -5,7 +5,8 @@
 // cost is least. Potentials are kept in double precision, so the optimum is exact for float costs.
 //
 // Started warm: the row minima are a feasible dual, and rows whose cheapest columns differ are assigned at once. On the
-// costs of a trained detector that leaves almost nothing for the search.
+// costs of a trained detector that leaves almost nothing for the search. On a GPU a block shares this start out among
+// its threads, and a warp searches with its columns in registers where they fit (csrc/cuda/register_search.cuh).
 //
 // Ties: of equally cheap columns a row starts with the one of lowest index; of columns equally near in a search an
 // unassigned one is taken before an assigned one, then the one of lowest index. The arithmetic of a column does not
@@ -156,13 +157,10 @@ COND_DETR_DEVICE void clear_columns(Workspace& w, int64_t padded) {
   L::meet();
 }
 
-template <class L>
-COND_DETR_DEVICE void assign(Workspace& w, int32_t row, int32_t col) {
-  L::once([&] {
-    w.col_of_row[row] = col;
-    w.row_of_col[col] = row;
-    w.rank[col] = col + kAssigned;
-  });
+COND_DETR_HD inline void assign(Workspace& w, int32_t row, int32_t col) {
+  w.col_of_row[row] = col;
+  w.row_of_col[col] = row;
+  w.rank[col] = col + kAssigned;
 }
 
 // Gives rows their cheapest columns, `w.col_of_row` and `w.row_dual`, where no earlier row has them. False if a row has
@@ -174,9 +172,9 @@ COND_DETR_DEVICE bool assign_cheapest(Workspace& w, int32_t rows, int64_t padded
     if (w.row_dual[row] == INFINITY) return false;
     const int32_t col = w.col_of_row[row];
     if (w.rank[col] < kAssigned) {
-      assign<L>(w, row, col);
+      assign(w, row, col);
     } else {
-      L::once([&] { w.col_of_row[row] = kNone; });
+      w.col_of_row[row] = kNone;
     }
   }
   return true;
@@ -192,6 +190,8 @@ COND_DETR_DEVICE Ranked relax(const Costs& costs, double base, int32_t row, int6
   double* const distances = w.distance;
   int64_t* const predecessors = w.predecessor;
   for (int64_t first = 0; first < padded; first += kChains * L::kWidth) {
+    decltype(L::all(0.0)) distance[kChains];
+    decltype(L::lane_index()) predecessor[kChains];
     COND_DETR_UNROLL
     for (int chain = 0; chain < kChains; ++chain) {
       const int64_t at = first + chain * L::kWidth;
@@ -200,10 +200,17 @@ COND_DETR_DEVICE Ranked relax(const Costs& costs, double base, int32_t row, int6
       const auto through = L::all(base) + costs.template load<L>(row, at) - L::load(col_dual + at);
       const auto before = L::load(distances + at);
       const auto nearer = through < before;
-      const auto distance = L::select(nearer, through, before);
-      L::store(distances + at, distance);
-      L::store(predecessors + at, L::select(nearer, L::all(int64_t{row}), L::load(predecessors + at)));
-      minima.see(chain, distance, L::load(ranks + at));
+      distance[chain] = L::select(nearer, through, before);
+      predecessor[chain] = L::select(nearer, L::all(int64_t{row}), L::load(predecessors + at));
+      minima.see(chain, distance[chain], L::load(ranks + at));
+    }
+    // after all loads, none of which then waits for a store
+    COND_DETR_UNROLL
+    for (int chain = 0; chain < kChains; ++chain) {
+      const int64_t at = first + chain * L::kWidth;
+      if (!in_columns<L>(at, padded)) continue;
+      L::store(distances + at, distance[chain]);
+      L::store(predecessors + at, predecessor[chain]);
     }
   }
   return minima.least();
@@ -249,45 +256,43 @@ COND_DETR_DEVICE void update_duals(int32_t start, int32_t count, double length, 
   });
 }
 
+// Turns the assignment around along the path that ends in column `end`.
 template <class L>
 COND_DETR_DEVICE void augment(int32_t start, int32_t end, Workspace& w) {
-  for (int32_t col = end;;) {
-    const int32_t row = static_cast<int32_t>(w.predecessor[col]);
-    const int32_t next = w.col_of_row[row];
-    assign<L>(w, row, col);
-    if (row == start) return;
-    col = next;
-  }
+  L::once([&] {
+    for (int32_t col = end;;) {
+      const int32_t row = static_cast<int32_t>(w.predecessor[col]);
+      const int32_t next = w.col_of_row[row];
+      assign(w, row, col);
+      if (row == start) return;
+      col = next;
+    }
+  });
 }
 
-// Solves a problem with rows <= cols, given `w.row_dual` and `w.col_of_row` as `find_cheapest` leaves them; the answer
-// is `w.col_of_row`. Where the problem is infeasible, row i is given column i.
+// Assigns the rows that have no column yet, by a search each. False if one cannot have any.
 template <class L, class Costs>
-COND_DETR_DEVICE Status solve_from_cheapest(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
-  bool feasible = assign_cheapest<L>(w, rows, padded);
-  for (int32_t row = 0; feasible && row < rows; ++row) {
+COND_DETR_DEVICE bool assign_others(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
+  for (int32_t row = 0; row < rows; ++row) {
     if (w.col_of_row[row] != kNone) continue;
     int32_t count;
     double length;
     const int32_t end = shortest_path<L>(costs, row, padded, w, count, length);
-    feasible = end != kNone;
-    if (!feasible) break;
+    if (end == kNone) return false;
     update_duals<L>(row, count, length, w);
     augment<L>(row, end, w);
   }
-  if (feasible) return Status::kOk;
-  L::once([&] {
-    for (int32_t row = 0; row < rows; ++row) w.col_of_row[row] = row;
-  });
-  return Status::kInfeasible;
+  return true;
 }
 
+// Solves a problem with rows <= cols; the answer is `w.col_of_row`.
 template <class L, class Costs>
 COND_DETR_DEVICE Status solve(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
   for (int32_t row = 0; row < rows; ++row) {
     if (!find_cheapest<L>(costs, row, padded, w)) return Status::kSanitised;
   }
-  return solve_from_cheapest<L>(costs, rows, padded, w);
+  const bool feasible = assign_cheapest<L>(w, rows, padded) && assign_others<L>(costs, rows, padded, w);
+  return feasible ? Status::kOk : Status::kInfeasible;
 }
 
 }  // namespace COND_DETR_ISA

@@ -7,6 +7,17 @@
 
 namespace cond_detr {
 
+// A double as a number that orders as it does: zeros of either sign are equal, NaN is none.
+inline __device__ uint64_t ordered_bits(double value) {
+  const int64_t bits = __double_as_longlong(value + 0.0);  // turns -0 into 0
+  return static_cast<uint64_t>(bits ^ (bits >> 63 | INT64_MIN));
+}
+
+inline __device__ double value_of(uint64_t ordered) {
+  const int64_t bits = static_cast<int64_t>(ordered);
+  return __longlong_as_double(bits ^ (~(bits >> 63) | INT64_MIN));
+}
+
 struct WarpLanes {
   static constexpr int kWidth = 32;
 
@@ -38,16 +49,19 @@ struct WarpLanes {
 
   static __device__ bool all_of(bool mask) { return __all_sync(~0u, mask); }
 
+  // The least of all lanes, of unsigned numbers: the upper halves, then the lower ones of those that have it.
+  static __device__ uint64_t least(uint64_t bits) {
+    const uint32_t upper = __reduce_min_sync(~0u, static_cast<uint32_t>(bits >> 32));
+    const bool tied = static_cast<uint32_t>(bits >> 32) == upper;
+    return uint64_t{upper} << 32 | __reduce_min_sync(~0u, tied ? static_cast<uint32_t>(bits) : UINT32_MAX);
+  }
+
   static __device__ Ranked least(double value, int64_t rank) {
-    for (int distance = kWidth / 2; distance > 0; distance /= 2) {
-      const double other = __shfl_xor_sync(~0u, value, distance);
-      const int64_t other_rank = __shfl_xor_sync(~0u, rank, distance);
-      if (other < value || (other == value && other_rank < rank)) {
-        value = other;
-        rank = other_rank;
-      }
-    }
-    return {value, rank};
+    const uint64_t bits = ordered_bits(value);
+    const uint64_t first = least(bits);
+    // ranks are not negative
+    const uint64_t other = least(bits == first ? static_cast<uint64_t>(rank) : UINT64_MAX);
+    return {value_of(first), static_cast<int64_t>(other)};
   }
 
   // Writes that the whole team does once, and that the lanes see afterwards.

@@ -1,5 +1,5 @@
 // The assignment kernels: a block per problem. The block computes the costs, its warps find the cheapest columns of the
-// rows, and one warp searches for what is left. No torch here.
+// rows, its threads assign what they can, and one warp searches for what is left. No torch here.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,23 +8,62 @@
 #include "assignment/match.h"
 #include "assignment/warp_lanes.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/register_search.cuh"
 #include "cuda/scratch.cuh"
 
 namespace cond_detr {
 
 inline __device__ int warp() { return threadIdx.x / 32; }
 
-// Each warp finds the cheapest columns of its rows, then the first one does the rest. All threads see the result.
-template <class T>
-__device__ Status solve_in_block(const PaddedCosts<T>& costs, int64_t rows, int64_t padded, Workspace& w) {
-  for (int64_t row = warp(); row < rows; row += kWarps) {
-    find_cheapest<WarpLanes>(costs, static_cast<int32_t>(row), padded, w);
+// Each warp finds the cheapest columns of its rows, and `w.row_of_col` is left with the first of the rows that a column
+// is the cheapest of. False if a cost is NaN or minus infinity.
+
+template <class Costs>
+__device__ bool claim_cheapest(const Costs& costs, int64_t rows, int64_t padded, Workspace& w) {
+  for (int64_t col = threadIdx.x; col < padded; col += blockDim.x) {
+    w.col_dual[col] = 0.0;
+    w.rank[col] = col;
+    w.row_of_col[col] = INT32_MAX;
   }
   __syncthreads();
-  bool feasible = true;
-  if (warp() == 0) {
-    feasible = solve_from_cheapest<WarpLanes>(costs, static_cast<int32_t>(rows), padded, w) == Status::kOk;
+  bool valid = true;
+  for (int64_t at = warp(); at < rows; at += kWarps) {
+    const int32_t row = static_cast<int32_t>(at);
+    valid = find_cheapest<WarpLanes>(costs, row, padded, w) && valid;
+    if (WarpLanes::lane() == 0 && w.row_dual[row] < INFINITY) atomicMin(&w.row_of_col[w.col_of_row[row]], row);
   }
+  return __syncthreads_and(valid);
+}
+
+// As assign_cheapest, by all threads of the block, given `w.row_of_col` as claim_cheapest leaves it.
+inline __device__ bool assign_cheapest_in_block(int64_t rows, Workspace& w) {
+  bool feasible = true;
+  for (int64_t row = threadIdx.x; row < rows; row += blockDim.x) {
+    feasible = feasible && w.row_dual[row] < INFINITY;
+    if (!feasible) break;
+    const int32_t col = w.col_of_row[row];
+    if (w.row_of_col[col] == row) {
+      w.rank[col] = col + kAssigned;
+    } else {
+      w.col_of_row[row] = kNone;
+    }
+  }
+  return __syncthreads_and(feasible);
+}
+
+template <class Costs>
+__device__ bool assign_others_in_warp(const Costs& costs, int64_t rows, int64_t padded, Workspace& w) {
+  const int32_t count = static_cast<int32_t>(rows);
+  if (padded <= 32 * 10) return assign_others_in_registers<10>(costs, count, padded, w);  // 300 queries
+  return assign_others<WarpLanes>(costs, count, padded, w);
+}
+
+// All threads see the result.
+template <class Costs>
+__device__ Status solve_in_block(const Costs& costs, int64_t rows, int64_t padded, Workspace& w) {
+  if (!claim_cheapest(costs, rows, padded, w)) return Status::kSanitised;
+  bool feasible = assign_cheapest_in_block(rows, w);
+  if (feasible && warp() == 0) feasible = assign_others_in_warp(costs, rows, padded, w);
   return __syncthreads_and(feasible) ? Status::kOk : Status::kInfeasible;
 }
 
@@ -40,13 +79,33 @@ struct DenseAnswers {
   int32_t* status;  // (P)
 };
 
+// Costs are copied into shared memory if they fit there beside the workspace, and where they have to be transposed.
 struct DenseScratch : Scratch {
   Part workspace, costs;
+  bool copied;
 
   DenseScratch(const DenseShape& shape, size_t available)
       : Scratch(available),
         workspace(add(Workspace::bytes(shape.few(), shape.many()))),
-        costs(add(shape.cost_bytes())) {}
+        costs{},
+        copied(shape.transposed() || fits(shape.cost_bytes())) {
+    if (copied) costs = add(shape.cost_bytes());
+  }
+
+  bool all_shared() const { return copied && Scratch::all_shared(); }
+};
+
+// A row-major matrix with at least as many columns as rows, read where it is, negated to maximise.
+struct CostsInPlace {
+  const double* data;
+  int64_t row_stride, cols;
+  double sign;
+
+  template <class L>
+  __device__ double load(int64_t row, int64_t first) const {
+    const int64_t col = first + L::lane();
+    return col < cols ? sign * data[row * row_stride + col] : INFINITY;
+  }
 };
 
 template <bool kAllShared>
@@ -54,18 +113,24 @@ __global__ void __launch_bounds__(kThreads, 1)
     linear_sum_assignment_kernel(DenseProblems problems, DenseScratch scratch, char* global, DenseAnswers answers) {
   const int64_t p = blockIdx.x;
   const DenseShape shape = problems.shape;
-  double* costs = reinterpret_cast<double*>(scratch.template find<kAllShared>(scratch.costs, p, global));
+  const double* data = problems.costs + p * shape.rows * shape.cols;
   Carver carver(scratch.template find<kAllShared>(scratch.workspace, p, global));
   Workspace w(carver, shape.few(), shape.many());
-  bool valid = true;
-  for (int64_t row = warp(); row < shape.few(); row += kWarps) {
-    valid = copy_row(problems.costs + p * shape.rows * shape.cols, shape, problems.maximize, row, costs,
-                     WarpLanes::lane(), 32) &&
-            valid;
+  double* copy = reinterpret_cast<double*>(scratch.template find<kAllShared>(scratch.costs, p, global));
+  if (kAllShared || scratch.copied) {
+    for (int64_t row = warp(); row < shape.few(); row += kWarps) {
+      copy_row(data, shape, problems.maximize, row, copy, WarpLanes::lane(), 32);
+    }
   }
-  Status found = Status::kSanitised;
-  if (__syncthreads_and(valid)) {
-    found = solve_in_block(PaddedCosts<double>{costs, shape.padded()}, shape.few(), shape.padded(), w);
+  __syncthreads();
+  Status found;
+  if (kAllShared) {
+    found = solve_in_block(PaddedCosts<double>{copy, shape.padded()}, shape.few(), shape.padded(), w);
+  } else {
+    const CostsInPlace costs = scratch.copied
+                                   ? CostsInPlace{copy, shape.padded(), shape.many(), 1.0}
+                                   : CostsInPlace{data, shape.cols, shape.cols, problems.maximize ? -1.0 : 1.0};
+    found = solve_in_block(costs, shape.few(), shape.padded(), w);
   }
   if (threadIdx.x == 0) {
     write_pairs(shape, w, found, answers.row_index + p * shape.few(), answers.col_index + p * shape.few());
@@ -125,15 +190,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   Workspace w(carver, rows, cols);
   if (problems.weights.softmax) find_softmax(problem, largest, exp_sum);
   bool sanitised = false;
-  for (int64_t row = warp(); row < rows; row += kWarps) {
-    for (int64_t col = WarpLanes::lane(); col < padded; col += 32) {
-      float cost = INFINITY;
-      if (col < cols) {
-        const int64_t target = problem.transposed() ? col : row, query = problem.transposed() ? row : col;
-        cost = finite_cost(pair_cost(problem, target, query, problems.weights, largest, exp_sum), sanitised);
-      }
-      costs[row * padded + col] = cost;
+  // a warp takes 32 columns of a row at a time
+  int64_t row = 0;
+  for (int64_t first = 32 * warp();; first += 32 * kWarps) {
+    for (; row < rows && first >= padded; first -= padded) ++row;
+    if (row >= rows) break;
+    const int64_t col = first + WarpLanes::lane();
+    float cost = INFINITY;
+    if (col < cols) {
+      const int64_t target = problem.transposed() ? col : row, query = problem.transposed() ? row : col;
+      cost = finite_cost(pair_cost(problem, target, query, problems.weights, largest, exp_sum), sanitised);
     }
+    costs[row * padded + col] = cost;
   }
   const bool any_sanitised = __syncthreads_or(sanitised);
   solve_in_block(PaddedCosts<float>{costs, padded}, rows, padded, w);

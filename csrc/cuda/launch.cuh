@@ -7,7 +7,7 @@
 
 namespace cond_detr {
 
-constexpr int kWarps = 8;
+constexpr int kWarps = 16;
 constexpr int kThreads = 32 * kWarps;
 
 // Launches a block of kThreads per problem, each with its scratch.

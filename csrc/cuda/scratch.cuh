@@ -24,12 +24,13 @@ struct Scratch {
     bool shared;
   };
 
+  bool fits(size_t bytes) const { return shared_bytes + padded(bytes) <= available; }
+
   Part add(size_t bytes) {
-    bytes = (bytes + 15) / 16 * 16;
-    const bool fits = shared_bytes + bytes <= available;
-    size_t& used = fits ? shared_bytes : global_bytes;
-    const Part part{used, fits};
-    used += bytes;
+    const bool shared = fits(bytes);
+    size_t& used = shared ? shared_bytes : global_bytes;
+    const Part part{used, shared};
+    used += padded(bytes);
     return part;
   }
 
@@ -42,6 +43,9 @@ struct Scratch {
     if (kAllShared || part.shared) return shared_memory() + part.offset;
     return global + problem * global_bytes + part.offset;
   }
+
+ private:
+  static size_t padded(size_t bytes) { return (bytes + 15) / 16 * 16; }
 };
 
 }  // namespace cond_detr

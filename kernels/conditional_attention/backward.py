@@ -18,7 +18,7 @@ from cond_detr_kernels.conditional_attention.forward import TAIL
 from cond_detr_kernels.conditional_attention.launch import Launch, head_dims, scoring, view
 from cond_detr_kernels.conditional_attention.masking import flag_at, mask_of
 from cond_detr_kernels.conditional_attention.problem import Problem
-from cond_detr_kernels.conditional_attention.scores import heads_of, load_parts, score
+from cond_detr_kernels.conditional_attention.scores import heads_of, load_parts, product, score
 from cond_detr_kernels.conditional_attention.tiles import (
     add_tile,
     head_of,
@@ -74,16 +74,16 @@ def add_keys(
     elif not WHOLE:
         scores += tl.where(in_key < keys - first_key, 0.0, float("-inf"))[None, :]
     weights = tl.exp2(scores * scale_log2 - row_lse[:, None])
-    grad_weights = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+    grad_weights = product(do, tl.trans(v), None, PRECISION)
     if DROPOUT:
         seed, head, first_query, threshold = draws
         in_query = tl.arange(0, BLOCK_M)
         drop = dropped(seed, head, first_query, first_key, in_query[:, None], in_key[None, :], threshold)
         grad_weights = tl.where(drop, 0.0, grad_weights) * (256.0 / (256 - threshold))
     grad_scores = (weights * (grad_weights - row_delta[:, None])).to(k_tile[0].dtype)
-    grad_content = tl.dot(grad_scores, k_tile[0], grad_content, input_precision=PRECISION)
+    grad_content = product(grad_scores, k_tile[0], grad_content, PRECISION)
     if DIMS[1] > 0:
-        grad_spatial = tl.dot(grad_scores, k_tile[1], grad_spatial, input_precision=PRECISION)
+        grad_spatial = product(grad_scores, k_tile[1], grad_spatial, PRECISION)
     return grad_content, grad_spatial
 
 
@@ -320,25 +320,25 @@ def backward_keys_kernel(
             if flag != 0:
                 scores += key_bias[:, None]
         weights = tl.exp2(scores * scale_log2 - row_lse[None, :])
-        grad_weights = tl.dot(v, tl.trans(do), input_precision=PRECISION)
+        grad_weights = product(v, tl.trans(do), None, PRECISION)
         if DROPOUT:
             drop = dropped(seed_value, head, first_query, first_key, in_query[None, :], in_key[:, None], threshold)
             # a zero that is unknown to the compiler, see the forward kernel
             kept = tl.where(drop, scale_log2 * 0.0, weights)
-            grad_v = tl.dot(kept.to(do.dtype), do, grad_v, input_precision=PRECISION)
+            grad_v = product(kept.to(do.dtype), do, grad_v, PRECISION)
             grad_weights = tl.where(drop, 0.0, grad_weights) * keep_factor
         else:
-            grad_v = tl.dot(weights.to(do.dtype), do, grad_v, input_precision=PRECISION)
+            grad_v = product(weights.to(do.dtype), do, grad_v, PRECISION)
         grad_scores = (weights * (grad_weights - row_delta[None, :])).to(q_tile[0].dtype)
-        grad_kc = tl.dot(grad_scores, q_tile[0], grad_kc, input_precision=PRECISION)
+        grad_kc = product(grad_scores, q_tile[0], grad_kc, PRECISION)
         if DIMS[1] > 0:
-            grad_ks = tl.dot(grad_scores, q_tile[1], grad_ks, input_precision=PRECISION)
+            grad_ks = product(grad_scores, q_tile[1], grad_ks, PRECISION)
         if ADD_QUERIES:
             by_query = tl.trans(grad_scores)
-            grad_qc = tl.dot(by_query, k_tile[0], input_precision=PRECISION)
+            grad_qc = product(by_query, k_tile[0], None, PRECISION)
             add_tile(grad_q_heads[0], grad_qc, first_query, DIMS[0], BLOCK_M, BLOCKS[0])
             if DIMS[1] > 0:
-                grad_qs = tl.dot(by_query, k_tile[1], input_precision=PRECISION)
+                grad_qs = product(by_query, k_tile[1], None, PRECISION)
                 add_tile(grad_q_heads[1], grad_qs, first_query, DIMS[1], BLOCK_M, BLOCKS[1])
     counts = (key_bias == 0.0)[:, None]
     grad_kc = tl.where(counts, grad_kc, 0.0)

@@ -12,7 +12,7 @@ from cond_detr_kernels.conditional_attention.dropout import dropped, head_thresh
 from cond_detr_kernels.conditional_attention.launch import Launch, column_block, scoring, view
 from cond_detr_kernels.conditional_attention.masking import flag_at, mask_of
 from cond_detr_kernels.conditional_attention.problem import ROW_PADDING, Problem
-from cond_detr_kernels.conditional_attention.scores import heads_of, load_parts, score
+from cond_detr_kernels.conditional_attention.scores import heads_of, load_parts, product, score
 from cond_detr_kernels.conditional_attention.tiles import head_of, load_tile, padded_rows, store_rows, store_tile
 from cond_detr_kernels.conditional_attention.tuning import Tuning, key_splits, options
 
@@ -66,7 +66,7 @@ def attend(
         # weights to half precision, where that costs 3 instructions more for two scores
         weights = tl.where(drop, scale_log2 * 0.0, weights)
     v = load_tile(value, first_key, keys, DIMS[2], BLOCK_N, BLOCKS[2], WHOLE)
-    acc = tl.dot(weights.to(v.dtype), v, acc * rescale[:, None], input_precision=PRECISION)
+    acc = product(weights.to(v.dtype), v, acc * rescale[:, None], PRECISION)
     return acc, new_max, row_sum
 
 

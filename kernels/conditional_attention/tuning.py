@@ -64,7 +64,7 @@ _AMPERE_HALF = Tuning(
 _AMPERE_SINGLE = Tuning(
     forward=Blocks(64, 64, 4, 2),
     backward_queries=Blocks(64, 32, 4, 2),
-    backward_keys=Blocks(32, 64, 8, 1),
+    backward_keys=Blocks(16, 64, 4, 2),
     backward=Blocks(16, 32, 4, 2),
     one_pass=False,
 )

@@ -39,30 +39,40 @@ class Bug:
 
 LANES = "assignment/warp_lanes.cuh"
 KERNELS = "cuda/assignment_kernels.cuh"
+SEARCH = "cuda/register_search.cuh"
 
 BUGS = {
     "once without its first barrier": Bug(LANES, "    __syncwarp();  // no lane still reads what is replaced\n", ""),
     "once without its last barrier": Bug(
         LANES, "    if (lane() == 0) writes();\n    __syncwarp();", "    if (lane() == 0) writes();"
     ),
-    "columns cleared without a barrier": Bug(LANES, "void meet() { __syncwarp(); }", "void meet() {}"),
-    "ties in any order": Bug(LANES, " || (other == value && other_rank < rank)", ""),
+    "columns cleared without a barrier": Bug(
+        KERNELS, "w.row_of_col[col] = INT32_MAX;\n  }\n  __syncthreads();", "w.row_of_col[col] = INT32_MAX;\n  }"
+    ),
+    "the last claim instead of the first": Bug(
+        KERNELS, "atomicMin(&w.row_of_col[w.col_of_row[row]], row)", "w.row_of_col[w.col_of_row[row]] = row"
+    ),
+    "ties in any order": Bug(SEARCH, " || (other.bits == bits && other.rank < rank)", ""),
+    "another lane's column settled": Bug(SEARCH, "if (col % 32 == WarpLanes::lane()) settled_", "settled_"),
+    "a free row forgotten": Bug(SEARCH, "left; left &= left - 1", "left; left &= left - 2"),
     "lane 0 leaves a vote out": Bug(
         LANES, "return __all_sync(~0u, mask);", "if (lane() == 0) return mask; return __all_sync(~0u, mask);"
     ),
     "no barrier before the search": Bug(
-        KERNELS, "  __syncthreads();\n  bool feasible = true;", "  bool feasible = true;"
+        KERNELS, "    }\n  }\n  return __syncthreads_and(feasible);", "    }\n  }\n  return feasible;"
     ),
-    "no barrier after the search": Bug(KERNELS, "return __syncthreads_and(feasible)", "return feasible"),
-    "all warps search": Bug(KERNELS, "if (warp() == 0) {\n    feasible", "{\n    feasible"),
-    "own vote for all that is valid": Bug(KERNELS, "if (__syncthreads_and(valid))", "if (valid)"),
+    "no barrier after the search": Bug(KERNELS, "return __syncthreads_and(feasible) ?", "return feasible ?"),
+    "all warps search": Bug(KERNELS, "if (feasible && warp() == 0)", "if (feasible)"),
+    "own vote for all that is valid": Bug(KERNELS, "return __syncthreads_and(valid);", "return valid;"),
     "own vote for any that is sanitised": Bug(KERNELS, "__syncthreads_or(sanitised)", "sanitised"),
     "no barrier after the softmax": Bug(
         KERNELS, "problem.classes, most);\n  }\n  __syncthreads();", "problem.classes, most);\n  }"
     ),
     "sums overlap maxima": Bug(KERNELS, "largest + problem.queries", "largest + problem.queries / 2"),
     "half of the softmax's memory": Bug(KERNELS, "2 * sizeof(float) * all.queries", "sizeof(float) * all.queries"),
-    "padding not written": Bug(KERNELS, "col < padded; col += 32", "col < cols; col += 32"),
+    "padding not written": Bug(
+        KERNELS, "    costs[row * padded + col] = cost;", "    if (col < cols) costs[row * padded + col] = cost;"
+    ),
     "output not per problem": Bug(KERNELS, "pred_index[p * problems.max_targets + target]", "pred_index[target]"),
     "workspace too small": Bug(
         "assignment/carver.h", "bytes += scratch_bytes<T>(count)", "bytes += scratch_bytes<T>(count) / 2"
@@ -82,7 +92,7 @@ class Workplace:
         self.builder = Builder(folder)
         self.matches = {"address": 60, "thread": 8}
         for sanitizer, problems in {"address": 300, "thread": 20}.items():
-            batches = dense_batches(problems, seed=3, sizes={12: 0.7, 40: 0.28, 130: 0.02})
+            batches = dense_batches(problems, seed=3, sizes={12: 0.7, 40: 0.27, 160: 0.03})
             write_batches(batches, folder / f"dense-{sanitizer}")
 
     def run(self, program: Path, sanitizer: str, place: str, garbage: int) -> str | None:

@@ -30,7 +30,7 @@ class Dense:
     """Dense problems, their file, and SciPy's totals."""
 
     def __init__(self, folder: Path) -> None:
-        self.batches = list(dense_batches(5000, seed=5, sizes={8: 0.66, 20: 0.28, 40: 0.053, 130: 0.007}))
+        self.batches = list(dense_batches(5000, seed=5, sizes={8: 0.66, 20: 0.28, 40: 0.053, 160: 0.007}))
         self.file = folder / "dense"
         write_batches(self.batches, self.file)
         self.totals = [[scipy_total(cost) for cost in self.minimized(batch)] for batch in self.batches]

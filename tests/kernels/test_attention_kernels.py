@@ -174,11 +174,11 @@ def test_half_precision() -> None:
 
 @pytest.mark.parametrize("deterministic", [True, False], ids=["deterministic", "one pass"])
 def test_tf32(deterministic: bool) -> None:
-    """Torch's setting is followed; on a CPU nothing is rounded either way."""
+    """Torch's setting is followed, and operands are rounded to nearest: cut off, they would be .2 % off."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        check(make_problem(SHAPES["299 keys"], torch.float32, "random", 0.1), deterministic, tolerance=2e-3)
+        check(make_problem(SHAPES["299 keys"], torch.float32, "random", 0.1), deterministic, tolerance=8e-4)
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -47,6 +47,23 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
   return value;
 }
 
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  check_full(mask);
+  const uint64_t* votes = emulation::meet_in_warp({__PRETTY_FUNCTION__}, predicate != 0);
+  unsigned ballot = 0;
+  for (unsigned lane = 0; lane < emulation::kWarpSize; ++lane) ballot |= static_cast<unsigned>(votes[lane]) << lane;
+  return ballot;
+}
+
+inline unsigned __reduce_min_sync(unsigned mask, unsigned value) {
+  check_full(mask);
+  const uint64_t* values = emulation::meet_in_warp({__PRETTY_FUNCTION__}, value);
+  for (unsigned lane = 0; lane < emulation::kWarpSize; ++lane) {
+    if (values[lane] < value) value = static_cast<unsigned>(values[lane]);
+  }
+  return value;
+}
+
 inline void __syncthreads() { emulation::meet_in_block({__PRETTY_FUNCTION__}); }
 
 inline int __syncthreads_and(int predicate) {
@@ -55,6 +72,30 @@ inline int __syncthreads_and(int predicate) {
 
 inline int __syncthreads_or(int predicate) {
   return emulation::meet_in_block({__PRETTY_FUNCTION__}, predicate != 0) > 0;
+}
+
+// Atomics and bits.
+
+inline int atomicMin(int* address, int value) {
+  int before = __atomic_load_n(address, __ATOMIC_RELAXED);
+  while (value < before &&
+         !__atomic_compare_exchange_n(address, &before, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return before;
+}
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
+inline long long __double_as_longlong(double value) {
+  long long bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline double __longlong_as_double(long long bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }
 
 // Launches.
