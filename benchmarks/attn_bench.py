@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from attn_alternatives import Attend, implementations
@@ -322,38 +322,47 @@ def run(device: torch.device, chosen: list[Setting], seconds: float, record: Rec
 
 
 def picture(rows: list[Row], title: str) -> object:
-    """A panel per attention, pass and dropout: how many times longer than fused each alternative takes."""
+    """A panel per attention, pass and dropout: how many times longer than fused each alternative takes.
+
+    Of batches that are padded and single images that are not, as they are met.
+    """
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if row["padded"] == (row["batch"] > 1)] or rows
     panels = sorted({(row["attention"], row["pass"], row["dropout"]) for row in rows})
-    figure = Figure(figsize=(5.5 * math.ceil(len(panels) / 2), 7.5), layout="constrained")
-    axes = figure.subplots(2, math.ceil(len(panels) / 2), squeeze=False).flat
+    names = list(dict.fromkeys(row["impl"] for row in rows if row["impl"] != "fused"))
+    figure = Figure(figsize=(5.5 * math.ceil(len(panels) / 2), 8), layout="constrained")
+    axes = list(figure.subplots(2, math.ceil(len(panels) / 2), squeeze=False).flat)
     for axis, panel in zip(axes, panels, strict=False):
         attention, kind, dropout = panel
-        mine = [row for row in rows if (row["attention"], row["pass"], row["dropout"]) == panel]
-        if attention == "cross":
-            mine = [row for row in mine if not row["padded"]]
-        places = sorted({place_of(row) for row in mine})
-        names = list(dict.fromkeys(row["impl"] for row in mine if row["impl"] != "fused"))
-        for i, name in enumerate(names):
-            ratios = {place_of(row): row["times_fused"] for row in mine if row["impl"] == name}
-            where = [j for j, place in enumerate(places) if ratios.get(place)]
-            heights = [ratios[places[j]] for j in where]
-            axis.bar([j + 0.8 * i / len(names) for j in where], heights, 0.8 / len(names), label=name, align="edge")
-        labels = [f"{dtype}\n{keys} keys\nbatch {batch}" for dtype, keys, batch, _ in places]
-        axis.set_xticks([j + 0.4 for j in range(len(places))], labels, fontsize=6)
+        draw_panel(axis, [row for row in rows if (row["attention"], row["pass"], row["dropout"]) == panel], names)
         passes = "forward" if kind == "fwd" else "forward + backward"
         axis.set_title(f"{attention}: {passes}, dropout {dropout}", fontsize=10)
-        ratio_axis(axis, "time / time of fused")
-        if names:
-            axis.legend(fontsize=7)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=8)
     figure.suptitle(title, fontsize=9)
     return figure
 
 
-def place_of(row: Row) -> tuple[str, int, int, bool]:
-    """What a group of bars belongs to: dtype, keys, batch, and whether keys are padded."""
-    return row["dtype"], row["keys"], row["batch"], row["padded"]
+def draw_panel(axis: Any, rows: list[Row], names: list[str]) -> None:
+    """A group of bars per problem, and in it one for each of the alternatives that could do it."""
+    places = sorted({place_of(row) for row in rows})
+    for i, name in enumerate(names):
+        ratios = {place_of(row): row["times_fused"] for row in rows if row["impl"] == name}
+        where = [j for j, place in enumerate(places) if ratios.get(place)]
+        heights = [ratios[places[j]] for j in where]
+        width = 0.8 / len(names)
+        axis.bar([j + i * width for j in where], heights, width, color=f"C{i}", align="edge")
+        axis.bar([0], [0], color=f"C{i}", label=name)  # for the legend, also of what has no bar here
+    labels = [f"{dtype}\n{keys} keys\nbatch {batch}" for dtype, keys, batch in places]
+    axis.set_xticks([j + 0.4 for j in range(len(places))], labels, fontsize=6)
+    ratio_axis(axis, "time / time of fused")
+
+
+def place_of(row: Row) -> tuple[str, int, int]:
+    """What a group of bars belongs to: dtype, keys and batch."""
+    return row["dtype"], row["keys"], row["batch"]
 
 
 def main() -> int:

@@ -110,7 +110,7 @@ _EXACT = {
 }
 # Per architecture: configurations for keys of up to so many bytes, content, spatial part and value together. 192 are
 # the paper's heads in half precision, 384 in fp32. Chosen by their registers, spills and instructions, and by how much
-# of a device they keep busy, as benchmarks/kernel_report.py counts these; their speeds are not yet measured.
+# of a device they keep busy, as benchmarks/kernel_report.py counts these; speeds are measured on 9.0 only.
 _TABLE: dict[int, dict[int, Tuning]] = {
     80: {192: _AMPERE_HALF, 384: _AMPERE_SINGLE, 768: _WIDE, 1536: _WIDEST},
     90: {

@@ -1,0 +1,29 @@
+"""The learning curves' benchmark, whole, with a data set of a few images."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import convergence_bench
+import pytest
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_curves_of_both_models(tmp_path: Path, dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second call finds what the first has trained, and trains no more."""
+    few = ["--dataset-dir", str(dataset_dir), "--batch-size", "4", "--workers", "0"]
+    monkeypatch.setattr(convergence_bench, "PROTOCOL", [*convergence_bench.PROTOCOL, *few])
+    monkeypatch.setattr(convergence_bench, "pretrain", partial(convergence_bench.pretrain, epochs=1, count=100))
+    options = ["--epochs", "2", "--seeds", "1", "--output-dir", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", ["convergence_bench.py", *options, "--json", str(tmp_path / "curves.json")])
+    assert convergence_bench.main() == 0
+    rows = json.loads((tmp_path / "curves.json").read_text())["rows"]
+    assert {row["model"]: [epoch for epoch, *_ in row["curve"]] for row in rows} == {
+        "Conditional DETR": [1, 2],
+        "DETR": [1, 2],
+    }
+    assert (tmp_path / "curves.png").exists()
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(convergence_bench, "machine", lambda: "here")
+    monkeypatch.setattr(convergence_bench, "write_json", lambda *_: None)
+    assert convergence_bench.main() == 0
