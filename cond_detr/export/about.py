@@ -4,7 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 
 from cond_detr.classes import Classes
+from cond_detr.config import MOST_PIXELS
 from cond_detr.data.images import InputSize
+from cond_detr.errors import InputError, shown
 from cond_detr.models.model import Model
 
 # Key of the metadata in a file
@@ -47,8 +49,13 @@ class About:
         """Parses the JSON of :meth:`write`.
 
         Raises:
+            InputError: if a class or a size is none.
             Exception: of any type, if it is something else.
         """
         values = json.loads(text)
         names, category_ids = values["classes"]["names"], values["classes"]["category_ids"]
-        return cls(**{**values, "classes": Classes(tuple(names), tuple(category_ids))})
+        about = cls(**{**values, "classes": Classes(tuple(names), tuple(category_ids))})
+        for name, size in (("image_size", about.image_size), ("max_size", about.max_size), ("stride", about.stride)):
+            if type(size) is not int or not 1 <= size < MOST_PIXELS:
+                raise InputError(f"{name} must be a whole number from 1 to {MOST_PIXELS - 1}, got {shown(size)}")
+        return about
