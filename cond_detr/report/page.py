@@ -5,6 +5,7 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import draw_detections
 from cond_detr.train.curves import metrics_figure
 from cond_detr.train.run_folder import RunFolder
+from cond_detr.weights.progress import is_record
 from cond_detr_kernels import linear_sum_assignment
 
 THRESHOLD = 0.3
@@ -162,6 +164,20 @@ def precision_figure(evaluation: Evaluation) -> Any:
     return figure
 
 
+def read_text(path: Path) -> str:
+    """Reads a text file of a run.
+
+    Raises:
+        InputError: if it is missing, or no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"{path} cannot be read: it is no text in UTF-8") from None
+
+
 def read_history(folder: RunFolder) -> list[dict[str, Any]]:
     """Reads the records of log.jsonl.
 
@@ -169,12 +185,15 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
         InputError: if there is no log, or it is damaged or empty.
     """
     path = folder.path / "log.jsonl"
-    try:
-        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if not all(isinstance(record, dict) and {"epoch", "train_loss", "AP"} <= record.keys() for record in history):
-        raise InputError(f"{path} is no log of a run: a line lacks epoch, train_loss or AP")
+    history = []
+    for i, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            raise InputError(f"{path} cannot be read: line {i} is not valid JSON") from None
+        if not is_record(record):
+            raise InputError(f"{path} is no log of a run: line {i} lacks numbers such as epoch, train_loss and AP")
+        history.append(record)
     if not history:
         raise InputError(f"{path} is empty: no epoch has finished yet")
     return history
@@ -190,9 +209,10 @@ def page(model: Model, dataset: CocoDataset, folder: RunFolder, workers: int) ->
         workers: number of processes that load images.
 
     Raises:
-        InputError: if the log or an image cannot be read, or the classes of the data set are not the model's.
+        InputError: if the log, the settings or an image cannot be read, or the classes of the data set are not those of
+            the model.
     """
-    history = read_history(folder)
+    history, settings = read_history(folder), read_text(folder.path / "config.json")
     found = run_over(
         model,
         dataset,
@@ -219,5 +239,5 @@ def page(model: Model, dataset: CocoDataset, folder: RunFolder, workers: int) ->
         best=pictures(judged[:SHOWN], dataset),
         worst=pictures(judged[: -SHOWN - 1 : -1], dataset),
         attention="".join(drawing(draw(dataset.load(first.file_name, first.size), each)) for each in maps),
-        settings=html.escape((folder.path / "config.json").read_text(encoding="utf-8")),
+        settings=html.escape(settings),
     )

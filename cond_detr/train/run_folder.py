@@ -100,7 +100,7 @@ class RunFolder:
         try:
             epochs: int = json.loads((self.path / "config.json").read_text())["train"]["epochs"]
             return len((self.path / "log.jsonl").read_text().splitlines()) >= epochs
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
     def write_config(self, config: Config) -> None:
