@@ -33,16 +33,16 @@ class ModelConfig:
     )
     backbone: str = setting("resnet50", "ResNet of the backbone, such as resnet50 or resnet101", metavar="NAME")
     dilation: bool = setting(False, "dilate the last stage of the backbone (DC5)")
-    d_model: int = setting(256, "width of the transformer", least=1)
-    num_heads: int = setting(8, "attention heads", least=1)
+    d_model: int = setting(256, "width of the transformer", least=1, below=2**15)
+    num_heads: int = setting(8, "attention heads", least=1, below=2**15)
     encoder_layers: int = setting(6, "encoder layers", below=1000)
     decoder_layers: int = setting(6, "decoder layers", least=1, below=1000)
-    ffn_dim: int = setting(2048, "hidden width of the feed-forward networks", least=1)
+    ffn_dim: int = setting(2048, "hidden width of the feed-forward networks", least=1, below=2**20)
     dropout: float = setting(
         0.1, "dropout probability in the transformer, also of attention weights", below=1, metavar="P"
     )
     num_queries: int = setting(
-        300, "object queries: the largest number of objects that can be found in an image", least=1
+        300, "object queries: the largest number of objects that can be found in an image", least=1, below=10**5
     )
     fused_attn: bool = setting(
         False,
