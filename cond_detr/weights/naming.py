@@ -10,7 +10,7 @@ import re
 import torch
 from torch import Tensor
 
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, shown
 
 StateDict = dict[str, Tensor]
 # (theirs, ours)
@@ -149,7 +149,7 @@ def to_ours(state: StateDict) -> StateDict:
     for name, tensor in state.items():
         ours = best.get(name, name)
         if ours in renamed:
-            raise InputError(f"two of its tensors stand for {ours}")
+            raise InputError(f"two of its tensors stand for {shown(ours)[1:-1]}")
         renamed[ours] = tensor
     return renamed
 

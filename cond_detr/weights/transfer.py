@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, shown
 from cond_detr.models.model import Model
 from cond_detr.weights.checkpoint import names_in, shape_in, weights_in
 from cond_detr.weights.reading import checked_state, open_source
@@ -32,7 +32,8 @@ class LoadedWeights:
             ("newly initialised", self.missing),
         ):
             if names:
-                text += f"; {len(names)} {label} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                first = ", ".join(shown(name)[1:-1] for name in names[:3])
+                text += f"; {len(names)} {label} ({first}{', ...' if len(names) > 3 else ''})"
         return text
 
 

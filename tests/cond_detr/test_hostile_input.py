@@ -422,3 +422,22 @@ def test_names_of_classes_that_are_none(names: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json: id2label must name the numbers") as error:
         classes_beside(tmp_path / "model.safetensors")
     assert not re.search("unhashable|indices", str(error.value))
+
+
+def test_names_of_tensors_are_not_trusted(tmp_path: Path) -> None:
+    odd = {"a\nb" + "c" * 1000: BIAS}
+    torch.save(content(model=state(**odd)), tmp_path / "a.pt")
+    torch.save(content(model={**state(), "a\nb": BIAS * float("nan")}), tmp_path / "b.pt")
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises(InputError, match=rf"{name}.* a\\nb") as error:
+            Detector.from_checkpoint(tmp_path / name)
+        assert len(str(error.value)) < 1000
+    model = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
+    assert "(a\\nbc" in str(model.load_weights(tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize("name", ["d_model", "ffn_dim", "num_queries", "num_heads"])
+def test_sizes_that_overflow(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"model": {name: 2**62}}))
+    with pytest.raises(InputError, match=rf"a\.json: `{name}` must be a whole number of at least 1 and below"):
+        read_config(tmp_path / "a.json")
