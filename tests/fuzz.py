@@ -27,8 +27,6 @@ from tests.fuzzing.child import Child, Outcome
 from tests.fuzzing.specimens import KINDS, Specimen, make, missing
 
 MOST_SECONDS = 20.0
-# Everything is loaded when the first files are opened
-LOADING = 120.0
 # Of the lines about a failure, which may hold a traceback
 MOST_LINES = 30
 
@@ -153,9 +151,8 @@ def main(argv: list[str] | None = None) -> int:
     failures = Failures(options.keep, options.seed)
     with tempfile.TemporaryDirectory() as work:
         specimens = make(Path(work) / "files", tuple(kind for kind in KINDS if kind in kinds))
-        judge = Judge(Child(Path(work) / "files", Path(work) / "tmp", LOADING), MOST_SECONDS)
+        judge = Judge(Child(Path(work) / "files", Path(work) / "tmp", MOST_SECONDS + 5), MOST_SECONDS)
         problems = unchanged(specimens, judge)
-        judge.child.patience = MOST_SECONDS + 5
         order = [options.case] if options.case is not None else numbers(specimens, options.seconds, options.cases)
         tallies = fuzz(specimens, judge, failures, order if specimens else [])
         judge.child.close()

@@ -117,9 +117,8 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> Specimen:
 
 @pytest.fixture(scope="module")
 def judge(valid: Specimen) -> Iterator[Judge]:
-    judge = Judge(Child(valid.folder, valid.folder.parent / "tmp", patience=30), 1.0)
-    judge.open(Case(0, valid, b"{}", ()))  # the child has started
-    judge.child.patience = 12
+    judge = Judge(Child(valid.folder, valid.folder.parent / "tmp", patience=5), 1.0)
+    judge.open(Case(0, valid, b"{}", ()))  # only a child that has started is impatient
     yield judge
     judge.child.close()
 
@@ -141,8 +140,8 @@ def judge(valid: Specimen) -> Iterator[Judge]:
         (making, "changed, made or removed files/new"),
         (leaving_behind, "tmp/tmp"),
         (removing, "changed, made or removed files/other"),
+        (sleeping, "took more than 5 s"),
         (crashing, "ended with signal 11"),
-        (sleeping, "took more than 12 s"),
     ],
 )
 def test_broken_openers_are_noticed(opener: Opener, wrong: str, valid: Specimen, judge: Judge) -> None:

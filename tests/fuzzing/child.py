@@ -23,7 +23,9 @@ Opener: TypeAlias = Callable[[Path], list[str]]
 # Of the address space, above what a new child has: more than any case may take, so that the machine stays usable
 HARD_LIMIT = 8 << 30
 # A child is replaced after that many cases, so that what leaks slowly does not end one
-MOST_CASES = 2000
+MOST_CASES = 5000
+# Seconds for a new child to load what it needs
+LOADING = 120.0
 
 
 @dataclass
@@ -143,7 +145,7 @@ class Child:
         start = time.monotonic()
         try:
             self.connection.send((opener, path))
-            if self.connection.poll(self.patience):
+            if self.connection.poll(self.patience + (LOADING if self.cases == 1 else 0)):
                 outcome: Outcome = self.connection.recv()
                 return outcome
             error = f"took more than {self.patience:g} s"
