@@ -115,6 +115,8 @@ def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = re
 
 # Of an image's side, more than any file format can hold
 MOST_PIXELS = 10**6
+# Characters of a file name with its folders; Linux allows as many bytes
+LONGEST_PATH = 4096
 # What must be there, and of which type; bbox may be missing where there is a segmentation
 FIELDS: dict[str, dict[str, type]] = {
     "images": {"id": int, "file_name": str, "width": int, "height": int},
@@ -133,7 +135,7 @@ def _check_fields(raw: Any, name: str) -> None:
     for image in raw["images"]:
         if not 1 <= min(image["width"], image["height"]) <= max(image["width"], image["height"]) <= MOST_PIXELS:
             raise InputError(f"{name}: image {image['id']} must have a width and a height of 1 to {MOST_PIXELS} pixels")
-        if not in_one_line(image["file_name"]):
+        if not in_one_line(image["file_name"]) or len(image["file_name"]) > LONGEST_PATH:
             raise InputError(f"{name}: image {image['id']} has a file name that no file can have")
     if not raw["images"]:
         raise InputError(f"{name}: expected at least one image and one category, got none")
@@ -242,7 +244,10 @@ def _what_is_wrong(
     if annotation.get("iscrowd", 0) not in (0, 1):
         return f"has iscrowd {shown(annotation['iscrowd'])}; expected 0 or 1"
     if bbox is None:
-        return f"has no box: bbox is {shown(annotation.get('bbox'))}, and there is no segmentation to take one from"
+        damaged = annotation.get("segmentation")
+        why = "its segmentation is damaged" if damaged else "there is no segmentation to take one from"
+        remark = "" if annotation.get("bbox") is not None else f", and {why}"
+        return f"has no box: bbox is {shown(annotation.get('bbox'))}{remark}"
     numbers = len(bbox) == 4 and all(_is_number(v) and abs(v) < 1e9 for v in bbox)
     if not numbers or bbox[2] < 0 or bbox[3] < 0:
         return (

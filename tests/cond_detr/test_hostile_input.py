@@ -345,8 +345,11 @@ def box(**changes: Any) -> dict[str, Any]:
     [
         (json.dumps(image(file_name="a\0.png")), "image 1 has a file name that no file can have"),
         (json.dumps(image(file_name="\udce9.png")), "image 1 has a file name that no file can have"),
+        (json.dumps(image(file_name="a" * 5000)), "image 1 has a file name that no file can have"),
         (json.dumps(image(width=10**400)), "image 1 must have a width and a height of 1 to 1000000 pixels"),
         (json.dumps(image(width=0)), "image 1 must have a width and a height of 1 to 1000000 pixels"),
+        (json.dumps(box(bbox=None)), "annotation 1 (a.png) has no box: bbox is None, and there is no segmentation"),
+        (json.dumps(box(bbox={})), "annotation 1 (a.png) has no box: bbox is {}"),
         (json.dumps(box(iscrowd="0")), "annotation 1 (a.png) has iscrowd '0'; expected 0 or 1"),
         (json.dumps(annotations(categories=[{"id": 1, "name": "N/A"}])), "category name 'N/A' stands for outputs"),
         (

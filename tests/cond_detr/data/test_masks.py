@@ -64,5 +64,8 @@ def test_what_is_no_mask(shape: dict[str, Any]) -> None:
         "categories": [{"id": 1, "name": "a"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": shape or {"size": []}}],
     }
-    with pytest.raises(InputError, match=r"f\.json: annotation 1 \(a\.png\) has no box"):
+    with pytest.raises(
+        InputError,
+        match=r"f\.json: annotation 1 \(a\.png\) has no box: bbox is None, and its segmentation is damaged",
+    ):
         check_annotations(raw, "f.json")
