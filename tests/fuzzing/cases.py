@@ -14,7 +14,7 @@ ORDER = (*("checkpoints", "annotations", "images", "metadata", "config", "images
 # What onnxruntime leaves in the folder for temporary files
 NOT_OURS = ".ses"
 MOST_GROWTH = 1 << 30
-LONGEST_SENTENCE = 2000
+LONGEST_SENTENCE = 5000
 
 # What is in a folder: the bytes of each file, None for a folder
 Content: TypeAlias = dict[Path, bytes | None]
@@ -83,9 +83,9 @@ class Judge:
         outcome = self.child.open(case.specimen.opener, path)
         touched = self._touched(before, content(folder) | content(self.child.scratch), folder)
         path.write_bytes(case.specimen.data)
-        return outcome, self._wrong(outcome, path) or touched
+        return outcome, self._wrong(outcome, case.specimen) or touched
 
-    def _wrong(self, outcome: Outcome, path: Path) -> str:
+    def _wrong(self, outcome: Outcome, specimen: Specimen) -> str:
         if outcome.error:
             return outcome.error
         if outcome.growth > MOST_GROWTH:
@@ -96,7 +96,7 @@ class Judge:
         for sentence in said:
             if len(sentence.splitlines()) != 1 or len(sentence) > LONGEST_SENTENCE:
                 return f"a message is no sentence: {sentence[:LONGEST_SENTENCE]!r}"
-        if not outcome.opened and not any(name in said[0] for name in (path.name, str(path.parent))):
+        if not outcome.opened and not any(name in said[0] for name in (specimen.path.name, str(specimen.folder))):
             return f"a message does not name the file: {said[0]!r}"
         return ""
 

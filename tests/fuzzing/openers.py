@@ -140,7 +140,7 @@ def last(path: Path) -> list[str]:
 
 def dataset(path: Path) -> list[str]:
     """An annotation file of training images, as ``check-data`` and the training open it."""
-    return accepted_by_one(as_checked, as_trained_on)(path)
+    return as_checked(path) + as_trained_on(path)
 
 
 def as_checked(path: Path) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from PIL import Image
+from pycocotools import mask
 
 from cond_detr.config import to_dict
 from cond_detr.export.about import KEY, About
@@ -168,7 +169,10 @@ def with_masks(content: dict[str, Any]) -> None:
         del each["bbox"]
     first["segmentation"] = [[1, 2, 30, 2, 30, 40.5, 1, 40]]
     second.update(segmentation={"size": [64, 64], "counts": [100, 20, 44, 20, 3912]}, iscrowd=1)
-    third["segmentation"] = {"size": [64, 64], "counts": "fi?2\\1O1O1O"}
+    pixels = np.zeros((64, 64), np.uint8, order="F")
+    pixels[10:30, 5:50] = pixels[12:40, 20:25] = 1
+    third["segmentation"] = mask.encode(pixels)
+    third["segmentation"]["counts"] = third["segmentation"]["counts"].decode()
     content["images"][0]["license"] = 1
     content["info"] = {"year": 2020}
 
