@@ -11,8 +11,8 @@ from tests.fuzzing.specimens import Specimen
 
 # Kinds of cases in their order, over and over; those that are opened slowly come seldom
 ORDER = (*("checkpoints", "annotations", "images", "metadata", "config", "images") * 8, "report")
-# What onnxruntime leaves in the folder for temporary files
-NOT_OURS = ".ses"
+# What onnxruntime and torch leave in the folder for temporary files, by the beginnings of their names
+NOT_OURS = (".ses", "torchinductor_")
 MOST_GROWTH = 1 << 30
 LONGEST_SENTENCE = 5000
 
@@ -56,7 +56,11 @@ def make_case(specimens: Mapping[str, Sequence[Specimen]], seed: int, number: in
 
 def content(folder: Path) -> Content:
     """What is in a folder."""
-    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*") if path.name != NOT_OURS}
+    return {
+        path: path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if not path.name.startswith(NOT_OURS)
+    }
 
 
 @dataclass
@@ -78,7 +82,7 @@ class Judge:
             The outcome, and what is wrong; empty if nothing is.
         """
         path, folder = case.specimen.path, case.specimen.folder
-        before = content(folder) | {path: case.data}
+        before = content(folder) | content(self.child.scratch) | {path: case.data}
         path.write_bytes(case.data)
         outcome = self.child.open(case.specimen.opener, path)
         touched = self._touched(before, content(folder) | content(self.child.scratch), folder)
