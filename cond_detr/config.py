@@ -194,6 +194,13 @@ class RunConfig:
     threads: int | None = setting(
         None, "threads that compute on the CPU, also in matching (default: torch's choice)", least=1, below=2**10
     )
+    timeout: int | None = setting(
+        None,
+        "seconds of silence after which a process is lost: one that loads images (default: 30), or another one of the "
+        "run (default: 600)",
+        least=1,
+        below=10**6,
+    )
     tensorboard: bool = setting(False, "also write the learning curves for TensorBoard")
 
 

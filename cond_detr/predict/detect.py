@@ -48,7 +48,7 @@ def each_image(
 
 
 @torch.no_grad()
-def detect(model: Model, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
+def detect(model: Model, images: Sequence[Image.Image], threshold: float, top: int | None = None) -> list[Detections]:
     """Detects objects in a batch of images.
 
     The network runs in evaluation mode, and returns to its previous mode.
@@ -57,6 +57,7 @@ def detect(model: Model, images: Sequence[Image.Image], threshold: float) -> lis
         model: the model.
         images: RGB images that have the same size after resizing for the network.
         threshold: lowest score to report, in [0, 1].
+        top: largest number of detections per image; by default the number of object queries.
 
     Raises:
         InputError: if the weights are not fp32.
@@ -73,5 +74,5 @@ def detect(model: Model, images: Sequence[Image.Image], threshold: float) -> lis
     finally:
         for module, mode in modes:
             module.training = mode
-    found = detections(predictions, [image.size for image in images], model.classes, softmax=network.softmax)
+    found = detections(predictions, [image.size for image in images], model.classes, top, softmax=network.softmax)
     return [each.above(threshold) for each in found]

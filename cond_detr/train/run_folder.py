@@ -13,7 +13,7 @@ from cond_detr.config import Config, to_dict
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import results_dict
-from cond_detr.files import locked, make_folder, replacing, write_json, write_text
+from cond_detr.files import locked, make_folder, write_json, write_picture, write_text
 from cond_detr.train.curves import metrics_figure
 
 RUNS = Path("runs")
@@ -110,13 +110,11 @@ class RunFolder:
     def write_log(self, history: Sequence[dict[str, Any]]) -> None:
         """Writes log.jsonl and metrics.png for the records of the finished epochs."""
         write_text(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-        with replacing(self.path / "metrics.png") as file:
-            metrics_figure(history).savefig(file, format="png", dpi=110)
+        write_picture(self.path / "metrics.png", metrics_figure(history), dpi=110)
 
     def write_predictions(self, picture: Image.Image) -> None:
         """Writes predictions.png."""
-        with replacing(self.predictions) as file:
-            picture.save(file, format="PNG")
+        write_picture(self.predictions, picture)
 
     def write_results(self, evaluation: Evaluation, **more: Any) -> None:
         """Writes results.json: metrics, and further entries."""

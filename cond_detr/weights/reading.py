@@ -109,7 +109,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, "pt") as file:
         about = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    names = ("format", "config", "classes") if "config" in about else ()
+    names = ["format", "config", "classes", *(["trained"] if "trained" in about else [])] if "config" in about else []
     described = {name: json.loads(about[name], parse_int=_whole_number) for name in names}
     return {**described, "model": tensors}
 
