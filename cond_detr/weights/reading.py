@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cond_detr.errors import InputError, shown
+from cond_detr.files import why_no_file
 from cond_detr.weights import torch_file
 from cond_detr.weights.download import fetch
 from cond_detr.weights.naming import StateDict
@@ -90,7 +91,7 @@ def read(path: Path, called: str | None = None) -> Any:
         best = path / "best.pt"
         if os.path.isfile(best):  # noqa: PTH113
             raise InputError(f"{called} is a folder; its best model is {best}")
-        raise InputError(f"{called} {'is a folder' if os.path.isdir(path) else 'does not exist'}")  # noqa: PTH112
+        raise InputError(f"{called} {why_no_file(path)}")
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else torch_file.load(path)
     except InputError as error:
