@@ -41,8 +41,10 @@ def open_source(source: str) -> tuple[Path, Any]:
     Raises:
         InputError: if it cannot be downloaded or read.
     """
-    if not source.startswith(("https://", "http://")):
+    if "://" not in source:
         return Path(source), read(Path(source))
+    if not source.startswith(("https://", "http://")):
+        raise InputError(f"weights {source} cannot be downloaded: an address must begin with https://")
     # many files have the same name, such as model.safetensors
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     try:
