@@ -114,6 +114,17 @@ def make_folder(path: Path) -> None:
         raise InputError(f"folder {path} cannot be made: {why}") from None
 
 
+def as_path(value: Any) -> Path:
+    """The path that an argument ``path`` is.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"path must be a path or text, got {shown(value)}")
+    return Path(value)
+
+
 def why_no_file(path: Path) -> str:
     """Why a path is no regular file, for messages."""
     # unlike Path's methods, these are False for what no file can be called

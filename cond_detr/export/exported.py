@@ -13,7 +13,7 @@ from torch import Tensor
 from cond_detr.data.images import ImageLike, to_network_input
 from cond_detr.errors import InputError, need
 from cond_detr.export.about import KEY, About
-from cond_detr.files import why_no_file
+from cond_detr.files import as_path, why_no_file
 from cond_detr.models.predictions import Ranked
 from cond_detr.predict.detect import each_image
 from cond_detr.predict.detections import Detections, in_pixels
@@ -36,7 +36,7 @@ class Exported:
     """
 
     def __init__(self, path: str | Path, *, trust_code: bool = False) -> None:
-        path = Path(path)
+        path = as_path(path)
         if not os.path.isfile(path):  # noqa: PTH113 - False also for what no file can be called
             raise InputError(f"exported file {path} {why_no_file(path)}")
         if path.suffix not in {".onnx", ".pt2"}:

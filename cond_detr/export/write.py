@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from cond_detr.errors import InputError, need, shown
 from cond_detr.export.about import KEY, About
-from cond_detr.files import make_folder
+from cond_detr.files import as_path, make_folder, why_no_file
 from cond_detr.models.model import Model, unfused
 from cond_detr.models.predictions import Ranked, best
 
@@ -57,18 +57,21 @@ def export(model: Model, path: str | Path, kind: str | None = None) -> None:
         kind: one of :data:`FORMATS`; by default "onnx" if the file ends in .onnx, else "torch".
 
     Raises:
-        InputError: if the format is unknown, the suffix is not the format's, or a package is missing.
+        InputError: if the format is unknown, the suffix is not the format's, the file cannot be written, or a package
+            is missing.
     """
-    path = Path(path)
-    kind = kind or ("onnx" if path.suffix == ".onnx" else "torch")
-    suffix = ".onnx" if kind == "onnx" else ".pt2"
-    if kind not in FORMATS:
+    path = as_path(path)
+    if kind is None:
+        if path.suffix not in (".onnx", ".pt2"):
+            raise InputError(f"{path} should end in .onnx or .pt2")
+        kind = "onnx" if path.suffix == ".onnx" else "torch"
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise InputError(f"unknown format {shown(kind)}; there are {', '.join(FORMATS)}")
+    suffix = ".onnx" if kind == "onnx" else ".pt2"
     if path.suffix != suffix:
         raise InputError(f"{path} should end in {suffix} for format {kind}")
     make_folder(path.parent)
-    with path.open("ab"):  # fails now, and not after minutes, if it cannot be written
-        pass
+    _check_writable(path)
     about = About.of(model).write()
     if kind == "onnx":
         _write_onnx(trace(model), path, about)
@@ -78,6 +81,16 @@ def export(model: Model, path: str | Path, kind: str | None = None) -> None:
         torch._inductor.aoti_compile_and_package(
             trace(model), package_path=str(path), inductor_configs={"aot_inductor.metadata": {KEY: about}}
         )
+
+
+def _check_writable(path: Path) -> None:
+    """Checks now, and not after minutes, that a file can be written."""
+    if path.exists() and not path.is_file():  # opening a pipe that nobody reads would wait for ever
+        raise InputError(f"{path} {why_no_file(path)}")
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _write_onnx(program: ExportedProgram, path: Path, about: str) -> None:
