@@ -8,12 +8,14 @@ from typing import Any, ClassVar, TypeVar, cast, overload
 import torch
 from typing_extensions import Self
 
-from cond_detr.classes import Classes
+from cond_detr.classes import MOST_CLASSES, Classes
 from cond_detr.config import RunConfig, TrainConfig, configure
 from cond_detr.data.images import ImageLike
+from cond_detr.devices import device_named
 from cond_detr.errors import InputError, shown
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import evaluate
+from cond_detr.files import as_path
 from cond_detr.keywords import PresetSettings, TrainingSettings, keywords_of, named_keywords_of
 from cond_detr.models.model import Model
 from cond_detr.predict.detect import predict
@@ -62,8 +64,9 @@ class Detector(Model):
             InputError: if the preset or a setting does not exist, or a setting cannot have its value.
         """
         count = settings.pop("num_classes", 91)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InputError(f"num_classes must be a whole number of at least 1, got {shown(count)}")
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_CLASSES:
+            wanted = f"a whole number of at least 1 and at most {MOST_CLASSES}"
+            raise InputError(f"num_classes must be {wanted}, got {shown(count)}")
         if cls.kind is not None:
             settings.setdefault("kind", cls.kind)
         return cls._of(Model.new(configured(name, settings), Classes.numbered(count)), "the preset with these settings")
@@ -150,11 +153,7 @@ class Detector(Model):
         return self
 
     def evaluate(
-        self,
-        dataset_dir: str | Path | None = None,
-        *,
-        batch_size: int | None = None,
-        workers: int | None = None,
+        self, dataset_dir: str | Path | None = None, *, batch_size: int | None = None, workers: int | None = None
     ) -> Evaluation:
         """Computes COCO's metrics on the validation images of a data set, as ``cond-detr evaluate`` does.
 
@@ -217,14 +216,14 @@ class Detector(Model):
             InputError: if the file has another suffix.
             OSError: if it cannot be written.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.suffix not in {".pt", ".pth", ".safetensors"}:
             raise InputError(f"{path} should end in .pt, .pth or .safetensors")
         Checkpoint(path, self.config, self.classes, self.network.state_dict(), trained=self.trained).save()
 
     def to(self, device: str | torch.device) -> Self:
-        """Moves the network to a device; returns the detector itself."""
-        self.network.to(device)
+        """Moves the network to a device, or raises InputError if there is none such; returns the detector itself."""
+        self.network.to(device_named(str(device)))
         return self
 
     def info(self) -> dict[str, Any]:

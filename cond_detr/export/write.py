@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from cond_detr.errors import InputError, need, shown
 from cond_detr.export.about import KEY, About
-from cond_detr.files import make_folder, replacing
+from cond_detr.files import as_path, make_folder, replacing, why_no_file
 from cond_detr.models.model import Model, unfused
 from cond_detr.models.predictions import Ranked, best
 
@@ -65,21 +65,30 @@ def export(model: Model, path: str | Path, kind: str | None = None) -> None:
         kind: one of :data:`FORMATS`; by default "onnx" if the file ends in .onnx, else "torch".
 
     Raises:
-        InputError: if the format is unknown, the suffix is not the format's, or a package is missing.
+        InputError: if the format is unknown, the suffix is not the format's, the file cannot be written, or a package
+            is missing.
     """
-    path = Path(path)
-    kind = kind or ("onnx" if path.suffix == ".onnx" else "torch")
-    suffix = ".onnx" if kind == "onnx" else ".pt2"
-    if kind not in FORMATS:
+    path = as_path(path)
+    if kind is None:
+        if path.suffix not in (".onnx", ".pt2"):
+            raise InputError(f"{path} should end in .onnx or .pt2")
+        kind = "onnx" if path.suffix == ".onnx" else "torch"
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise InputError(f"unknown format {shown(kind)}; there are {', '.join(FORMATS)}")
+    suffix = ".onnx" if kind == "onnx" else ".pt2"
     if path.suffix != suffix:
         raise InputError(f"{path} should end in {suffix} for format {kind}")
     if kind == "onnx":
         need("export", "onnx", "onnxscript")
     make_folder(path.parent)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} {why_no_file(path)}")
     # fails now, and not after minutes, if it cannot be written; torch's own writer aborts when a disk is full
-    with replacing(path) as file, quiet():
-        file.write(content(model, kind))
+    try:
+        with replacing(path) as file, quiet():
+            file.write(content(model, kind))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def content(model: Model, kind: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cond_detr.data.images import ImageLike, InputSize, is_one, open_image, to_network_input
+from cond_detr.data.images import ImageLike, InputSize, is_one, no_image, open_image, to_network_input
 from cond_detr.errors import InputError
 from cond_detr.models.model import Model
 from cond_detr.precision import fp32_products
@@ -44,7 +44,13 @@ def each_image(
     def found_in(image: ImageLike) -> Detections:
         return replace(detect_in(open_image(image, size=size)), image=image)
 
-    return found_in(images) if is_one(images) else [found_in(image) for image in images]
+    if is_one(images):
+        return found_in(images)
+    try:
+        several = iter(images)
+    except TypeError:
+        raise no_image(images) from None
+    return [found_in(image) for image in several]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from cond_detr.classes import Classes
 from cond_detr.data.annotations import ImageRecord
 from cond_detr.data.images import IMAGE_SUFFIXES, ImageLike
 from cond_detr.errors import InputError, need, shown
-from cond_detr.files import write_json, write_picture
+from cond_detr.files import as_path, write_json, write_picture
 from cond_detr.models.predictions import Predictions, Ranked, best
 from cond_detr.predict.drawing import draw_detections
 
@@ -174,7 +174,7 @@ class Detections(Sequence[Detection]):
             InputError: if the suffix is of no known format.
             OSError: if the file cannot be written.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.suffix.lower() == ".json":
             write_json(path, self.to_dicts())
         elif path.suffix.lower() in IMAGE_SUFFIXES:

@@ -20,6 +20,7 @@ from cond_detr.data.dataset import CocoDataset
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import classes_in, measure, run_over
+from cond_detr.files import read_text
 from cond_detr.models.model import Model
 from cond_detr.predict.detections import Detections, ground_truth
 from cond_detr.predict.drawing import draw_detections
@@ -27,6 +28,7 @@ from cond_detr.predict.lettering import families, in_figure
 from cond_detr.train.curves import metrics_figure
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.version import __version__
+from cond_detr.weights.progress import RECORDED, is_record
 from cond_detr_kernels import linear_sum_assignment
 
 THRESHOLD = 0.3
@@ -196,12 +198,15 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
         InputError: if there is no log, or it is damaged or empty.
     """
     path = folder.path / "log.jsonl"
-    try:
-        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if not all(isinstance(record, dict) and {"epoch", "train_loss", "AP"} <= record.keys() for record in history):
-        raise InputError(f"{path} is no log of a run: a line lacks epoch, train_loss or AP")
+    history: list[dict[str, Any]] = []
+    for line in read_text(path, "log").splitlines():
+        try:
+            history.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} is no log of a run: line {len(history) + 1} is not valid JSON: {error}") from None
+        if not is_record(history[-1]):
+            wanted = ", ".join(sorted(RECORDED))
+            raise InputError(f"{path} is no log of a run: line {len(history)} must have numbers as {wanted}")
     if not history:
         raise InputError(f"{path} is empty: no epoch has finished yet")
     return history
@@ -217,9 +222,11 @@ def page(model: Model, dataset: CocoDataset, folder: RunFolder, workers: int) ->
         workers: number of processes that load images.
 
     Raises:
-        InputError: if the log or an image cannot be read, or the classes of the data set are not the model's.
+        InputError: if the log, the settings or an image cannot be read, or the data set has classes that the model has
+            not.
     """
     history = read_history(folder)
+    settings = read_text(folder.path / "config.json", "settings file")
     found = run_over(
         model,
         dataset,
@@ -245,7 +252,7 @@ def page(model: Model, dataset: CocoDataset, folder: RunFolder, workers: int) ->
         best=pictures(judged[:SHOWN], dataset),
         worst=pictures(judged[: -SHOWN - 1 : -1], dataset),
         attention=attention(model, dataset, judged),
-        settings=html.escape((folder.path / "config.json").read_text(encoding="utf-8")),
+        settings=html.escape(settings),
         versions=html.escape(f"cond-detr {__version__}, torch {torch.__version__}; {trained_at(model)}"),
     )
 

@@ -73,7 +73,7 @@ def _check_numbers(values: dict[str, Any]) -> None:
 def _check_losses(sums: Any, history: Any, epoch: int) -> None:
     if not isinstance(sums, list) or len(sums) != len(LOSS_NAMES) or not all(map(_is_number, sums)):
         raise InputError(f"progress: loss_sums must be {len(LOSS_NAMES)} finite numbers")
-    if not isinstance(history, list) or len(history) != epoch or not all(map(_is_record, history)):
+    if not isinstance(history, list) or len(history) != epoch or not all(map(is_record, history)):
         raise InputError("progress: history must be records of losses and metrics")
     if any(record["epoch"] != i + 1 for i, record in enumerate(history)):
         raise InputError(f"progress: history must have a record of each of {epoch} epochs")
@@ -83,7 +83,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and -LARGEST < value < LARGEST
 
 
-def _is_record(value: Any) -> bool:
+def is_record(value: Any) -> bool:
     """Whether a value is a record of log.jsonl; a metric that could not be measured is None."""
     return (
         isinstance(value, dict)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cond_detr.errors import InputError, shown
+from cond_detr.files import why_no_file
 from cond_detr.weights import torch_file
 from cond_detr.weights.download import fetch
 from cond_detr.weights.naming import StateDict
@@ -40,8 +41,10 @@ def open_source(source: str) -> tuple[Path, Any]:
     Raises:
         InputError: if it cannot be downloaded or read.
     """
-    if not source.startswith(("https://", "http://")):
+    if "://" not in source:
         return Path(source), read(Path(source))
+    if not source.startswith(("https://", "http://")):
+        raise InputError(f"weights {source} cannot be downloaded: an address must begin with https://")
     # many files have the same name, such as model.safetensors
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     try:
@@ -90,7 +93,7 @@ def read(path: Path, called: str | None = None) -> Any:
         best = path / "best.pt"
         if os.path.isfile(best):  # noqa: PTH113
             raise InputError(f"{called} is a folder; its best model is {best}")
-        raise InputError(f"{called} {'is a folder' if os.path.isdir(path) else 'does not exist'}")  # noqa: PTH112
+        raise InputError(f"{called} {why_no_file(path)}")
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else torch_file.load(path)
     except InputError as error:
