@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cond_detr.errors import InputError, shown
+from cond_detr.errors import MOST, InputError, shown
 
 T = TypeVar("T")
 # Exclusive limits of 64-bit integers and of doubles
@@ -220,10 +220,12 @@ def from_dict(values: Any, kind: type[T]) -> T:
         raise InputError(f"{kind.__name__} must be settings by name, got {shown(values)}")
     types = get_type_hints(kind)
     names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(map(str, values.keys() - names))
+    unknown = [shown(name)[1:-1] if isinstance(name, str) else shown(name) for name in values if name not in names]
     if unknown:
+        more = f" and {len(unknown) - MOST} more" * (len(unknown) > MOST)
         raise InputError(
-            f"unknown settings for {kind.__name__}: {', '.join(unknown)}; known are {', '.join(sorted(names))}"
+            f"unknown settings for {kind.__name__}: {', '.join(sorted(unknown)[:MOST])}{more}; "
+            f"known are {', '.join(sorted(names))}"
         )
     section: Any = kind
     known = declared(section)

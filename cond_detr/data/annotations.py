@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask
 
 from cond_detr.classes import UNUSED, Classes, in_one_line
+from cond_detr.data.masks import mask_bounds
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_json
 
@@ -225,12 +225,10 @@ def box_of(annotation: dict[str, Any]) -> list[float] | None:
     shape = annotation["segmentation"]
     try:
         if isinstance(shape, dict):
-            if isinstance(shape["counts"], list):
-                shape = mask.frPyObjects(shape, *shape["size"])
-            return [float(value) for value in mask.toBbox(shape)]
+            return mask_bounds(shape)
         corners = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in shape])
         low, high = corners.min(0), corners.max(0)
-    except Exception:  # a mask that is none can raise anything
+    except Exception:  # polygons that are none can raise anything
         return None
     return [float(value) for value in (*low, *(high - low))]
 

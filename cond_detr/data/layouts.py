@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -88,8 +89,10 @@ def exif_convention(folder: Path, records: Sequence[ImageRecord], wanted: str) -
     told, silent = Counter[bool](), 0
     for record in records[:: -(-len(records) // LOOKED_AT)]:
         try:
-            with image_file(load.path_of(record.file_name)) as image:
-                stored, orientation = image.size, image.getexif().get(ORIENTATION, 1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # as where it is loaded
+                with image_file(load.path_of(record.file_name)) as image:
+                    stored, orientation = image.size, image.getexif().get(ORIENTATION, 1)
         except Exception:  # whoever loads it says what is wrong with it
             continue
         if orientation in SIDEWAYS and stored[0] != stored[1] and record.size in (stored, stored[::-1]):

@@ -46,11 +46,14 @@ class Exported:
                 f"exported file {path} is a program, which can do anything to this machine; if you made it or trust "
                 "who did, open it with trust_code=True, otherwise use an ONNX file"
             )
+        if path.suffix == ".onnx":
+            need("export", "onnxruntime")
+        self.path = path
         try:
             self.graph, about = _open_onnx(path) if path.suffix == ".onnx" else _run_program(path)
             self.about = About.read(about)
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"exported file {path} cannot be used: {error}") from None
         except Exception:  # a damaged file can raise anything
             raise InputError(
                 f"exported file {path} cannot be read: it is damaged, or nothing that was exported here"
@@ -70,17 +73,32 @@ class Exported:
     def _detect(self, image: Image.Image, threshold: float) -> Detections:
         about = self.about
         pixels = to_network_input(image, about.image_size, about.max_size)
-        return in_pixels(self.graph(pixels[None]), [image.size], about.classes)[0].above(threshold)
+        found = self.graph(pixels[None])
+        if not _fits(found, len(about.classes)):
+            raise InputError(f"exported file {self.path} cannot be used: its graph gives no detections of its classes")
+        return in_pixels(found, [image.size], about.classes)[0].above(threshold)
 
 
 Graph = Callable[[Tensor], Ranked]
 
 
+def _fits(found: Ranked, num_classes: int) -> bool:
+    """Whether the output of a graph for one image can be detections of so many classes."""
+    count = found.scores.shape[-1:]
+    if found.scores.shape != (1, *count) or found.labels.shape != (1, *count) or found.boxes.shape != (1, *count, 4):
+        return False
+    floats = found.scores.is_floating_point() and found.boxes.is_floating_point()
+    return (
+        floats and found.labels.dtype == torch.int64 and not ((found.labels < 0) | (found.labels >= num_classes)).any()
+    )
+
+
 def _open_onnx(path: Path) -> tuple[Graph, str]:
-    need("export", "onnxruntime")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
+    if [each.name for each in session.get_inputs()] != ["images"] or len(session.get_outputs()) != len(Ranked._fields):
+        raise InputError("its graph has other inputs or outputs than what was exported here")
 
     def graph(images: Tensor) -> Ranked:
         return Ranked(*map(torch.from_numpy, session.run(None, {"images": images.numpy()})))

@@ -120,4 +120,5 @@ def classes_beside(path: Path) -> Classes | None:
         unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
         return None if unnamed else Classes(names, tuple(range(len(names))))
     except (KeyError, TypeError, InputError) as error:
-        raise InputError(f"{file}: id2label must name the numbers from 0 on, each with another text: {error}") from None
+        why = f": {error}" if isinstance(error, InputError) else ""
+        raise InputError(f"{file}: id2label must name the numbers from 0 on, each with another text{why}") from None

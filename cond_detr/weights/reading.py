@@ -4,6 +4,7 @@ Files are read by :mod:`cond_detr.weights.torch_file` or as safetensors. The onl
 this process.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -99,7 +100,9 @@ def read(path: Path, called: str | None = None) -> Any:
     except InputError as error:
         raise InputError(f"{called} cannot be read: {error}") from None
     except OSError as error:
-        raise InputError(f"{called} cannot be read: {error.strerror or 'it is cut off'}") from None
+        # an offset in it leads to before its beginning
+        why = "it is damaged" if error.errno == errno.EINVAL else error.strerror or "it is cut off"
+        raise InputError(f"{called} cannot be read: {why}") from None
     except Exception:  # a damaged file can raise anything, and torch's own words recommend to run what is in it
         raise InputError(f"{called} cannot be read: it is damaged, or no file of tensors alone") from None
     version = content.get("format") if isinstance(content, dict) else None

@@ -1,19 +1,24 @@
 """Exported files give what the model gives, for any number and size of images, and the same detections."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli
 from cond_detr.classes import Classes
 from cond_detr.export import Exported, export
 from cond_detr.export import __main__ as exporting
-from cond_detr.export.write import Exportable
+from cond_detr.export.about import KEY
+from cond_detr.export.write import OPSET, Exportable
 from cond_detr.models.predictions import Ranked
 from cond_detr.presets import as_detr, preset
 from cond_detr.weights.checkpoint import Checkpoint
@@ -97,3 +102,56 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"this needs onnx and onnxscript: pip install 'cond-detr\[export\]'"):
         export(model, tmp_path / "x.onnx")
+
+
+def small_graph(path: Path, about: dict[str, Any], found: dict[str, np.ndarray], source: str = "images") -> None:
+    """Writes an ONNX file that always finds the same, with metadata."""
+    nodes = [helper.make_node("Constant", [], [name], value=numpy_helper.from_array(a)) for name, a in found.items()]
+    outputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in found.items()
+    ]
+    inputs = [helper.make_tensor_value_info(source, TensorProto.FLOAT, [None, 3, None, None])]
+    graph = helper.make_graph(nodes, "detector", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    helper.set_model_props(model, {KEY: json.dumps(about)})
+    path.write_bytes(model.SerializeToString())
+
+
+FOUND = {
+    "scores": np.array([[0.9]], np.float32),
+    "labels": np.array([[1]]),
+    "boxes": np.zeros((1, 1, 4), np.float32),
+}
+ABOUT = {"classes": {"names": ["a", "b"], "category_ids": [1, 2]}, "image_size": 64, "max_size": 64, "stride": 8}
+
+
+@pytest.mark.parametrize(
+    ("about", "found", "sentence"),
+    [
+        ({"image_size": "64"}, {}, "image_size must be a whole number from 1 to 8191, got '64'"),
+        ({"max_size": 1e9}, {}, "max_size must be a whole number"),
+        ({"stride": 0}, {}, "stride must be a whole number"),
+        ({"classes": {"names": ["a", 2], "category_ids": [1, 2]}}, {}, "the name of a class must be"),
+        ({"classes": {"names": ["a"], "category_ids": [1]}}, {}, "no detections of its classes"),
+        ({}, {"labels": np.array([[-1]])}, "no detections of its classes"),
+        ({}, {"labels": np.zeros((1, 1), np.float32)}, "no detections of its classes"),
+        ({}, {"boxes": np.zeros((1, 2, 4), np.float32)}, "no detections of its classes"),
+        ({}, {"more": np.zeros(1)}, "other inputs or outputs"),
+    ],
+)
+def test_files_that_others_have_changed(
+    about: dict[str, Any], found: dict[str, np.ndarray], sentence: str, tmp_path: Path
+) -> None:
+    image = Image.new("RGB", (64, 64))
+    small_graph(tmp_path / "good.onnx", ABOUT, FOUND)
+    assert Exported(tmp_path / "good.onnx").predict(image).names == ["b"]
+    small_graph(tmp_path / "bad.onnx", {**ABOUT, **about}, {**FOUND, **found})
+    with pytest.raises(InputError, match=rf"exported file .*bad\.onnx cannot be used: .*{sentence}"):
+        Exported(tmp_path / "bad.onnx").predict(image)
+
+
+def test_a_graph_of_something_else(tmp_path: Path) -> None:
+    small_graph(tmp_path / "bad.onnx", ABOUT, FOUND, source="text")
+    with pytest.raises(InputError, match=r"bad\.onnx cannot be used: its graph has other inputs or outputs"):
+        Exported(tmp_path / "bad.onnx")

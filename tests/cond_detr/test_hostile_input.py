@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -20,12 +21,15 @@ from cond_detr.attention_maps import __main__ as attention_maps
 from cond_detr.check_data import __main__ as check_data
 from cond_detr.classes import Classes
 from cond_detr.config import to_dict
-from cond_detr.data.annotations import read_annotations
+from cond_detr.data.annotations import ImageRecord, read_annotations
 from cond_detr.data.images import open_image
+from cond_detr.data.layouts import exif_convention
 from cond_detr.export import Exported
+from cond_detr.options import read_config
 from cond_detr.predict import __main__ as predict
 from cond_detr.predict.drawing import draw_detections
 from cond_detr.weights.checkpoint import Checkpoint
+from cond_detr.weights.foreign import classes_beside
 from cond_detr.weights.reading import open_source
 
 MODEL = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
@@ -382,3 +386,39 @@ def test_all_problems_are_told(dataset_dir: Path, capsys: pytest.CaptureFixture[
         assert printed.count(sentence) == 1
     assert "1 boxes reach more than a pixel out of their image" in printed
     assert "1 boxes are narrower than a pixel" in printed
+
+
+def test_warnings_about_tags_are_not_shown(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Whether images are rotated is read before they are loaded, and Python's warnings name no image."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHII", 2, 0x0112, 3, 9000, 9999)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg", exif=exif)
+    record = ImageRecord(1, "a.jpg", (64, 64), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    assert exif_convention(tmp_path, [record], "auto") == (True, "")
+    assert not recwarn.list
+
+
+def test_names_of_settings_are_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"model": {**dict.fromkeys(map(str, range(500)), 1), "x" * 10**6: 1}}))
+    with pytest.raises(InputError, match=r"unknown settings for ModelConfig: .* and 493 more; known are") as error:
+        read_config(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text(json.dumps({"model": {"a\nb": 1}}))
+    with pytest.raises(InputError, match=r"ModelConfig: a\\nb; known are"):
+        read_config(tmp_path / "b.json")
+    assert len(str(error.value)) < 1000
+
+
+def test_archives_that_lead_to_before_their_beginning(tmp_path: Path) -> None:
+    torch.save(content(), tmp_path / "a.pt")
+    data = (tmp_path / "a.pt").read_bytes()
+    offset = data.rindex(b"PK\x06\x06") + 48  # of the directory, in the record behind it
+    (tmp_path / "a.pt").write_bytes(data[:offset] + struct.pack("<Q", 2**30) + data[offset + 8 :])
+    with pytest.raises(InputError, match=r"a\.pt cannot be read: it is damaged"):
+        Detector.from_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("names", [{"0": []}, "text", {"0": {}}, {"1": "a"}])
+def test_names_of_classes_that_are_none(names: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": names}))
+    with pytest.raises(InputError, match=r"config\.json: id2label must name the numbers") as error:
+        classes_beside(tmp_path / "model.safetensors")
+    assert not re.search("unhashable|indices", str(error.value))

@@ -1,5 +1,6 @@
 """The page about a run: complete, self-contained, and honest about what is good and bad."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from cond_detr import cli
+from cond_detr import InputError, cli
 from cond_detr.data import shapes
 from cond_detr.data.annotations import ImageRecord
 from cond_detr.predict.detections import Detections
 from cond_detr.report import __main__ as report
-from cond_detr.report.page import quality
+from cond_detr.report.page import page, quality, read_history
+from cond_detr.train.run_folder import RunFolder
+from cond_detr.weights.progress import RECORDED
 from tests.cond_detr.test_training import TINY, run_train
 
 VOID = {"meta", "img", "br"}
@@ -71,8 +74,8 @@ def test_a_page_that_needs_nothing_else(dataset_dir: Path, tmp_path: Path) -> No
 def test_in_a_browser(dataset_dir: Path, tmp_path: Path, width: int) -> None:
     assert run_train(*TINY, "--dataset-dir", dataset_dir, "--epochs", 1, "--output-dir", tmp_path / "run") == 0
     report.main([str(tmp_path / "run"), "--device", "cpu", "--output", str(tmp_path / "page.html")])
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    (tmp_path / "probe.html").write_text(page + PROBE, encoding="utf-8")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    (tmp_path / "probe.html").write_text(text + PROBE, encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     flags += ["--no-first-run", "--disable-background-networking", f"--window-size={width},4000"]
 
@@ -82,7 +85,7 @@ def test_in_a_browser(dataset_dir: Path, tmp_path: Path, width: int) -> None:
 
     title = re.search(r"<title>(.*?)</title>", browse("--dump-dom"))
     assert title is not None
-    assert title[1] == f"{page.count('<img')} images, 0 broken, 0 pixels too wide"
+    assert title[1] == f"{text.count('<img')} images, 0 broken, 0 pixels too wide"
     browse(f"--screenshot={tmp_path / 'page.png'}")
     colours = Image.open(tmp_path / "page.png").convert("RGB").getcolors(1 << 20)
     assert colours is None or len(colours) > 1000
@@ -109,3 +112,36 @@ def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         cli.run(report.main, [str(tmp_path / "none")])
     assert stop.value.code == 2
     assert "best.pt does not exist" in capsys.readouterr().err
+
+
+RECORD = {**dict.fromkeys(RECORDED, 0.5), "epoch": 1}
+
+
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        (b"[" * 100_000, "log.jsonl cannot be read: line 1 is not valid JSON"),
+        (b"\xff", "log.jsonl cannot be read: it is no text in UTF-8"),
+        (json.dumps({**RECORD, "train_loss": "high"}).encode(), "log.jsonl is no log of a run: line 1 lacks numbers"),
+        (json.dumps({"epoch": 1, "train_loss": 1.0, "AP": 0.5}).encode(), "log.jsonl is no log of a run: line 1"),
+        (b"", "log.jsonl is empty"),
+    ],
+)
+def test_a_damaged_log(log: bytes, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(log)
+    with pytest.raises(InputError, match=sentence):
+        read_history(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(("settings", "sentence"), [(b"\xff", "it is no text"), (None, "No such file")])
+def test_damaged_settings(settings: bytes | None, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps(RECORD))
+    if settings is not None:
+        (tmp_path / "config.json").write_bytes(settings)
+    with pytest.raises(InputError, match=f"config.json cannot be read: {sentence}"):
+        page(None, None, RunFolder(tmp_path), 0)  # type: ignore[arg-type]  # before either is used
+
+
+def test_settings_nested_beyond_measure_are_not_those_of_a_finished_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    assert not RunFolder(tmp_path).finished()
