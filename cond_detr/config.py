@@ -118,7 +118,10 @@ class DataConfig:
         "paper", "augmentation in training: the paper's flips, scales and crops; flips only; or none"
     )
     min_scale: float = setting(
-        0.6, "smallest short side in training, as a fraction of --image-size (paper augmentation only)", most=1
+        0.6,
+        "smallest short side in training, as a fraction of --image-size (paper augmentation only)",
+        least=0.05,
+        most=1,
     )
     exif: Literal["auto", "turn", "ignore"] = setting(
         "auto",
@@ -157,7 +160,7 @@ class TrainConfig:
         0.8, "when schedule step drops the learning rates: after this many epochs or, up to 1, this fraction of them"
     )
     weight_decay: float = setting(1e-4, "weight decay of AdamW, on all parameters")
-    clip_norm: float = setting(0.1, "norm to which gradients are clipped")
+    clip_norm: float = setting(0.1, "norm to which gradients are clipped", least=1e-6)
     ema: float = setting(
         0.0,
         "decay per step of a moving average of the weights, which is then evaluated and saved; 0: no average",

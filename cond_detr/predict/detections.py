@@ -105,7 +105,8 @@ class Detections(Sequence[Detection]):
         )
 
     def above(self, threshold: float) -> "Detections":
-        """The detections with a score of at least ``threshold``."""
+        """The detections with a score of at least ``threshold``, or InputError if that is not in [0, 1]."""
+        check_threshold(threshold)
         return self[self.scores >= threshold]
 
     def of_classes(self, *names: str) -> "Detections":

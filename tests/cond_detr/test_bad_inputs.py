@@ -339,7 +339,7 @@ TABLE = [
     Bad("dropout 1", lambda p: training("--dropout", "1"), "--dropout ... at least 0 and below 1 ... '1'"),
     Bad("alpha 5", lambda p: training("--focal-alpha", "5"), "--focal-alpha ... at least 0 and at most 1 ... '5'"),
     Bad("average 1.5", lambda p: training("--ema", "1.5"), "--ema ... at least 0 and below 1 ... '1.5'"),
-    Bad("scale 5", lambda p: training("--min-scale", "5"), "--min-scale ... at least 0 and at most 1 ... '5'"),
+    Bad("scale 5", lambda p: training("--min-scale", "5"), "--min-scale ... at least 0.05 and at most 1 ... '5'"),
     Bad("unknown precision", lambda p: training("--amp", "fp16"), "--amp ... 'fp16' ... off ... bf16"),
     Bad("unknown projection", lambda p: training("--projection", "blok"), "--projection ... 'blok' ... diagonal"),
     Bad("huge images", lambda p: training("--image-size", "8192"), "--image-size ... below 8192 ... '8192'"),

@@ -99,7 +99,7 @@ def test_batches_patterns_and_coco_form(checkpoint: Path, tmp_path: Path) -> Non
             assert a["class"] == b["class"]
             np.testing.assert_allclose(a["box"], b["box"], atol=0.02)
     results = json.loads((tmp_path / "together" / "coco_results.json").read_text())
-    assert len(results) == 6 * 25  # all, whatever their scores
+    assert len(results) == 6 * 25 * 3  # of every query and class, whatever their scores
     left, top, right, bottom = together[0]["detections"][0]["box"]
     first = results[0]
     assert (first["image_id"], first["category_id"] in {3, 7, 90}) == ("0.png", True)
