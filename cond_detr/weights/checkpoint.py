@@ -125,7 +125,7 @@ class Checkpoint:
                 name = min(wrong)
                 raise InputError(
                     f"checkpoint {self.path} is of another architecture: {len(wrong)} tensors differ, "
-                    f"such as {name}: expected {shape_in(own, name)}, got {shape_in(state, name)}"
+                    f"such as {shown(name)[1:-1]}: expected {shape_in(own, name)}, got {shape_in(state, name)}"
                 )
 
 

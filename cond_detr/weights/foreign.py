@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cond_detr.classes import MOST_CLASSES, UNUSED, Classes
 from cond_detr.config import Config
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, shown
 from cond_detr.models.model import new_network
 from cond_detr.models.resnet import LAYOUTS
 from cond_detr.presets import as_detr, preset
@@ -57,7 +57,7 @@ def open_checkpoint(source: str, *, preset_name: str | None = None, classes: Cla
     if wrong:
         raise InputError(
             f"{source} has the architecture of none of {', '.join(presets)}: {len(wrong)} tensors differ from the most "
-            f"similar, such as {wrong[0]}"
+            f"similar, such as {shown(wrong[0])[1:-1]}"
         )
     outputs = len(state["class_head.weight"]) - int(config.loss.classification == "softmax")
     beside = None if classes else classes_beside(path)

@@ -160,13 +160,13 @@ def _checked(name: str, tensor: Tensor) -> Tensor:
         raise InputError(f"tensor {shown(name)} has {tensor.dim()} axes, as none of a detector has")
     if _role(name) == "num_batches_tracked":  # a counter of batch norm
         if tensor.dtype != torch.int64:
-            raise InputError(f"tensor {name} must hold whole numbers (torch.int64), got {tensor.dtype}")
+            raise InputError(f"tensor {shown(name)[1:-1]} must hold whole numbers (torch.int64), got {tensor.dtype}")
         return tensor.contiguous()
     if tensor.dtype not in REAL:
-        raise InputError(f"tensor {name} must hold floating point numbers, got {tensor.dtype}")
+        raise InputError(f"tensor {shown(name)[1:-1]} must hold floating point numbers, got {tensor.dtype}")
     real = tensor.float().contiguous()
     if not real.isfinite().all():
-        raise InputError(f"tensor {name} holds numbers that are not finite")
+        raise InputError(f"tensor {shown(name)[1:-1]} holds numbers that are not finite")
     if _role(name) == "running_var" and (real < 0).any():
-        raise InputError(f"tensor {name} holds variances below 0")
+        raise InputError(f"tensor {shown(name)[1:-1]} holds variances below 0")
     return real
