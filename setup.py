@@ -122,6 +122,8 @@ def numpy_extension() -> Pybind11Extension:
 
 
 if __name__ == "__main__":
+    if sys.platform != "linux":
+        sys.exit(f"cond-detr builds and runs on Linux only, and this is {sys.platform}")
     setup(
         ext_modules=[torch_extension(find_cuda_home()), numpy_extension()],
         cmdclass={"build_ext": cpp_extension.BuildExtension},

@@ -52,7 +52,10 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # torch's own error is a RuntimeError, of the CPU and of a GPU
+        if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+            raise
         code = fail("there is not enough memory for that")
     except OSError as error:
         if error.filename is None:
@@ -170,6 +173,9 @@ def _answer(asked: str) -> int:
         meant = nearest(asked.replace("_", "-"), COMMANDS)
         known = f"did you mean {meant}?" if meant else f"there are {', '.join(COMMANDS)}"
         return fail(f"unknown command {shown(asked)}; {known}")
+    if asked and asked not in {"-h", "--help"}:
+        meant = nearest(asked, ("--help", "--version"))
+        return fail(f"unknown option {shown(asked)}; {f'did you mean {meant}?' if meant else 'see cond-detr --help'}")
     lines = [f"  {name:12}{what}" for name, what in COMMANDS.items()]
     usage = "\n".join(["usage: cond-detr COMMAND [options]", *lines, "cond-detr COMMAND --help says more"])
     helped = asked in {"-h", "--help"}

@@ -16,6 +16,9 @@ from cond_detr.settings import all_settings, change, from_dict, setting
 GRAPH_SIZE_STEP = 128
 # Of a side, more than any GPU has the memory for
 MOST_PIXELS = 2**13
+# More than any detector has; a slip of the finger would ask for more memory than there is
+MOST_CHANNELS = 2**17
+MOST_QUERIES = 2**17
 
 ABLATIONS = "ablations of the paper (each default is the paper's choice)"
 MATCHING = "loss and matching"
@@ -33,16 +36,19 @@ class ModelConfig:
     )
     backbone: str = setting("resnet50", "ResNet of the backbone, such as resnet50 or resnet101", metavar="NAME")
     dilation: bool = setting(False, "dilate the last stage of the backbone (DC5)")
-    d_model: int = setting(256, "width of the transformer", least=1, below=2**15)
-    num_heads: int = setting(8, "attention heads", least=1, below=2**15)
+    d_model: int = setting(256, "width of the transformer", least=1, below=MOST_CHANNELS)
+    num_heads: int = setting(8, "attention heads", least=1)
     encoder_layers: int = setting(6, "encoder layers", below=1000)
     decoder_layers: int = setting(6, "decoder layers", least=1, below=1000)
-    ffn_dim: int = setting(2048, "hidden width of the feed-forward networks", least=1, below=2**20)
+    ffn_dim: int = setting(2048, "hidden width of the feed-forward networks", least=1, below=MOST_CHANNELS)
     dropout: float = setting(
         0.1, "dropout probability in the transformer, also of attention weights", below=1, metavar="P"
     )
     num_queries: int = setting(
-        300, "object queries: the largest number of objects that can be found in an image", least=1, below=10**5
+        300,
+        "object queries: the largest number of objects that can be found in an image",
+        least=1,
+        below=MOST_QUERIES,
     )
     fused_attn: bool = setting(
         False,
@@ -81,7 +87,7 @@ class LossConfig:
     class_weight: float = setting(2.0, "weight of the classification term in loss and matching cost", group=MATCHING)
     l1_weight: float = setting(5.0, "weight of the L1 term", group=MATCHING)
     giou_weight: float = setting(2.0, "weight of the generalised IoU term", group=MATCHING)
-    focal_alpha: float = setting(0.25, "alpha of the focal loss", group=MATCHING)
+    focal_alpha: float = setting(0.25, "alpha of the focal loss", most=1, group=MATCHING)
     focal_gamma: float = setting(2.0, "gamma of the focal loss", group=MATCHING)
     no_object_weight: float = setting(0.1, 'weight of the "no object" class in the softmax loss', group=MATCHING)
     matcher: Literal["native", "scipy"] = setting(
@@ -112,7 +118,10 @@ class DataConfig:
         "paper", "augmentation in training: the paper's flips, scales and crops; flips only; or none"
     )
     min_scale: float = setting(
-        0.6, "smallest short side in training, as a fraction of --image-size (paper augmentation only)", most=1
+        0.6,
+        "smallest short side in training, as a fraction of --image-size (paper augmentation only)",
+        least=0.05,
+        most=1,
     )
     exif: Literal["auto", "turn", "ignore"] = setting(
         "auto",
@@ -151,7 +160,7 @@ class TrainConfig:
         0.8, "when schedule step drops the learning rates: after this many epochs or, up to 1, this fraction of them"
     )
     weight_decay: float = setting(1e-4, "weight decay of AdamW, on all parameters")
-    clip_norm: float = setting(0.1, "norm to which gradients are clipped")
+    clip_norm: float = setting(0.1, "norm to which gradients are clipped", least=1e-6)
     ema: float = setting(
         0.0,
         "decay per step of a moving average of the weights, which is then evaluated and saved; 0: no average",
@@ -193,6 +202,13 @@ class RunConfig:
     )
     threads: int | None = setting(
         None, "threads that compute on the CPU, also in matching (default: torch's choice)", least=1, below=2**10
+    )
+    timeout: int | None = setting(
+        None,
+        "seconds of silence after which a process is lost: one that loads images (default: 30), or another one of the "
+        "run (default: 600)",
+        least=1,
+        below=10**6,
     )
     tensorboard: bool = setting(False, "also write the learning curves for TensorBoard")
 

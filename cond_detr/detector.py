@@ -1,123 +1,33 @@
 """The Python interface: detectors that can be trained, evaluated, used, saved and exported."""
 
-import functools
-import inspect
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast, overload
+from typing import Any, ClassVar, TypeVar, cast, overload
 
 import torch
 from typing_extensions import Self
 
-from cond_detr.classes import Classes
-from cond_detr.config import Config, DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig, configure
+from cond_detr.classes import MOST_CLASSES, Classes
+from cond_detr.config import RunConfig, TrainConfig, configure
 from cond_detr.data.images import ImageLike
-from cond_detr.errors import InputError, nearest, shown
+from cond_detr.devices import device_named
+from cond_detr.errors import InputError, shown
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import evaluate
+from cond_detr.files import as_path
+from cond_detr.keywords import PresetSettings, TrainingSettings, keywords_of, named_keywords_of
 from cond_detr.models.model import Model
 from cond_detr.predict.detect import predict
 from cond_detr.predict.detections import Detections
 from cond_detr.presets import configured
-from cond_detr.settings import all_settings, declared
+from cond_detr.settings import declared
 from cond_detr.train.run import Running, train_model
 from cond_detr.weights.checkpoint import Checkpoint
 from cond_detr.weights.opening import open_model
 from cond_detr.weights.transfer import LoadedWeights, load_weights
 
-P = ParamSpec("P")
-S = TypeVar("S")
-R = TypeVar("R")
 D = TypeVar("D", bound="Detector")
-
-
-@dataclass(frozen=True)
-class PresetSettings(ModelConfig, LossConfig, DataConfig, TrainConfig):
-    """Keywords of :meth:`Detector.from_preset`: ``num_classes``, and every setting of a model and its training."""
-
-    num_classes: int = 91
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings(LossConfig, DataConfig, TrainConfig, RunConfig):
-    """Keywords of :meth:`Detector.train`: all settings but those of the architecture."""
-
-
-def keywords_of(
-    settings: Callable[P, Any],
-) -> Callable[[Callable[[S, dict[str, Any]], R]], Callable[Concatenate[S, P], R]]:
-    """Decorator that gives a method the fields of a dataclass of settings as keywords, visible to type checkers.
-
-    The decorated method receives a dictionary of the keywords that were passed.
-
-    Args:
-        settings: the dataclass.
-    """
-
-    def decorate(method: Callable[[S, dict[str, Any]], R]) -> Callable[Concatenate[S, P], R]:
-        @functools.wraps(method)
-        def call(self: S, /, *args: P.args, **values: P.kwargs) -> R:
-            return method(self, _bound(method.__name__, settings, args, values))
-
-        _show_signature(call, method, settings)
-        return call
-
-    return decorate
-
-
-def named_keywords_of(
-    settings: Callable[P, Any],
-) -> Callable[[Callable[[S, str, dict[str, Any]], R]], Callable[Concatenate[S, str, P], R]]:
-    """Like :func:`keywords_of`, for a method whose first argument is a name."""
-
-    def decorate(method: Callable[[S, str, dict[str, Any]], R]) -> Callable[Concatenate[S, str, P], R]:
-        @functools.wraps(method)
-        def call(self: S, /, name: str, *args: Any, **values: Any) -> R:
-            return method(self, name, _bound(method.__name__, settings, args, values))
-
-        _show_signature(call, method, settings)
-        return cast("Callable[Concatenate[S, str, P], R]", call)
-
-    return decorate
-
-
-def _bound(method: str, settings: Callable[..., Any], args: tuple[Any, ...], values: dict[str, Any]) -> dict[str, Any]:
-    """The passed arguments by name.
-
-    Raises:
-        InputError: if a keyword is not a setting, or an argument was passed by position.
-    """
-    known = inspect.signature(settings)
-    unknown = sorted(values.keys() - known.parameters.keys())
-    if unknown:
-        raise InputError(
-            f"unknown setting {shown(unknown[0])} for {method}; {_meant(unknown[0], list(known.parameters))}"
-        )
-    try:
-        return known.bind(*args, **values).arguments
-    except TypeError:
-        raise InputError(
-            f"{method} takes settings by name, such as epochs=..., got {shown(args[-1])} without one"
-        ) from None
-
-
-def _meant(name: str, known: list[str]) -> str:
-    """What to say about a keyword that a method does not take."""
-    named_by_option = {each.option[2:].replace("-", "_"): each.name for each in all_settings(Config).values()}
-    if named_by_option.get(name, name) != name:
-        return f"it is called {named_by_option[name]}"
-    if name in all_settings(Config):
-        return "it belongs to from_preset, for it decides what the network is"
-    meant = nearest(name, known)
-    return f"did you mean {meant}?" if meant else f"there are {', '.join(sorted(known))}"
-
-
-def _show_signature(call: Any, method: Callable[..., Any], settings: Callable[..., Any]) -> None:
-    own = list(inspect.signature(method).parameters.values())[:-1]
-    theirs = inspect.signature(settings).parameters.values()
-    call.__signature__ = inspect.Signature([*own, *theirs])
 
 
 class Detector(Model):
@@ -154,8 +64,9 @@ class Detector(Model):
             InputError: if the preset or a setting does not exist, or a setting cannot have its value.
         """
         count = settings.pop("num_classes", 91)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InputError(f"num_classes must be a whole number of at least 1, got {shown(count)}")
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_CLASSES:
+            wanted = f"a whole number of at least 1 and at most {MOST_CLASSES}"
+            raise InputError(f"num_classes must be {wanted}, got {shown(count)}")
         if cls.kind is not None:
             settings.setdefault("kind", cls.kind)
         return cls._of(Model.new(configured(name, settings), Classes.numbered(count)), "the preset with these settings")
@@ -186,7 +97,9 @@ class Detector(Model):
         fitting = next(each for each in (ConditionalDETR, DETR) if each.kind == kind)
         if cls.kind not in {None, kind}:
             raise InputError(f"{called} is of a {fitting.__name__}, not of a {cls.__name__}")
-        return cast(Self, (fitting if cls is Detector else cls)(model.network, model.config, model.classes))
+        return cast(
+            Self, (fitting if cls is Detector else cls)(model.network, model.config, model.classes, model.trained)
+        )
 
     def load_weights(self, source: str | Path) -> LoadedWeights:
         """Loads pretrained weights, all tensors that fit.
@@ -236,14 +149,11 @@ class Detector(Model):
         running = Running.of(how, default_device=str(self.device) if stays else None)
         trained = train_model(self, config, running)
         self.network, self.config, self.classes = trained.network, trained.config, trained.classes
+        self.trained = trained.trained
         return self
 
     def evaluate(
-        self,
-        dataset_dir: str | Path | None = None,
-        *,
-        batch_size: int | None = None,
-        workers: int | None = None,
+        self, dataset_dir: str | Path | None = None, *, batch_size: int | None = None, workers: int | None = None
     ) -> Evaluation:
         """Computes COCO's metrics on the validation images of a data set, as ``cond-detr evaluate`` does.
 
@@ -306,18 +216,21 @@ class Detector(Model):
             InputError: if the file has another suffix.
             OSError: if it cannot be written.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.suffix not in {".pt", ".pth", ".safetensors"}:
             raise InputError(f"{path} should end in .pt, .pth or .safetensors")
-        Checkpoint(path, self.config, self.classes, self.network.state_dict()).save()
+        Checkpoint(path, self.config, self.classes, self.network.state_dict(), trained=self.trained).save()
 
     def to(self, device: str | torch.device) -> Self:
-        """Moves the network to a device; returns the detector itself."""
-        self.network.to(device)
+        """Moves the network to a device, or raises InputError if there is none such; returns the detector itself."""
+        self.network.to(device_named(str(device)))
         return self
 
     def info(self) -> dict[str, Any]:
-        """Describes the detector: kind, preset, parameters, stride, image sizes, device and class names."""
+        """Describes the detector: kind, preset, parameters, stride, image sizes, device and class names.
+
+        After a training also ``trained``: epoch, AP of the validation images (in [0, 1]), data set, date and version.
+        """
         return {
             "kind": self.config.model.kind,
             "preset": self.config.preset,
@@ -328,6 +241,7 @@ class Detector(Model):
             "max_size": self.config.data.max_size,
             "device": str(self.device),
             "classes": list(self.classes.names),
+            **({"trained": self.trained} if self.trained else {}),
         }
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ def device_named(name: str | None) -> torch.device:
         device: torch.device | None = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in {"cpu", "cuda"}:
+    if device is None or device.type not in {"cpu", "cuda"} or (device.type == "cpu" and device.index):
         raise InputError(f"`device` must be cpu, cuda or cuda:N, got {shown(name)}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"`device` {name}: this torch ({torch.__version__}) sees no CUDA device")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -13,20 +14,44 @@ from cond_detr.errors import InputError
 
 T = TypeVar("T")
 
+# Seconds. One process may write a checkpoint, or download weights, while the others wait
+PATIENCE = 600
+# In messages of torch's backends about a process that is gone or silent
+LOST = ("gloo", "NCCL", "nccl", "Connection closed by peer", "Timed out waiting")
+
 
 @contextlib.contextmanager
-def processes(device: torch.device) -> Iterator[None]:
+def processes(device: torch.device, timeout: int | None = None) -> Iterator[None]:
     """Joins torchrun's process group for the length of a block.
 
     Does nothing if torchrun did not start this process, or a process group exists already.
+
+    Args:
+        device: device of this process.
+        timeout: seconds of silence after which another process is lost; by default :data:`PATIENCE`.
+
+    Raises:
+        InputError: if another process is gone or silent.
     """
     joins = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() and not dist.is_initialized()
-    if joins:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if not joins:
+        yield
+        return
+    patience = timeout or PATIENCE
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=patience))
+    lost = False
     try:
         yield
+    except RuntimeError as error:
+        lost = any(word in str(error) for word in LOST)
+        if not lost:
+            raise
+        raise InputError(
+            f"another process of this run is gone, or gave nothing for {patience} seconds: what it printed says why; "
+            "`resume` continues from the last saved state"
+        ) from None
     finally:
-        if joins:
+        if not lost:  # that would wait for the lost process
             dist.destroy_process_group()
 
 

@@ -109,8 +109,55 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: what nothing can be called
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"folder {path} cannot be made: {why}") from None
+
+
+def as_path(value: Any) -> Path:
+    """The path that an argument ``path`` is.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"path must be a path or text, got {shown(value)}")
+    return Path(value)
+
+
+def why_no_file(path: Path) -> str:
+    """Why a path is no regular file, for messages."""
+    # unlike Path's methods, these are False for what no file can be called
+    if os.path.isdir(path):  # noqa: PTH112
+        return "is a folder"
+    return "is no regular file" if os.path.exists(path) else "does not exist"  # noqa: PTH110
+
+
+def why_no_folder(path: Path) -> str:
+    """Why a path is no folder, for messages."""
+    if os.path.isfile(path):  # noqa: PTH113
+        return "is a file"
+    return "is no folder" if os.path.exists(path) else "does not exist"  # noqa: PTH110
+
+
+def read_text(path: Path, called: str) -> str:
+    """Reads a text file of somebody else's; a pipe, which might never end, is refused.
+
+    Args:
+        path: the file.
+        called: what messages call it, such as "log".
+
+    Raises:
+        InputError: if it is missing, no regular file, or not UTF-8.
+    """
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise InputError(f"{called} {path} {why_no_file(path)}")
+    try:
+        return path.read_text(encoding="utf-8-sig")  # some editors begin files with a byte order mark
     except OSError as error:
-        raise InputError(f"folder {path} cannot be made: {error.strerror}") from None
+        raise InputError(f"{called} {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{called} {path} is no text: {error}") from None
 
 
 def read_json(path: Path, called: str) -> Any:
@@ -123,14 +170,9 @@ def read_json(path: Path, called: str) -> Any:
     Raises:
         InputError: if it is missing, no regular file, or not JSON.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{called} {path} is {'a folder' if path.is_dir() else 'no regular file'}")
+    text = read_text(path, called)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin files with a byte order mark
-    except FileNotFoundError:
-        raise InputError(f"{called} {path} does not exist") from None
-    except OSError as error:
-        raise InputError(f"{called} {path} cannot be read: {error.strerror}") from None
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{called} {path} is not valid JSON: {error}") from None
 
@@ -142,6 +184,27 @@ def write_json(path: Path, content: Any) -> None:
         OSError: if it cannot be written; a file at ``path`` is then left as it was.
     """
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_picture(path: Path, picture: Any, **options: Any) -> None:
+    """Writes a picture, completely or not at all.
+
+    Args:
+        path: the file, whose suffix says the format.
+        picture: PIL image, or matplotlib figure.
+        options: of the picture's own ``save`` or ``savefig``.
+
+    Raises:
+        OSError: if it cannot be written; a file at ``path`` is then left as it was.
+    """
+    suffix = path.suffix.lower()
+    save = getattr(picture, "savefig", None) or picture.save
+    with replacing(path) as file:
+        save(file, format=PICTURES.get(suffix, suffix[1:].upper()), **options)
+
+
+# Pillow's names of formats, by suffix, where they are not the suffix
+PICTURES = {".jpg": "JPEG", ".tif": "TIFF"}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -94,7 +94,7 @@ class Setting:
             if self._fits(value, kind):
                 return _stored(value, kind)
         wanted = " or ".join(dict.fromkeys(self._wanted(kind) for kind in self.kinds if kind is not NoneType))
-        raise InputError(f"`{self.name}` must be {wanted}, got {shown(value)}")
+        raise InputError(f"`{self.name}` must be {wanted}{self._limit_passed(value)}, got {shown(value)}")
 
     def parse(self, text: str) -> Any:
         """Parses the value of the command-line option.
@@ -129,6 +129,20 @@ class Setting:
     def _limit(self, kind: Any) -> float:
         below: float | None = self.about["below"]
         return below if below is not None else LARGEST_INT if kind is int else LARGEST_FLOAT
+
+    def _limit_passed(self, value: Any) -> str:
+        """Names the limit of the type to whom passed it; it stands in no other message."""
+        if not isinstance(value, (str, Real)) or any(self.about[name] is not None for name in ("below", "most")):
+            return ""
+        try:
+            number = float(value)
+        except OverflowError:
+            number = sys.float_info.max
+        except ValueError:
+            return ""
+        if int in self.kinds and number >= LARGEST_INT:
+            return " and below 2**63"
+        return " and finite" if float in self.kinds and number >= LARGEST_FLOAT else ""
 
     def _wanted(self, kind: Any) -> str:
         if get_origin(kind) is Literal:

@@ -2,7 +2,29 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Checks that an argument is a tensor.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Checks that an argument is a number, of Python, NumPy or torch.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    # while a graph is compiled, a number can be a symbol
+    if not torch.compiler.is_compiling() and not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
 
 
 def check_shape(name: str, tensor: Tensor, axes: str, sizes: Sequence[int | None]) -> None:
@@ -15,8 +37,10 @@ def check_shape(name: str, tensor: Tensor, axes: str, sizes: Sequence[int | None
         sizes: expected size of each axis, None for any size.
 
     Raises:
+        TypeError: if the argument is no tensor.
         ValueError: if the tensor has another shape.
     """
+    check_tensor(name, tensor)
     fits = tensor.dim() == len(sizes) and all(
         want is None or want == got for want, got in zip(sizes, tensor.shape, strict=True)
     )

@@ -6,10 +6,13 @@ cache folder, and ``conditional_attention`` uses it from then on.
 """
 
 import argparse
+import contextlib
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cond_detr_kernels.conditional_attention.fallback import BACKENDS, pytorch_attention
+from cond_detr_kernels.conditional_attention.launch import Launch
 from cond_detr_kernels.conditional_attention.measured import (
     KERNELS,
     Measured,
@@ -239,6 +243,49 @@ class KernelSearch:
 
         return self.timer(call) if agrees(call(), self.want[1:], self.tolerance) else None
 
+    def launches(self, *, training: bool) -> Iterator[Launch]:
+        """Yields a launch of every kernel that the search may try, each once."""
+        seen = set()
+        for launch in self._all_launches(training):
+            options = tuple(sorted((k, v) for k, v in launch.arguments.items() if k.isupper() or k.startswith("num_")))
+            if (launch.kernel, options) not in seen:
+                seen.add((launch.kernel, options))
+                yield launch
+
+    def _all_launches(self, training: bool) -> Iterator[Launch]:
+        # here, as they import Triton, which may be missing
+        from cond_detr_kernels.conditional_attention.backward import backward_launches
+        from cond_detr_kernels.conditional_attention.forward import forward_launches
+
+        for tuning in self._forward_candidates():
+            launches, out, lse = forward_launches(self.problem, tuning, self.multiprocessors)
+            yield from launches
+        if not training:
+            return
+        for changes, deterministic in ((DETERMINISTIC, True), (ONE_PASS, False)):
+            for change, candidates in changes:
+                for tuning in (self.static, *(change(self.static, blocks) for blocks in candidates)):
+                    yield from backward_launches(self.problem, out, lse, self.grad_out, tuning, deterministic)[0]
+
+
+def compile_ahead(launches: Iterable[Launch], device: torch.device, in_time: Callable[[], bool]) -> None:
+    """Compiles kernels on all processors, so that measuring does not wait for one after the other.
+
+    Args:
+        launches: of the kernels.
+        device: the CUDA device.
+        in_time: whether there is time for more.
+    """
+
+    def compile_one(launch: Launch) -> None:
+        # what cannot be compiled is not measured either
+        with contextlib.suppress(Exception), torch.cuda.device(device):
+            if in_time():
+                launch.compile()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, launches))
+
 
 def pytorch_times(
     problem: Problem,
@@ -297,6 +344,8 @@ def measure(
         times = pytorch_times(problem, padding, grad_out, situation, timer)
         want = exact(problem, padding, grad_out)
         search = KernelSearch(problem, grad_out, want, TOLERANCE[situation.dtype], timer, in_time)
+        if device.type == "cuda":
+            compile_ahead(search.launches(training=situation.training), device, in_time)
         found = search.run(training=situation.training)
     finally:
         torch.set_float32_matmul_precision(before)

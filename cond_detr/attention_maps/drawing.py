@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from cond_detr.attention_maps.maps import DetectionMaps, side_shares
+from cond_detr.predict.lettering import families, in_figure
 
 
 def draw(image: Image.Image, found: DetectionMaps) -> Any:
@@ -48,5 +49,5 @@ def draw(image: Image.Image, found: DetectionMaps) -> Any:
             if name == "spatial":
                 axis.set_title(f"head {head + 1}{sides[head]}", fontsize=8)
         row[0].set_ylabel(name, fontsize=9)
-    figure.suptitle(f"{found.name} {found.score:.2f}", fontsize=10)
+    figure.suptitle(f"{in_figure(found.name)} {found.score:.2f}", fontsize=10, family=families([found.name]))
     return figure

@@ -7,7 +7,7 @@ from pathlib import Path
 from cond_detr.check_data.findings import check_split, compare, contact_sheet, table
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.errors import InputError, printable
-from cond_detr.files import make_folder
+from cond_detr.files import make_folder, write_picture
 
 SPLITS = ("train", "val")
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.output_dir:
         make_folder(options.output_dir)
         for found in splits:
-            contact_sheet(found, options.images).save(options.output_dir / f"{found.split}.png")
+            write_picture(options.output_dir / f"{found.split}.png", contact_sheet(found, options.images))
         print(f"\nwrote {' and '.join(f'{found.split}.png' for found in splits)} to {options.output_dir}")
     return 2 if unusable else 1 if problems else 0
 

@@ -1,20 +1,22 @@
 """Statistics of a data set, problems in it, and contact sheets of its images with their boxes."""
 
 import random
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from cond_detr.data.annotations import Annotations, ImageRecord, read_annotations
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.data.layouts import FolderLoader, find_split, with_loader
 from cond_detr.errors import InputError, shown
-from cond_detr.predict.detections import Detections
+from cond_detr.predict.detections import ground_truth
 from cond_detr.predict.drawing import draw_detections, sheet
 from cond_detr.presets import PRESETS
 
@@ -34,6 +36,7 @@ class Findings:
         folder: the image folder.
         load: loads its images by the data set's convention.
         problems: a message for each problem.
+        digests: of the content of each image file that can be read, by name.
     """
 
     split: str
@@ -41,6 +44,7 @@ class Findings:
     folder: Path
     load: FolderLoader
     problems: list[str] = field(default_factory=list)
+    digests: dict[str, bytes] = field(default_factory=dict)
 
 
 def check_split(dataset_dir: Path, split: str) -> Findings:
@@ -61,6 +65,7 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
         try:
             load(record.file_name, record.size)
+            found.digests[record.file_name] = sha256((folder / record.file_name).read_bytes()).digest()
         except InputError as error:
             found.problems.append(str(error))
     found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]
@@ -71,6 +76,7 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
             f"an image has {most} objects, and preset small has {FEWEST_QUERIES} object queries: train with "
             f"--num-queries {most} or more"
         )
+    found.problems += [*boxes_of_two_classes(annotations), *copies(found.digests)]
     twice = [name for name, count in Counter(record.file_name for record in records).items() if count > 1]
     found.problems += [f"image {name} is listed more than once" for name in twice]
     listed = {Path(record.file_name).as_posix() for record in records}
@@ -79,6 +85,32 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     if unlisted:
         found.problems.append(f"{unlisted} images in {folder} are not in the annotations, and will not be used")
     return found
+
+
+def boxes_of_two_classes(annotations: Annotations) -> list[str]:
+    """A message if boxes of different classes lie on each other: the second label would be unlearnable."""
+    count, example = 0, ""
+    for record in annotations.records:
+        classes_at: dict[tuple[float, ...], set[int]] = defaultdict(set)
+        for box, label in zip(record.boxes.round().tolist(), record.labels.tolist(), strict=True):
+            classes_at[tuple(box)].add(label)
+        several = [sorted(labels) for labels in classes_at.values() if len(labels) > 1]
+        if several and not example:
+            names = (shown(annotations.classes.names[label]) for label in several[0])
+            example = f"{' and '.join(names)} in {record.file_name}"
+        count += len(several)
+    return [f"{count} boxes have more than one class, such as {example}"] * bool(count)
+
+
+def copies(digests: Mapping[str, bytes]) -> list[str]:
+    """A message if images of a split have the same content."""
+    names: dict[bytes, list[str]] = defaultdict(list)
+    for name, digest in digests.items():
+        names[digest].append(name)
+    several = [same for same in names.values() if len(same) > 1]
+    if not several:
+        return []
+    return [f"{len(several)} images are there more than once, such as {' and '.join(several[0][:2])}"]
 
 
 def odd_boxes(annotations: Annotations) -> list[str]:
@@ -94,8 +126,15 @@ def odd_boxes(annotations: Annotations) -> list[str]:
 
 
 def compare(splits: Sequence[Findings]) -> list[str]:
-    """Messages about differences between train and val: different classes, and classes without objects in train."""
+    """Messages about train and val: different classes, classes without objects in train, images that are in both."""
     problems = []
+    in_train = {digest: name for name, digest in splits[0].digests.items()}
+    both = [(in_train[digest], name) for name, digest in splits[1].digests.items() if digest in in_train]
+    if both:
+        problems.append(
+            f"{len(both)} images are in train and in val, such as {both[0][0]} and {both[0][1]}: validation measures "
+            "what was learnt by heart"
+        )
     train, val = (found.annotations for found in splits)
     for name in sorted(set(train.classes.names) ^ set(val.classes.names)):
         problems.append(f"class {shown(name)} is only in {'train' if name in train.classes.names else 'val'}")
@@ -147,7 +186,7 @@ def small_boxes(record: ImageRecord) -> int:
 
 
 def contact_sheet(found: Findings, count: int) -> Image.Image:
-    """Draws random images of a split, always the same ones, with their boxes and class names.
+    """Draws random images of a split, always the same ones, with their boxes and class names; crowds in white.
 
     Args:
         found: the split.
@@ -155,17 +194,36 @@ def contact_sheet(found: Findings, count: int) -> Image.Image:
     """
     annotations = found.annotations
     chosen = random.Random(0).sample(annotations.records, min(count, len(annotations.records)))
-    pictures = []
+    pictures, captions = [], []
     for record in sorted(chosen, key=lambda record: record.image_id):
         try:
             image = found.load(record.file_name, record.size)
         except InputError:
             continue
-        pictures.append(draw_detections(image, truth(record, annotations), scores=False))
-    return sheet(pictures)
+        objects = ground_truth(record, annotations.classes)
+        pictures.append(draw_detections(image, objects, crowds_in(annotations, record.image_id), scores=False))
+        captions.append(record.file_name)
+    return sheet(pictures, captions)
 
 
-def truth(record: ImageRecord, annotations: Annotations) -> Detections:
-    """The ground truth of an image as detections of score 1."""
-    labels, scores = torch.from_numpy(record.labels), torch.ones(len(record.labels))
-    return Detections.of(torch.from_numpy(record.boxes), scores, labels, annotations.classes)
+@dataclass(frozen=True)
+class Crowds:
+    """The crowds of an image, which training leaves out and evaluation forgives.
+
+    Attributes:
+        boxes: (n, 4) xyxy in pixels.
+        names: what is written at them.
+    """
+
+    boxes: Tensor
+    names: list[str]
+
+
+def crowds_in(annotations: Annotations, image_id: int) -> Crowds:
+    """Collects the crowds of an image."""
+    truth = annotations.ground_truth
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    found = [entry for entry in truth["annotations"] if entry["image_id"] == image_id and entry["iscrowd"]]
+    boxes = torch.tensor([entry["bbox"] for entry in found]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return Crowds(boxes, [f"crowd: {names[entry['category_id']]}" for entry in found])

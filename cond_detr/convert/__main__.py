@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cond_detr.cli import command_parser, run
+from cond_detr.convert.transformers_folder import write_folder
 from cond_detr.data.annotations import read_annotations
 from cond_detr.errors import InputError
 from cond_detr.files import make_folder
@@ -21,10 +22,11 @@ OURS = "cond-detr"
 FORMATS = {
     OURS: "this program's, with settings, class names and ids",
     "original": "the repositories of Conditional DETR and DETR",
-    "transformers": "the transformers package",
+    "transformers": "a folder for from_pretrained of the transformers package",
     "transformers-timm": "the same with timm's backbone, as in the published models",
     "torchvision": "the backbone alone",
 }
+IN_FOLDERS = ("transformers", "transformers-timm")
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
@@ -34,11 +36,11 @@ def parser() -> argparse.ArgumentParser:
         "convert",
         __doc__,
         "model.safetensors best.pt --preset dc5-r50",
-        "runs/r50/best.pt model.safetensors --to transformers",
+        "runs/r50/best.pt folder --to transformers",
         "ConditionalDETR_r50dc5_epoch50.pth best.pt --preset dc5-r50 --classes instances_val2017.json",
     )
     p.add_argument("source", metavar="SOURCE", help="file or URL to read")
-    p.add_argument("target", type=Path, metavar="TARGET", help=f"file to write, {', '.join(SUFFIXES)}")
+    p.add_argument("target", type=Path, metavar="TARGET", help=f"file to write, {', '.join(SUFFIXES)}, or folder")
     formats = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     p.add_argument("--to", choices=FORMATS, default=OURS, metavar="FORMAT", help=f"{formats} (default: {OURS})")
     p.add_argument(
@@ -66,15 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         InputError: if the source cannot be used, or has no names in the format.
     """
     options = parser().parse_args(argv)
-    if options.target.suffix not in SUFFIXES:
+    in_folder = options.to in IN_FOLDERS
+    if in_folder and options.target.suffix in SUFFIXES:
+        raise InputError(f"{options.target} should be a folder for format {options.to}, such as {options.target.stem}")
+    if not in_folder and options.target.suffix not in SUFFIXES:
         raise InputError(f"{options.target} should end in {', '.join(SUFFIXES)}")
     classes = read_annotations(options.classes).classes if options.classes else None
     checkpoint = open_checkpoint(options.source, preset_name=options.preset, classes=classes)
-    make_folder(options.target.parent)
     state = checkpoint.average or checkpoint.model
-    if options.to == OURS:
+    if in_folder:
+        state = from_ours(state, checkpoint.config.model.kind, options.to)
+        write_folder(checkpoint, state, options.target, timm=options.to == "transformers-timm")
+    elif options.to == OURS:
+        make_folder(options.target.parent)
         replace(checkpoint, path=options.target, model=state, average=None, progress=None, optimizer=None).save()
     else:
+        make_folder(options.target.parent)
         state = from_ours(state, checkpoint.config.model.kind, options.to)
         write_weights(state, options.target)
     kind, backbone = checkpoint.config.model.kind, checkpoint.config.model.backbone

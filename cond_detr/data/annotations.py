@@ -133,10 +133,16 @@ def _check_fields(raw: Any, name: str) -> None:
         for i, entry in enumerate(raw[key]):
             _check_entry(entry, FIELDS[key], f"{name}: {key}[{i}]")
     for image in raw["images"]:
-        if not 1 <= min(image["width"], image["height"]) <= max(image["width"], image["height"]) <= MOST_PIXELS:
-            raise InputError(f"{name}: image {image['id']} must have a width and a height of 1 to {MOST_PIXELS} pixels")
+        width, height = image["width"], image["height"]
+        if not 1 <= min(width, height) <= max(width, height) <= MOST_PIXELS:
+            raise InputError(
+                f"{name}: image {shown(image['id'])} must have a width and a height of 1 to {MOST_PIXELS} pixels, "
+                f"got {shown(width)} and {shown(height)}"
+            )
         if not in_one_line(image["file_name"]) or len(image["file_name"]) > LONGEST_PATH:
-            raise InputError(f"{name}: image {image['id']} has a file name that no file can have")
+            raise InputError(
+                f"{name}: image {shown(image['id'])} has a file name that no file can have: {shown(image['file_name'])}"
+            )
     if not raw["images"]:
         raise InputError(f"{name}: expected at least one image and one category, got none")
 

@@ -41,7 +41,7 @@ def open_image(source: ImageLike, *, turn: bool = True, size: "InputSize | None"
 
     Raises:
         InputError: if the file is missing or is not a readable image, the array is not (H, W, 3) uint8, or the image
-            is too narrow.
+            is empty or too narrow.
     """
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
@@ -54,12 +54,19 @@ def open_image(source: ImageLike, *, turn: bool = True, size: "InputSize | None"
         name = "image"
         image = _decode(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source, turn, name)
     else:
-        raise InputError(
-            f"an image must be a path, bytes, a binary file, a PIL image or an array, got {type(source).__name__}"
-        )
+        raise no_image(source)
+    if 0 in image.size:
+        raise InputError(f"{name} has no pixels: it is {image.width}x{image.height}")
     if size is not None:
         size.check(image.size, name)
     return image
+
+
+def no_image(source: object) -> InputError:
+    """The error about an argument that is no image."""
+    return InputError(
+        f"an image must be a path, bytes, a binary file, a PIL image or an array, got {type(source).__name__}"
+    )
 
 
 def image_file(source: "str | os.PathLike[str] | IO[bytes]") -> Image.Image:

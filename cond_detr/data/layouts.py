@@ -13,6 +13,7 @@ from PIL import Image
 from cond_detr.data.annotations import Annotations, ImageRecord
 from cond_detr.data.images import Size, image_file, open_image
 from cond_detr.errors import InputError
+from cond_detr.files import why_no_folder
 
 # EXIF's tag, and the values that exchange width and height
 ORIENTATION, SIDEWAYS = 0x0112, {5, 6, 7, 8}
@@ -136,11 +137,12 @@ def find_split(dataset_dir: Path, split: str) -> tuple[Path, Path]:
     Raises:
         InputError: if a folder or file is missing.
     """
-    if not dataset_dir.is_dir():
-        raise InputError(f"dataset folder {dataset_dir} {'is a file' if dataset_dir.exists() else 'does not exist'}")
+    # unlike Path's methods, os.path's are False for what no file can be called
+    if not os.path.isdir(dataset_dir):  # noqa: PTH112
+        raise InputError(f"dataset folder {dataset_dir} {why_no_folder(dataset_dir)}")
     for name in (split, f"{split}2017"):
         annotations = dataset_dir / "annotations" / f"instances_{name}.json"
-        if annotations.is_file():
+        if annotations.exists():  # whoever reads it says if it is no file
             break
     else:
         raise InputError(f"annotation file {dataset_dir}/annotations/instances_{split}.json does not exist")
@@ -148,4 +150,4 @@ def find_split(dataset_dir: Path, split: str) -> tuple[Path, Path]:
     for folder in folders:
         if folder.is_dir():
             return folder, annotations
-    raise InputError(f"image folder {folders[0]} does not exist")
+    raise InputError(f"image folder {folders[0]} {why_no_folder(folders[0])}")

@@ -103,7 +103,12 @@ class ShuffledBatches(Sampler[list[int]]):
 
 
 def train_loader(
-    dataset: CocoDataset, batches: ShuffledBatches, workers: int, pin: bool, multiple: int = 1
+    dataset: CocoDataset,
+    batches: ShuffledBatches,
+    workers: int,
+    pin: bool,
+    multiple: int = 1,
+    timeout: int | None = None,
 ) -> DataLoader[Batch]:
     """Makes the loader of the training set; its worker processes live as long as it does.
 
@@ -113,12 +118,19 @@ def train_loader(
         workers: number of worker processes.
         pin: whether to load into pinned memory.
         multiple: height and width of the batches are multiples of it.
+        timeout: seconds of silence after which a worker process is lost; by default :data:`PATIENCE`.
     """
-    return _loader(dataset, batches, workers, pin, multiple, persistent=True)
+    return _loader(dataset, batches, workers, pin, multiple, timeout, persistent=True)
 
 
 def eval_loader(
-    dataset: CocoDataset, batch_size: int, workers: int, pin: bool, rank: int, world_size: int
+    dataset: CocoDataset,
+    batch_size: int,
+    workers: int,
+    pin: bool,
+    rank: int,
+    world_size: int,
+    timeout: int | None = None,
 ) -> DataLoader[Batch]:
     """Makes the loader of this process's share of a data set; over all processes each image is loaded once.
 
@@ -129,10 +141,11 @@ def eval_loader(
         pin: whether to load into pinned memory.
         rank: rank of this process.
         world_size: number of processes.
+        timeout: seconds of silence after which a worker process is lost; by default :data:`PATIENCE`.
     """
     mine = range(rank, len(dataset), world_size)
     batches = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
-    return _loader(dataset, batches, workers, pin, 1, persistent=False)
+    return _loader(dataset, batches, workers, pin, 1, timeout, persistent=False)
 
 
 def _loader(
@@ -141,6 +154,8 @@ def _loader(
     workers: int,
     pin: bool,
     multiple: int,
+    timeout: int | None,
+    *,
     persistent: bool,
 ) -> DataLoader[Batch]:
     loader = DataLoader(
@@ -151,7 +166,7 @@ def _loader(
         pin_memory=pin,
         worker_init_fn=_leave_process_group,
         persistent_workers=persistent and workers > 0,
-        timeout=PATIENCE if workers else 0,
+        timeout=(timeout or PATIENCE) if workers else 0,
     )
     return cast("DataLoader[Batch]", loader)
 
@@ -175,7 +190,8 @@ def checked(loader: DataLoader[Batch]) -> Iterator[Batch]:
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
-        lost = "is gone" if "killed" in str(error) or "exited" in str(error) else f"gave nothing for {PATIENCE} seconds"
+        gone = "killed" in str(error) or "exited" in str(error)
+        lost = "is gone" if gone else f"gave nothing for {loader.timeout:g} seconds"
         raise InputError(
             f"a process that loads images {lost}: memory may be short, or shared memory, which containers limit "
             "(--shm-size); try fewer `workers`"

@@ -16,10 +16,7 @@ from cond_detr.errors import InputError, shown
 from cond_detr.evaluate.coco_metrics import Evaluation, evaluate_results
 from cond_detr.models.model import Model
 from cond_detr.precision import fp32_products
-from cond_detr.predict.detections import Detections, detections
-
-# Detections of an image that COCO's evaluation takes into account
-MOST_MEASURED = 100
+from cond_detr.predict.detections import MOST_MEASURED, Detections, detections
 
 
 def run_over(
@@ -30,6 +27,7 @@ def run_over(
     batch_size: int,
     workers: int = 0,
     amp: Literal["off", "bf16"] = "off",
+    timeout: int | None = None,
 ) -> list[tuple[int, Detections]]:
     """Runs a model over this process's share of a data set.
 
@@ -40,6 +38,7 @@ def run_over(
         batch_size: images per forward pass.
         workers: number of processes that load images.
         amp: "bf16" for autocast, or "off".
+        timeout: seconds of silence after which a process that loads images is lost.
 
     Returns:
         The id of each image and its best detections, of any score.
@@ -49,7 +48,7 @@ def run_over(
     """
     network, device = model.network, model.device
     pin = device.type == "cuda"
-    loader = eval_loader(dataset, batch_size, workers, pin, distributed.rank(), distributed.world_size())
+    loader = eval_loader(dataset, batch_size, workers, pin, distributed.rank(), distributed.world_size(), timeout)
     found: list[tuple[int, Detections]] = []
     # only a bar on a terminal: in a file it would be noise
     bar = tqdm(checked(loader), "evaluate", len(loader), unit="batch", leave=False, disable=None)

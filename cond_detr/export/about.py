@@ -4,13 +4,15 @@ import json
 from dataclasses import asdict, dataclass
 
 from cond_detr.classes import Classes
-from cond_detr.config import MOST_PIXELS
-from cond_detr.data.images import InputSize
+from cond_detr.config import DataConfig
+from cond_detr.data.images import IMAGENET_MEAN, IMAGENET_STD, InputSize
 from cond_detr.errors import InputError, shown
 from cond_detr.models.model import Model
+from cond_detr.settings import change
 
 # Key of the metadata in a file
 KEY = "cond_detr"
+LARGEST_STRIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,20 @@ class About:
         image_size: short side of the network's input, in pixels.
         max_size: longest long side, in pixels.
         stride: stride of the network, in pixels; smaller images are refused.
+        layout: order of the dimensions and colours of the network's input.
+        scale: what pixels from 0 to 255 are multiplied by.
+        mean: subtracted from them afterwards, by colour.
+        std: what they are divided by in the end.
     """
 
     classes: Classes
     image_size: int
     max_size: int
     stride: int
+    layout: str = "NCHW, RGB"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def input_size(self) -> InputSize:
@@ -49,13 +59,13 @@ class About:
         """Parses the JSON of :meth:`write`.
 
         Raises:
-            InputError: if a class or a size is none.
-            Exception: of any type, if it is something else.
+            Exception: of any type, if it is something else, or has sizes that no detector has.
         """
         values = json.loads(text)
         names, category_ids = values["classes"]["names"], values["classes"]["category_ids"]
-        about = cls(**{**values, "classes": Classes(tuple(names), tuple(category_ids))})
-        for name, size in (("image_size", about.image_size), ("max_size", about.max_size), ("stride", about.stride)):
-            if type(size) is not int or not 1 <= size < MOST_PIXELS:
-                raise InputError(f"{name} must be a whole number from 1 to {MOST_PIXELS - 1}, got {shown(size)}")
-        return about
+        sizes = {name: values[name] for name in ("image_size", "max_size")}
+        change(DataConfig(), sizes)
+        stride = values["stride"]
+        if type(stride) is not int or not 1 <= stride <= LARGEST_STRIDE:
+            raise InputError(f"stride must be a whole number from 1 to {LARGEST_STRIDE}, got {shown(stride)}")
+        return cls(Classes(tuple(names), tuple(category_ids)), **sizes, stride=stride)

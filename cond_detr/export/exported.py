@@ -1,5 +1,6 @@
 """Detection with exported files."""
 
+import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from cond_detr.data.images import ImageLike, to_network_input
 from cond_detr.errors import InputError, need
 from cond_detr.export.about import KEY, About
+from cond_detr.files import as_path, why_no_file
 from cond_detr.models.predictions import Ranked
 from cond_detr.predict.detect import each_image
 from cond_detr.predict.detections import Detections, in_pixels
@@ -34,9 +36,9 @@ class Exported:
     """
 
     def __init__(self, path: str | Path, *, trust_code: bool = False) -> None:
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"exported file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        path = as_path(path)
+        if not os.path.isfile(path):  # noqa: PTH113 - False also for what no file can be called
+            raise InputError(f"exported file {path} {why_no_file(path)}")
         if path.suffix not in {".onnx", ".pt2"}:
             raise InputError(f"exported file {path} must end in .onnx or .pt2")
         if path.suffix == ".pt2" and trust_code is not True:

@@ -1,8 +1,16 @@
 """Export of a detector to one file for deployment.
 
-The graph maps normalised images to the best detections. Image sizes and class names are in the metadata of the file.
+The graph maps normalised images to the best detections. How images are resized and normalised, and the class names, are
+in the metadata of the file.
 """
 
+import contextlib
+import io
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from cond_detr.errors import InputError, need, shown
 from cond_detr.export.about import KEY, About
-from cond_detr.files import make_folder
+from cond_detr.files import as_path, make_folder, replacing, why_no_file
 from cond_detr.models.model import Model, unfused
 from cond_detr.models.predictions import Ranked, best
 
@@ -57,31 +65,50 @@ def export(model: Model, path: str | Path, kind: str | None = None) -> None:
         kind: one of :data:`FORMATS`; by default "onnx" if the file ends in .onnx, else "torch".
 
     Raises:
-        InputError: if the format is unknown, the suffix is not the format's, or a package is missing.
+        InputError: if the format is unknown, the suffix is not the format's, the file cannot be written, or a package
+            is missing.
     """
-    path = Path(path)
-    kind = kind or ("onnx" if path.suffix == ".onnx" else "torch")
-    suffix = ".onnx" if kind == "onnx" else ".pt2"
-    if kind not in FORMATS:
+    path = as_path(path)
+    if kind is None:
+        if path.suffix not in (".onnx", ".pt2"):
+            raise InputError(f"{path} should end in .onnx or .pt2")
+        kind = "onnx" if path.suffix == ".onnx" else "torch"
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise InputError(f"unknown format {shown(kind)}; there are {', '.join(FORMATS)}")
+    suffix = ".onnx" if kind == "onnx" else ".pt2"
     if path.suffix != suffix:
         raise InputError(f"{path} should end in {suffix} for format {kind}")
-    make_folder(path.parent)
-    with path.open("ab"):  # fails now, and not after minutes, if it cannot be written
-        pass
-    about = About.of(model).write()
     if kind == "onnx":
-        _write_onnx(trace(model), path, about)
-    elif kind == "torch":
-        torch.export.save(trace(model), path, extra_files={KEY: about})
-    else:
-        torch._inductor.aoti_compile_and_package(
-            trace(model), package_path=str(path), inductor_configs={"aot_inductor.metadata": {KEY: about}}
+        need("export", "onnx", "onnxscript")
+    make_folder(path.parent)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} {why_no_file(path)}")
+    # fails now, and not after minutes, if it cannot be written; torch's own writer aborts when a disk is full
+    try:
+        with replacing(path) as file, quiet():
+            file.write(content(model, kind))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def content(model: Model, kind: str) -> bytes:
+    """The content of a file of one of :data:`FORMATS`."""
+    program, about = trace(model), About.of(model).write()
+    if kind == "onnx":
+        return onnx_content(program, about)
+    file = io.BytesIO()
+    if kind == "torch":
+        torch.export.save(program, file, extra_files={KEY: about})
+        return file.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        package = torch._inductor.aoti_compile_and_package(
+            program, package_path=f"{folder}/model.pt2", inductor_configs={"aot_inductor.metadata": {KEY: about}}
         )
+        return Path(package).read_bytes()
 
 
-def _write_onnx(program: ExportedProgram, path: Path, about: str) -> None:
-    need("export", "onnx", "onnxscript")
+def onnx_content(program: ExportedProgram, about: str) -> bytes:
+    """An ONNX model with names for its inputs, outputs and their dimensions."""
     made = torch.onnx.export(
         program,
         input_names=["images"],
@@ -92,4 +119,26 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str) -> None:
     )
     assert made is not None
     made.model.metadata_props[KEY] = about
-    made.save(path)
+    model = made.model_proto
+    sizes = [size.dim_param for size in model.graph.input[0].type.tensor_type.shape.dim]
+    names = {symbol: name for symbol, name in zip(sizes, ("batch", "", "height", "width"), strict=True) if symbol}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), size.dim_param)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps to itself what torch's exporters say of packages and interfaces that nobody here asked for."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,7 +1,8 @@
 """A network together with its settings and classes."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from typing_extensions import Self
@@ -36,11 +37,13 @@ class Model:
         network: from images to predictions.
         config: architecture, image sizes, and settings of its training.
         classes: names and category ids, in the order of the network's outputs.
+        trained: what is known of the training: epoch, AP (in [0, 1]), data set, date, version.
     """
 
     network: Network
     config: Config
     classes: Classes
+    trained: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Does nothing; subclasses check the arguments here."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cond_detr.data.images import ImageLike, InputSize, is_one, open_image, to_network_input
+from cond_detr.data.images import ImageLike, InputSize, is_one, no_image, open_image, to_network_input
 from cond_detr.errors import InputError
 from cond_detr.models.model import Model
 from cond_detr.precision import fp32_products
@@ -44,11 +44,17 @@ def each_image(
     def found_in(image: ImageLike) -> Detections:
         return replace(detect_in(open_image(image, size=size)), image=image)
 
-    return found_in(images) if is_one(images) else [found_in(image) for image in images]
+    if is_one(images):
+        return found_in(images)
+    try:
+        several = iter(images)
+    except TypeError:
+        raise no_image(images) from None
+    return [found_in(image) for image in several]
 
 
 @torch.no_grad()
-def detect(model: Model, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
+def detect(model: Model, images: Sequence[Image.Image], threshold: float, top: int | None = None) -> list[Detections]:
     """Detects objects in a batch of images.
 
     The network runs in evaluation mode, and returns to its previous mode.
@@ -57,6 +63,7 @@ def detect(model: Model, images: Sequence[Image.Image], threshold: float) -> lis
         model: the model.
         images: RGB images that have the same size after resizing for the network.
         threshold: lowest score to report, in [0, 1].
+        top: largest number of detections per image; by default the number of object queries.
 
     Raises:
         InputError: if the weights are not fp32.
@@ -73,5 +80,5 @@ def detect(model: Model, images: Sequence[Image.Image], threshold: float) -> lis
     finally:
         for module, mode in modes:
             module.training = mode
-    found = detections(predictions, [image.size for image in images], model.classes, softmax=network.softmax)
+    found = detections(predictions, [image.size for image in images], model.classes, top, softmax=network.softmax)
     return [each.above(threshold) for each in found]

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from cond_detr.boxes import xyxy_to_cxcywh
 from cond_detr.classes import Classes
+from cond_detr.data.annotations import ImageRecord
 from cond_detr.data.images import IMAGE_SUFFIXES, ImageLike
 from cond_detr.errors import InputError, need, shown
-from cond_detr.files import replacing, write_json
+from cond_detr.files import as_path, write_json, write_picture
 from cond_detr.models.predictions import Predictions, Ranked, best
-from cond_detr.predict.drawing import draw_boxes
+from cond_detr.predict.drawing import draw_detections
+
+# Detections of an image that COCO's evaluation takes into account
+MOST_MEASURED = 100
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class Detections(Sequence[Detection]):
         )
 
     def above(self, threshold: float) -> "Detections":
-        """The detections with a score of at least ``threshold``."""
+        """The detections with a score of at least ``threshold``, or InputError if that is not in [0, 1]."""
+        check_threshold(threshold)
         return self[self.scores >= threshold]
 
     def of_classes(self, *names: str) -> "Detections":
@@ -124,8 +129,8 @@ class Detections(Sequence[Detection]):
         """What :meth:`to_dicts` gives, as text."""
         return json.dumps(self.to_dicts(), ensure_ascii=False)
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO's result format, boxes as left, top, width, height in pixels."""
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """COCO's result format, boxes as left, top, width, height in pixels; ``image_id`` is the data set's."""
         boxes = xyxy_to_cxcywh(self.boxes.double())
         boxes[:, :2] -= boxes[:, 2:] / 2
         return [
@@ -161,7 +166,7 @@ class Detections(Sequence[Detection]):
         image = self.image if image is None else image
         if image is None:
             raise InputError("these detections do not know their image; pass it")
-        return draw_boxes(image, self.boxes, self.labels, self.names, self.scores)
+        return draw_detections(image, self)
 
     def save(self, path: str | Path) -> None:
         """Writes a picture, or with the suffix .json what :meth:`to_dicts` gives.
@@ -170,12 +175,11 @@ class Detections(Sequence[Detection]):
             InputError: if the suffix is of no known format.
             OSError: if the file cannot be written.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.suffix.lower() == ".json":
             write_json(path, self.to_dicts())
         elif path.suffix.lower() in IMAGE_SUFFIXES:
-            with replacing(path) as file:
-                self.draw().save(file, format=PICTURES.get(path.suffix.lower(), path.suffix[1:].upper()))
+            write_picture(path, self.draw())
         else:
             raise InputError(f"{path} should end in .json or one of {', '.join(sorted(IMAGE_SUFFIXES))}")
 
@@ -192,8 +196,10 @@ class Detections(Sequence[Detection]):
         return f"Detections({len(self)}{': ' * bool(first)}{', '.join(first)})"
 
 
-# Pillow's names of formats, by suffix
-PICTURES = {".jpg": "JPEG", ".tif": "TIFF"}
+def ground_truth(record: ImageRecord, classes: Classes) -> Detections:
+    """The ground truth of an image, as detections of score 1."""
+    labels, scores = torch.from_numpy(record.labels), torch.ones(len(record.labels))
+    return Detections.of(torch.from_numpy(record.boxes), scores, labels, classes)
 
 
 def check_threshold(threshold: float) -> None:

@@ -1,34 +1,27 @@
 """Drawing detections on images, and sheets of images."""
 
-import colorsys
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from cond_detr.data.images import ImageLike, open_image
+from cond_detr.predict.lettering import (
+    BLACK,
+    WHITE,
+    Box,
+    class_colour,
+    font_for,
+    legible,
+    place_label,
+    text_colour,
+)
 
 # Small images are enlarged so that labels can be read
 SMALLEST_SIDE, LARGEST_SIDE = 320, 1280
-WHITE = (255, 255, 255)
-BLACK = (0, 0, 0)
-
-
-def class_colour(label: int) -> tuple[int, int, int]:
-    """A bright RGB colour for a class; hues of consecutive classes differ by the golden ratio."""
-    r, g, b = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 1.0)
-    return int(r * 255), int(g * 255), int(b * 255)
-
-
-@cache
-def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as installed by matplotlib, size in pixels; it covers more scripts than Pillow's default font."""
-    import matplotlib  # here, as it takes a while and only pictures want it
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+# With more objects than this, labels are as small as can be read
+CROWDED = 20
 
 
 class Found(Protocol):
@@ -51,85 +44,121 @@ class Found(Protocol):
         """K class names."""
 
 
-def draw_detections(image: ImageLike, found: Found, truth: Tensor | None = None, *, scores: bool = True) -> Image.Image:
+class Truth(Protocol):
+    """Ground truth that can be drawn: :class:`cond_detr.Detections`, or what has its boxes and names."""
+
+    @property
+    def boxes(self) -> Tensor:
+        """(n, 4) xyxy in pixels."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """N class names."""
+
+
+def draw_detections(
+    image: ImageLike,
+    found: Found,
+    truth: Tensor | Truth | None = None,
+    *,
+    scores: bool = True,
+    labels: bool = True,
+) -> Image.Image:
     """Draws boxes with class names and scores on a copy of an image, which is enlarged if it is small.
 
     Args:
         image: path, PIL image, (H, W, 3) uint8 RGB array, or what else ``predict`` takes.
         found: its detections.
-        truth: (n, 4) ground truth boxes, xyxy in pixels, drawn as thin white lines.
+        truth: the ground truth, drawn in white: (n, 4) boxes, xyxy in pixels, or an object with boxes and names.
         scores: whether to write scores after the class names.
+        labels: whether to write class names.
 
     Raises:
         InputError: if the image cannot be read.
     """
-    return draw_boxes(image, found.boxes, found.labels, found.names, found.scores if scores else None, truth)
-
-
-def draw_boxes(
-    image: ImageLike,
-    boxes: Tensor,
-    labels: Tensor,
-    names: Sequence[str],
-    scores: Tensor | None = None,
-    truth: Tensor | None = None,
-) -> Image.Image:
-    """Draws boxes on a copy of an image, all labels above all boxes.
-
-    Args:
-        image: as of :func:`draw_detections`.
-        boxes: (K, 4) xyxy in pixels, the most important first.
-        labels: (K,) int64, which the colours depend on.
-        names: K class names.
-        scores: (K,), written after the names.
-        truth: (n, 4) ground truth boxes, drawn as thin white lines.
-
-    Raises:
-        InputError: if the image cannot be read.
-    """
-    image = open_image(image)
-    scale = max(1.0, min(SMALLEST_SIDE / min(image.size), LARGEST_SIDE / max(image.size)))
-    canvas = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    canvas, scale = enlarged(open_image(image))
     draw = ImageDraw.Draw(canvas)
-    font_size = max(13, round(min(canvas.size) / 32))
-    font = font_of(font_size)
     line = max(2, round(min(canvas.size) / 220))
     if truth is not None:
-        for box in (truth * scale).tolist():
-            draw.rectangle(box, outline=WHITE, width=1)
+        boxes = truth if isinstance(truth, Tensor) else truth.boxes
+        for box in (boxes * scale).tolist():
+            # white on a dark edge is seen on white as well
+            draw.rectangle(upright(box), outline=BLACK, width=line + 2)
+            draw.rectangle(upright(box), outline=WHITE, width=line)
+    places = [upright(box) for box in (found.boxes * scale).tolist()]
+    colours = [class_colour(label) for label in found.labels.tolist()]
     # the best detection is drawn last, on top
-    places = (boxes * scale).tolist()
-    for i in reversed(range(len(places))):
-        left, top, right, bottom = places[i]
-        outline = class_colour(int(labels[i]))
-        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=outline, width=line)
-    for i in reversed(range(len(places))):
-        left, top, _, _ = places[i]
-        colour = class_colour(int(labels[i]))
-        text = names[i] if scores is None else f"{names[i]} {scores[i]:.2f}"
-        width, height = draw.textlength(text, font=font) + 6, font_size + 4
-        x = min(max(left, 0), max(0, canvas.width - width))
-        y = top - height if top >= height else max(top, 0)
-        draw.rectangle((x, y, x + width, y + height), fill=colour)
-        draw.text((x + 3, y + 1), text, fill=BLACK, font=font)
+    for box, colour in reversed(list(zip(places, colours, strict=True))):
+        draw.rectangle(box, outline=colour, width=line)
+    if not labels:
+        return canvas
+    texts = list(found.names)
+    if scores:
+        texts = [f"{name} {score:.2f}" for name, score in zip(texts, found.scores.tolist(), strict=True)]
+    backgrounds = colours
+    if truth is not None and not isinstance(truth, Tensor):
+        places += [upright(box) for box in (truth.boxes * scale).tolist()]
+        texts += list(truth.names)
+        backgrounds = [*colours, *[WHITE] * len(truth.names)]
+    draw_labels(draw, canvas.size, places, texts, backgrounds)
     return canvas
 
 
-def sheet(pictures: Sequence[Image.Image], columns: int = 4, cell: int = 360, gap: int = 8) -> Image.Image:
+def enlarged(image: Image.Image) -> tuple[Image.Image, float]:
+    """A copy of an image, enlarged if it is small, and by how much."""
+    scale = max(1.0, min(SMALLEST_SIDE / min(image.size), LARGEST_SIDE / max(image.size)))
+    size = round(image.width * scale), round(image.height * scale)
+    return image.resize(size, Image.Resampling.BICUBIC), scale
+
+
+def upright(box: Sequence[float]) -> Box:
+    """A box whose right and bottom are not in front of left and top, as rounding may leave them."""
+    left, top, right, bottom = box
+    return left, top, max(left, right), max(top, bottom)
+
+
+def draw_labels(
+    draw: Any, canvas: tuple[int, int], places: Sequence[Box], texts: Sequence[str], colours: Sequence[tuple[int, ...]]
+) -> None:
+    """Writes a label at each box, above all boxes and apart from each other where there is room."""
+    size = max(11 if len(texts) > CROWDED else 13, round(min(canvas) / (48 if len(texts) > CROWDED else 32)))
+    font = font_for(texts, size)
+    taken: list[Box] = []
+    for place, text, colour in zip(places, texts, colours, strict=True):
+        text = legible(text, font)
+        label = place_label(place, (draw.textlength(text, font=font) + 6, size + 4), taken, canvas)
+        taken.append(label)
+        background = (colour[0], colour[1], colour[2])
+        draw.rectangle(label, fill=background)
+        draw.text((label[0] + 3, label[1] + 1), text, fill=text_colour(background), font=font)
+
+
+def sheet(
+    pictures: Sequence[Image.Image], captions: Sequence[str] = (), columns: int = 4, cell: int = 360, gap: int = 8
+) -> Image.Image:
     """Arranges pictures in a grid, each scaled down to fit into a square cell.
 
     Args:
         pictures: RGB images.
+        captions: what stands below them, cut to fit.
         columns: cells in a row.
         cell: side of a cell in pixels.
         gap: space between cells in pixels.
     """
-    rows = -(-len(pictures) // columns)
-    canvas = Image.new("RGB", (columns * (cell + gap) + gap, rows * (cell + gap) + gap), WHITE)
+    rows, below = -(-len(pictures) // columns), 20 if captions else 0
+    canvas = Image.new("RGB", (columns * (cell + gap) + gap, rows * (cell + below + gap) + gap), WHITE)
+    draw, font = ImageDraw.Draw(canvas), font_for(captions, 13)
     for i, picture in enumerate(pictures):
         fitted = picture.copy()
         fitted.thumbnail((cell, cell), Image.Resampling.BICUBIC)
-        left = gap + i % columns * (cell + gap) + (cell - fitted.width) // 2
-        top = gap + i // columns * (cell + gap) + (cell - fitted.height) // 2
-        canvas.paste(fitted, (left, top))
+        left = gap + i % columns * (cell + gap)
+        top = gap + i // columns * (cell + below + gap)
+        # what has a caption stands on it
+        space = cell - fitted.height if captions else (cell - fitted.height) // 2
+        canvas.paste(fitted, (left + (cell - fitted.width) // 2, top + space))
+        if captions:
+            text = legible(captions[i], font)
+            while text and draw.textlength(text, font=font) > cell:
+                text = text[1:]  # the end of a path says more than its beginning
+            draw.text((left, top + cell + 2), text, fill=BLACK, font=font)
     return canvas

@@ -5,7 +5,6 @@ import html
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
@@ -21,42 +20,57 @@ from cond_detr.data.dataset import CocoDataset
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import classes_in, measure, run_over
+from cond_detr.files import read_text
 from cond_detr.models.model import Model
-from cond_detr.predict.detections import Detections
+from cond_detr.predict.detections import Detections, ground_truth
 from cond_detr.predict.drawing import draw_detections
+from cond_detr.predict.lettering import families, in_figure
 from cond_detr.train.curves import metrics_figure
 from cond_detr.train.run_folder import RunFolder
-from cond_detr.weights.progress import is_record
+from cond_detr.version import __version__
+from cond_detr.weights.progress import RECORDED, is_record
 from cond_detr_kernels import linear_sum_assignment
 
 THRESHOLD = 0.3
 SHOWN = 6
 
 PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>$title</title>
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222;
-  overflow-wrap: anywhere; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+:root { --text: #222; --dim: #555; --line: #ccc; --back: #fff; }
+@media (prefers-color-scheme: dark) { :root { --text: #ddd; --dim: #aaa; --line: #444; --back: #181818; } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+  color: var(--text); background: var(--back); overflow-wrap: anywhere; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 table { border-collapse: collapse; margin-bottom: 1.5rem; }
-td, th { padding: .15rem .8rem .15rem 0; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-size: .85rem; color: #555; } img, svg { max-width: 100%; height: auto; }
+td, th { padding: .15rem .8rem .15rem 0; text-align: right; overflow-wrap: normal; }
+td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } .wide svg { min-width: 44rem; background: #fff; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem; }
+figure { margin: 0; } figcaption { font-size: .85rem; color: var(--dim); }
+img, svg { max-width: 100%; height: auto; } .wide svg { max-width: none; width: 100%; }
 details { margin-top: 1rem; } pre { font-size: .85rem; overflow-x: auto; }
 </style></head><body>
 <h1>$title</h1>
 <p>$summary</p>
-<h2>Learning curves</h2>$curves
-<h2>Classes</h2>$classes$precision
-<h2>Images with the best detections</h2><p>Ground truth in white; detections with a score of $threshold or more.</p>
+<h2>Precision</h2>
+<p>Average precision of the best epoch in percent, as COCO defines it: AP is the mean over ten overlaps (IoU) from .5 to
+.95 that a detection needs to count; AP50 and AP75 need .5 and .75; small objects have less than 32 x 32 pixels, large
+ones more than 96 x 96.</p>
+<div class="wide">$sizes</div>
+<h2>Learning curves</h2><div class="wide">$curves</div>
+<h2>Classes</h2><div class="wide">$classes</div><div class="wide">$precision</div>
+<h2>Images with the best detections</h2><p>Ground truth in white; detections with a score of $threshold or more. The
+number is the mean overlap (IoU) of detections and objects of the same class, where a missed object and a false
+detection count 0. Images without either are left out.</p>
 <div class="pictures">$best</div>
 <h2>Images with the worst detections</h2><div class="pictures">$worst</div>
 <h2>Where the heads look</h2>
-<p>For the surest detection in the best of these images: the last decoder layer.</p>
 $attention
 <h2>Settings</h2><details><summary>all of them</summary><pre>$settings</pre></details>
+<p>$versions</p>
 </body></html>
 """)
 
@@ -89,7 +103,7 @@ def quality(found: Detections, record: ImageRecord) -> float:
 
 
 def judge(dataset: CocoDataset, found: dict[int, Detections]) -> list[Judged]:
-    """Judges the detections in all images; returns the images, highest quality first.
+    """Judges the detections in all images that have objects or detections; returns the images, best first.
 
     Args:
         dataset: the data set.
@@ -98,7 +112,8 @@ def judge(dataset: CocoDataset, found: dict[int, Detections]) -> list[Judged]:
     judged = []
     for record in dataset.annotations.records:
         shown = found[record.image_id].above(THRESHOLD)
-        judged.append(Judged(record, shown, quality(shown, record)))
+        if len(shown) or len(record.labels):
+            judged.append(Judged(record, shown, quality(shown, record)))
     return sorted(judged, key=lambda each: (-each.quality, -len(each.record.labels)))
 
 
@@ -123,26 +138,38 @@ def pictures(chosen: Sequence[Judged], dataset: CocoDataset) -> str:
     """HTML of images with their detections and the ground truth in white."""
     figures = []
     for record, found, value in chosen:
-        image = draw_detections(dataset.load(record.file_name, record.size), found, torch.from_numpy(record.boxes))
-        figures.append(embedded(image, f"{record.file_name}: {value:.2f}"))
-    return "".join(figures)
+        truth = ground_truth(record, dataset.annotations.classes)
+        image = draw_detections(dataset.load(record.file_name, record.size), found, truth)
+        count = f"{len(found)} detections, {len(record.labels)} objects"
+        figures.append(embedded(image, f"{record.file_name}: {value:.2f}; {count}"))
+    return "".join(figures) or "<p>None.</p>"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """HTML of a table."""
+    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
+    cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+    return f"<table><tr>{titles}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+
+def size_table(evaluation: Evaluation) -> str:
+    """HTML table of AP over all objects, and by their size."""
+    names = {"AP": "AP", "AP50": "AP50", "AP75": "AP75", "APS": "small", "APM": "medium", "APL": "large"}
+    return html_table(list(names.values()), [[percent(evaluation.metrics[name]) for name in names]])
 
 
 def class_table(evaluation: Evaluation, dataset: CocoDataset) -> str:
     """HTML table of the classes: number of objects, AP and AP50 in percent."""
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f}"
-
     labels = np.concatenate([record.labels for record in dataset.annotations.records])
-    rows = [("all classes", len(labels), evaluation.metrics["AP"], evaluation.metrics["AP50"])]
+    rows = [["all classes", str(len(labels)), *(percent(evaluation.metrics[name]) for name in ("AP", "AP50"))]]
     for i, (name, values) in enumerate(evaluation.per_class.items()):
-        rows.append((name, int((labels == i).sum()), values["AP"], values["AP50"]))
-    body = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{count}</td><td>{percent(ap)}</td><td>{percent(ap50)}</td></tr>"
-        for name, count, ap, ap50 in rows
-    )
-    return f"<table><tr><th>class</th><th>objects</th><th>AP</th><th>AP50</th></tr>{body}</table>"
+        rows.append([name, str(int((labels == i).sum())), percent(values["AP"]), percent(values["AP50"])])
+    return html_table(["class", "objects", "AP", "AP50"], rows)
 
 
 def precision_figure(evaluation: Evaluation) -> Any:
@@ -155,27 +182,13 @@ def precision_figure(evaluation: Evaluation) -> Any:
     curves = {name: curve for name, curve in evaluation.precision.items() if curve is not None}
     few = len(curves) <= 10
     for name, curve in curves.items():
-        axes.plot(recall, curve, label=name if few else None, alpha=1 if few else 0.2, linewidth=1)
+        axes.plot(recall, curve, label=in_figure(name) if few else None, alpha=1 if few else 0.2, linewidth=1)
     if curves:
         axes.plot(recall, np.mean(list(curves.values()), axis=0), color="black", linewidth=2, label="mean")
-        axes.legend(loc="lower left")
+        axes.legend(loc="lower left", prop={"family": families(curves)})
     axes.set(xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     return figure
-
-
-def read_text(path: Path) -> str:
-    """Reads a text file of a run.
-
-    Raises:
-        InputError: if it is missing, or no text.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise InputError(f"{path} cannot be read: it is no text in UTF-8") from None
 
 
 def read_history(folder: RunFolder) -> list[dict[str, Any]]:
@@ -185,15 +198,15 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
         InputError: if there is no log, or it is damaged or empty.
     """
     path = folder.path / "log.jsonl"
-    history = []
-    for i, line in enumerate(read_text(path).splitlines(), 1):
+    history: list[dict[str, Any]] = []
+    for line in read_text(path, "log").splitlines():
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            raise InputError(f"{path} cannot be read: line {i} is not valid JSON") from None
-        if not is_record(record):
-            raise InputError(f"{path} is no log of a run: line {i} lacks numbers such as epoch, train_loss and AP")
-        history.append(record)
+            history.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} is no log of a run: line {len(history) + 1} is not valid JSON: {error}") from None
+        if not is_record(history[-1]):
+            wanted = ", ".join(sorted(RECORDED))
+            raise InputError(f"{path} is no log of a run: line {len(history)} must have numbers as {wanted}")
     if not history:
         raise InputError(f"{path} is empty: no epoch has finished yet")
     return history
@@ -209,10 +222,11 @@ def page(model: Model, dataset: CocoDataset, folder: RunFolder, workers: int) ->
         workers: number of processes that load images.
 
     Raises:
-        InputError: if the log, the settings or an image cannot be read, or the classes of the data set are not those of
-            the model.
+        InputError: if the log, the settings or an image cannot be read, or the data set has classes that the model has
+            not.
     """
-    history, settings = read_history(folder), read_text(folder.path / "config.json")
+    history = read_history(folder)
+    settings = read_text(folder.path / "config.json", "settings file")
     found = run_over(
         model,
         dataset,
@@ -222,22 +236,44 @@ def page(model: Model, dataset: CocoDataset, folder: RunFolder, workers: int) ->
     )
     evaluation = measure(dataset, found)
     judged = judge(dataset, dict(found))
-    first = judged[0].record
-    maps = detection_maps(model, dataset.load(first.file_name, first.size))
     m = model.config.model
     summary = (
-        f"{m.kind} with {m.backbone}, {len(history)} of {model.config.train.epochs} epochs; "
-        f"{len(dataset)} images of {dataset.annotations.name}"
+        f"{m.kind} with {m.backbone}, {len(history)} of {model.config.train.epochs} epochs, of which "
+        f"{best_epoch(history)} was the best; {len(dataset)} images of {dataset.annotations.name}"
     )
     return PAGE.substitute(
         title=html.escape(f"Run {folder.path.resolve().name}"),
         summary=html.escape(summary),
+        sizes=size_table(evaluation),
         curves=drawing(metrics_figure(history)),
         classes=class_table(evaluation, dataset),
         precision=drawing(precision_figure(evaluation)),
         threshold=THRESHOLD,
         best=pictures(judged[:SHOWN], dataset),
         worst=pictures(judged[: -SHOWN - 1 : -1], dataset),
-        attention="".join(drawing(draw(dataset.load(first.file_name, first.size), each)) for each in maps),
+        attention=attention(model, dataset, judged),
         settings=html.escape(settings),
+        versions=html.escape(f"cond-detr {__version__}, torch {torch.__version__}; {trained_at(model)}"),
     )
+
+
+def best_epoch(history: Sequence[dict[str, Any]]) -> int:
+    """The epoch that best.pt comes from: the latest of those with the highest AP."""
+    known = [record for record in history if record["AP"] is not None] or history
+    return int(max(known, key=lambda record: (record["AP"] or 0.0, record["epoch"]))["epoch"])
+
+
+def trained_at(model: Model) -> str:
+    """When and by which version a model was trained, as far as its checkpoint says so."""
+    known = model.trained
+    return f"trained by {known['version']} until {known['date']}" if {"version", "date"} <= known.keys() else ""
+
+
+def attention(model: Model, dataset: CocoDataset, judged: Sequence[Judged]) -> str:
+    """HTML of the attention maps of the surest detection in the best of the images that have any."""
+    record = next((each.record for each in judged if len(each.found)), None)
+    if record is None:
+        return f"<p>No detection has a score of {THRESHOLD} or more.</p>"
+    image = dataset.load(record.file_name, record.size)
+    maps = "".join(f'<div class="wide">{drawing(draw(image, each))}</div>' for each in detection_maps(model, image))
+    return f"<p>The last decoder layer, for the surest detection in {html.escape(record.file_name)}.</p>{maps}"

@@ -121,21 +121,28 @@ def checkpoint_to_resume(options: dict[str, Any]) -> Path:
 def latest() -> Path:
     """The most recent ``last.pt`` of an unfinished run under ``runs``.
 
-    A run that was killed after its last epoch, and before its log said so, is finished here and not chosen.
-
     Raises:
         InputError: if there is none.
     """
     for path in RunFolder.unfinished():
-        checkpoint = Checkpoint.load(path)
-        if checkpoint.progress is None or checkpoint.progress.epoch < checkpoint.config.train.epochs:
+        if not finished(Checkpoint.load(path)):
             return path
-        RunFolder(path.parent).write_log(checkpoint.progress.history)
     raise InputError(f"`resume`: nothing to resume, no unfinished run in any folder of {RUNS}/")
 
 
+def finished(checkpoint: Checkpoint) -> bool:
+    """Whether a run has no epochs left. If it was killed before its log said so, the log is written here."""
+    progress = checkpoint.progress
+    if progress is None or progress.epoch < checkpoint.config.train.epochs:
+        return False
+    folder = RunFolder(checkpoint.path.parent)
+    if not folder.finished():
+        folder.write_log(progress.history)
+    return True
+
+
 def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
-    """Settings of a resumed run: the checkpoint's. Options may change the location of the data set only.
+    """Settings of a resumed run: the checkpoint's. Options may change the number of epochs and where the data set is.
 
     Args:
         options: the given options by name.
@@ -156,19 +163,25 @@ def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
         del values["batch_size"]
     wanted = configure(config, values)
     # the data may have moved since
-    if replace(wanted, data=replace(wanted.data, dataset_dir=config.data.dataset_dir)) != config:
+    same = replace(
+        wanted,
+        data=replace(wanted.data, dataset_dir=config.data.dataset_dir),
+        train=replace(wanted.train, epochs=config.train.epochs),
+    )
+    if same != config:
         changed = [
             all_settings(Config)[name].option
             for name, value in values.items()
-            if name != "dataset_dir" and configure(config, {name: value}) != config
+            if name not in {"dataset_dir", "epochs"} and configure(config, {name: value}) != config
         ]
         raise InputError(
             f"`resume`: {', '.join(changed)} differs from what {checkpoint.path} was started with; leave it out, or "
             "start a new run from its weights with `weights`"
         )
-    if checkpoint.progress is not None and checkpoint.progress.epoch >= config.train.epochs:
+    if checkpoint.progress is not None and checkpoint.progress.epoch >= wanted.train.epochs:
         raise InputError(
-            f"`resume`: nothing to resume, {checkpoint.path} has finished its {config.train.epochs} epochs"
+            f"`resume`: nothing to resume, {checkpoint.path} has finished {checkpoint.progress.epoch} epochs; more of "
+            f"them with `epochs`, such as `epochs` {2 * checkpoint.progress.epoch}"
         )
     return wanted
 
@@ -196,6 +209,7 @@ def train(options: dict[str, Any], running: Running) -> None:
         if name in options:
             raise InputError(f"`resume` and `{name}` exclude each other: a resumed run has its own {FIXED[name]}")
     checkpoint = Checkpoint.load(checkpoint_to_resume(options))
+    finished(checkpoint)
     resumed_run(checkpoint, resumed_config(options, checkpoint), running)
 
 
@@ -213,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = vars(parser().parse_args(argv))
     running = Running.of(given(options, RunConfig))
-    with distributed.processes(running.device):
+    with distributed.processes(running.device, running.config.timeout):
         try:
             train(options, running)
         except Interrupted as stop:

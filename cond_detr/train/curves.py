@@ -27,10 +27,11 @@ def metrics_figure(history: Sequence[dict[str, Any]]) -> Any:
         losses.plot(epochs, [record[key] for record in history], marker=".", label=label)
     losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
     for key in ("AP", "AP50", "AP75"):
-        values = [float("nan") if record[key] is None else record[key] for record in history]
+        values = [float("nan") if record[key] is None else 100 * record[key] for record in history]
         precision.plot(epochs, values, marker=".", label=key)
-    precision.set(xlabel="epoch", ylabel="average precision", ylim=(0, 1))
+    precision.set(xlabel="epoch", ylabel="average precision, %", ylim=(0, 100))
     for axes in (losses, precision):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     return figure

@@ -6,6 +6,7 @@ an uninterrupted one, without saved states of random generators.
 """
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from cond_detr.train.ema import WeightAverage
 from cond_detr.train.interruption import StopSignals
 from cond_detr.train.memory import rehearse
 from cond_detr.train.optim import lr_factor, make_optimizer, restore, set_lr
+from cond_detr.train.pace import Pace, progress_bar
 from cond_detr.train.recorder import Recorder
 from cond_detr.train.sanitised import Sanitised
 from cond_detr.train.step import TrainStep
@@ -62,19 +64,23 @@ class Trainer:
         data: the data sets.
         recorder: writes the files of the run.
         workers: number of processes that load images.
+        timeout: seconds of silence after which one of them is lost.
 
     Raises:
         InputError: if the classes of the validation set are not the model's, or the training set is smaller than a
             step.
     """
 
-    def __init__(self, model: Model, data: Data, recorder: Recorder, *, workers: int) -> None:
+    def __init__(
+        self, model: Model, data: Data, recorder: Recorder, *, workers: int, timeout: int | None = None
+    ) -> None:
         train = model.config.train
         self.model = model
         self.config = model.config
         self.data = data
         self.recorder = recorder
         self.workers = workers
+        self.timeout = timeout
         self.device = model.device
         self.eval_classes = classes_in(data.val, model.classes)
         self.criterion = Criterion(model.config.loss)
@@ -92,10 +98,13 @@ class Trainer:
         )
         self.total_steps = train.epochs * self.batches.steps
         self.progress = Progress(len(data.train), self.batches.images_per_step)
+        self.pace = Pace(self.batches.steps, train.epochs)
+        self.looks = 0
         self.resumed = False
         self.sanitised = Sanitised(data.train.annotations)
         multiple = max(1, model.config.data.size_step)
-        self.loader = train_loader(data.train, self.batches, workers, self.device.type == "cuda", multiple)
+        pin = self.device.type == "cuda"
+        self.loader = train_loader(data.train, self.batches, workers, pin, multiple, timeout)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restores the state of a checkpoint, to continue from there.
@@ -112,7 +121,10 @@ class Trainer:
             ("images a step", progress.images_per_step, self.progress.images_per_step),
         ):
             if before != now:
-                raise InputError(f"`resume`: {path} was trained with other {what}: {before}, not {now}")
+                raise InputError(
+                    f"`resume`: {path} was trained with other {what}: {before}, not {now}; start a new run with "
+                    f"`weights` {path}, which goes on from what it has learnt"
+                )
         if progress.step > self.batches.steps:
             raise InputError(f"`resume`: {path} is at step {progress.step} of an epoch that has {self.batches.steps}")
         if (checkpoint.average is None) == (self.average is not None):
@@ -178,7 +190,7 @@ class Trainer:
         sums = torch.tensor(progress.loss_sums, dtype=torch.float64, device=self.device)
         self.sanitised.forget()
         started = time.perf_counter() - progress.seconds
-        bar = self._bar()
+        bar = progress_bar(progress.epoch, self.config.train.epochs, progress.step, self.batches.steps)
         for batches in _groups(on_device(checked(self.loader), self.device), self.config.train.accumulate):
             sums += self._step(step, batches)
             progress.step += 1
@@ -219,23 +231,21 @@ class Trainer:
         last = self.progress.epoch * self.batches.steps + self.progress.step - 1
         return self.config.train.lr * lr_factor(self.config.train, last, self.total_steps)
 
-    def _bar(self) -> Any:
-        return tqdm(
-            total=self.batches.steps,
-            initial=self.progress.step,
-            desc=f"epoch {self.progress.epoch + 1}/{self.config.train.epochs}",
-            unit="step",
-            leave=False,
-            disable=True if distributed.rank() else None,
-        )
-
     def _look(self, sums: Tensor, bar: Any) -> None:
-        """Reads the loss sums, a host-device synchronisation, and shows them in the progress bar."""
+        """Reads the loss sums, a host-device synchronisation, and shows loss and time left in the progress bar.
+
+        The second time it says so in a line as well: a file has no bar.
+        """
+        progress = self.progress
         self.sanitised.report()
-        self.progress.loss_sums = self._finite(sums.tolist())
-        mean = [value / self.progress.step for value in self.progress.loss_sums]
-        shown = zip(("loss", "class", "l1", "giou"), mean, strict=True)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in shown} | {"lr": f"{self._lr():.1e}"})
+        progress.loss_sums = self._finite(sums.tolist())
+        left = self.pace.left(progress.epoch, progress.step, progress.seconds)
+        bar.set_postfix_str(f"loss {progress.loss_sums[0] / progress.step:.3f}, {left} left")
+        self.looks += 1
+        if self.looks == 2 and distributed.rank() == 0:
+            evaluation = "" if self.pace.evaluation else ", without evaluation"
+            tqdm.write(f"time left   about {left}{evaluation}", file=sys.stdout)
+            sys.stdout.flush()
 
     def _finite(self, losses: list[float]) -> list[float]:
         if distributed.any_rank(not all(map(math.isfinite, losses)), self.device):
@@ -255,6 +265,7 @@ class Trainer:
         """Evaluates the model and records the epoch."""
         evaluated = self.average.model if self.average else self.model
         evaluated.network.eval()
+        self.pace.begin_evaluation()
         found = run_over(
             evaluated,
             self.data.val,
@@ -262,8 +273,10 @@ class Trainer:
             batch_size=self.config.train.eval_batch_size,
             workers=self.workers,
             amp=self.config.train.amp,
+            timeout=self.timeout,
         )
         result = measure(self.data.val, found)
+        self.pace.end_evaluation()
         ap = result.metrics["AP"]
         # on a tie, or if nothing can be measured, the latest is the best
         improved = ap is None or ap >= self.progress.best_ap

@@ -1,9 +1,9 @@
 """Output of a training run: checkpoints, log, curves, results, a picture, and a printed line for each epoch."""
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
-import torch
 from PIL import Image
 
 from cond_detr import distributed
@@ -13,13 +13,16 @@ from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.files import make_folder
 from cond_detr.models.model import Model
 from cond_detr.predict.detect import predict
+from cond_detr.predict.detections import ground_truth
 from cond_detr.predict.drawing import draw_detections, sheet
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.train.tensorboard import Events
+from cond_detr.version import __version__
 from cond_detr.weights.checkpoint import Checkpoint
 
 PREVIEW_IMAGES = 16
 PREVIEW_THRESHOLD = 0.3
+FEWEST_SHOWN = 3
 
 
 class Recorder:
@@ -71,7 +74,13 @@ class Recorder:
         assert checkpoint.progress is not None
         record = checkpoint.progress.history[-1]
         if improved:
-            Checkpoint(self.folder.best, model.config, model.classes, model.network.state_dict()).save()
+            Checkpoint(
+                self.folder.best,
+                model.config,
+                model.classes,
+                model.network.state_dict(),
+                trained=facts(record, self.val_set),
+            ).save()
             self.folder.write_results(evaluation, epoch=record["epoch"], images=len(self.val_set))
             self.folder.write_predictions(preview(model, self.val_set))
         self.save_last(checkpoint)
@@ -81,14 +90,30 @@ class Recorder:
         print(line(record, self.config.train.epochs, improved), flush=True)
 
 
+def facts(record: dict[str, Any], val_set: CocoDataset) -> dict[str, Any]:
+    """What a checkpoint says of the epoch that it comes from, for whoever finds it later."""
+    return {
+        **{name: record[name] for name in ("epoch", "AP", "AP50", "AP75")},
+        "data": val_set.annotations.name,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "version": __version__,
+    }
+
+
 def preview(model: Model, dataset: CocoDataset) -> Image.Image:
-    """Draws detections in the first images of a data set, with the ground truth in white."""
+    """Draws detections in the first images of a data set, with the ground truth in white.
+
+    Where no score is high enough, as in the first epochs, the best are shown all the same.
+    """
     pictures = []
-    for record in dataset.annotations.records[:PREVIEW_IMAGES]:
+    records = dataset.annotations.records[:PREVIEW_IMAGES]
+    for record in records:
         image = dataset.load(record.file_name, record.size)
-        found = predict(model, image, PREVIEW_THRESHOLD)
-        pictures.append(draw_detections(image, found, torch.from_numpy(record.boxes)))
-    return sheet(pictures)
+        found = predict(model, image, 0.0)
+        shown = found.above(PREVIEW_THRESHOLD)
+        truth = ground_truth(record, dataset.annotations.classes)
+        pictures.append(draw_detections(image, shown if len(shown) else found[:FEWEST_SHOWN], truth))
+    return sheet(pictures, [record.file_name for record in records])
 
 
 def line(record: dict[str, Any], epochs: int, improved: bool) -> str:

@@ -125,14 +125,16 @@ def train_model(model: Model, config: Config, running: Running) -> Model:
         InputError: as :func:`new_run`.
     """
     check_auto(config, running.device)
-    with distributed.processes(running.device), as_it_was(running.device):
+    with distributed.processes(running.device, running.config.timeout), as_it_was(running.device):
         data = prepare(config, running.config.threads)
         trained = replace(model.copy(), config=config)
         fits = trained.adopt(data.train.annotations.classes)
         distributed.make_equal(trained.network.to(running.device))
         start = "the model as it is" + ("" if fits else f", and a new head for {len(trained.classes)} classes")
         folder = launch(trained, data, running, start + pretraining_warning(trained.network))
-        distributed.from_rank_zero(lambda: Checkpoint.load(folder.best)).load_into(trained.network)
+        best = distributed.from_rank_zero(lambda: Checkpoint.load(folder.best))
+        best.load_into(trained.network)
+        trained.trained = best.trained or {}
     trained.network.eval()
     return trained
 
@@ -183,7 +185,8 @@ def launch(model: Model, data: Data, running: Running, start: str, checkpoint: C
     if running.device.type == "cpu":
         keep_freed_memory()
     recorder = Recorder(folder, config, data.val)
-    trainer = Trainer(model, data, recorder, workers=loading_processes(config.data, how.workers))
+    workers = loading_processes(config.data, how.workers)
+    trainer = Trainer(model, data, recorder, workers=workers, timeout=how.timeout)
     with contextlib.ExitStack() as held:
         distributed.from_rank_zero(lambda: held.enter_context(folder.locked(new=checkpoint is None)))
         if checkpoint:  # read again: whoever held the folder until now may have gone on

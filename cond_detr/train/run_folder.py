@@ -13,7 +13,7 @@ from cond_detr.config import Config, to_dict
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import results_dict
-from cond_detr.files import locked, make_folder, replacing, write_json, write_text
+from cond_detr.files import locked, make_folder, read_json, read_text, write_json, write_picture, write_text
 from cond_detr.train.curves import metrics_figure
 
 RUNS = Path("runs")
@@ -98,9 +98,9 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the log holds as many epochs as the settings ask for."""
         try:
-            epochs: int = json.loads((self.path / "config.json").read_text())["train"]["epochs"]
-            return len((self.path / "log.jsonl").read_text().splitlines()) >= epochs
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            epochs: int = read_json(self.path / "config.json", "settings file")["train"]["epochs"]
+            return len(read_text(self.path / "log.jsonl", "log").splitlines()) >= epochs
+        except (InputError, KeyError, TypeError):
             return False
 
     def write_config(self, config: Config) -> None:
@@ -110,13 +110,11 @@ class RunFolder:
     def write_log(self, history: Sequence[dict[str, Any]]) -> None:
         """Writes log.jsonl and metrics.png for the records of the finished epochs."""
         write_text(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-        with replacing(self.path / "metrics.png") as file:
-            metrics_figure(history).savefig(file, format="png", dpi=110)
+        write_picture(self.path / "metrics.png", metrics_figure(history), dpi=110)
 
     def write_predictions(self, picture: Image.Image) -> None:
         """Writes predictions.png."""
-        with replacing(self.predictions) as file:
-            picture.save(file, format="PNG")
+        write_picture(self.predictions, picture)
 
     def write_results(self, evaluation: Evaluation, **more: Any) -> None:
         """Writes results.json: metrics, and further entries."""

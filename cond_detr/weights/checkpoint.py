@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import safetensors.torch
@@ -19,6 +20,7 @@ from cond_detr.weights.reading import FORMAT, checked_state, read
 from cond_detr.weights.storages import UnknownTensor
 
 MOST_TENSORS = 20_000
+MOST_FACTS = 50
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Checkpoint:
         average: their moving average, if there is one; detection uses it.
         progress: state of the training; None in files for prediction only.
         optimizer: state of the optimiser; None likewise.
+        trained: what is known of the training, as in :class:`cond_detr.models.model.Model`.
     """
 
     path: Path
@@ -42,6 +45,7 @@ class Checkpoint:
     average: StateDict | None = None
     progress: Progress | None = None
     optimizer: dict[str, Any] | None = None
+    trained: dict[str, Any] | None = None
 
     def save(self) -> None:
         """Writes the file. A .safetensors file has what detection needs, but no training state to resume from.
@@ -53,6 +57,7 @@ class Checkpoint:
             "format": FORMAT,
             "config": to_dict(self.config),
             "classes": {"names": list(self.classes.names), "category_ids": list(self.classes.category_ids)},
+            **({"trained": self.trained} if self.trained else {}),
         }
         if self.path.suffix == ".safetensors":
             described = {name: json.dumps(value) for name, value in about.items()}
@@ -87,11 +92,12 @@ class Checkpoint:
             model = checked_state(content["model"])
             average = checked_state(content["average"]) if "average" in content else None
             progress = Progress.read(content["progress"]) if "progress" in content else None
+            trained = _facts(content.get("trained", {}))
         except KeyError as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: it has no {error}") from None
         except (TypeError, RecursionError, InputError) as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: {error}") from None
-        return cls(path, config, classes, model, average, progress, content.get("optimizer"))
+        return cls(path, config, classes, model, average, progress, content.get("optimizer"), trained)
 
     def load_into(self, network: nn.Module, *, average: bool = False) -> None:
         """Loads the parameters into a network.
@@ -128,6 +134,16 @@ def _listed(values: Any, name: str) -> list[Any]:
     if not isinstance(entry, list):
         raise InputError(f"{name} of classes must be a list")
     return entry
+
+
+def _facts(values: Any) -> dict[str, Any]:
+    """Checks what a file says of its training: a few names with texts and numbers."""
+    if not isinstance(values, dict) or len(values) > MOST_FACTS:
+        raise InputError(f"trained must be a dictionary of at most {MOST_FACTS} entries, got {shown(values)}")
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, (str, int, float, NoneType)):
+            raise InputError(f"trained must hold texts and numbers, got {shown(name)}: {shown(value)}")
+    return values
 
 
 def shape_in(state: StateDict, name: str) -> torch.Size | None:

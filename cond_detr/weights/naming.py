@@ -169,7 +169,7 @@ def from_ours(state: StateDict, kind: str, layout: str) -> StateDict:
     renamed = {theirs: tensor for name, tensor in state.items() if (theirs := _renamed(name, pairs))}
     if layout != "torchvision" and len(renamed) < len(state):
         unnamed = next(name for name in state if _renamed(name, pairs) is None)
-        raise InputError(f"format {layout} has no name for {unnamed}: it knows the paper's {kind} only")
+        raise InputError(f"format {layout} has no name for {shown(unnamed)[1:-1]}: it knows the paper's {kind} only")
     return pack(renamed) if layout == "original" else renamed
 
 

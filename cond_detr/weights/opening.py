@@ -19,6 +19,7 @@ def open_model(source: str | Path, *, preset_name: str | None = None) -> Model:
     """
     saved = open_checkpoint(str(source), preset_name=preset_name)
     model = Model.new(saved.config, saved.classes)
+    model.trained = saved.trained or {}
     saved.load_into(model.network, average=True)
     model.network.eval()
     return model

@@ -84,7 +84,7 @@ def _is_number(value: Any) -> bool:
 
 
 def is_record(value: Any) -> bool:
-    """Whether a value is a record of log.jsonl. A metric that could not be measured is None."""
+    """Whether a value is a record of log.jsonl; a metric that could not be measured is None."""
     return (
         isinstance(value, dict)
         and value.keys() >= RECORDED

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cond_detr.errors import InputError, shown
+from cond_detr.files import why_no_file
 from cond_detr.weights import torch_file
 from cond_detr.weights.download import fetch
 from cond_detr.weights.naming import StateDict
@@ -41,8 +42,10 @@ def open_source(source: str) -> tuple[Path, Any]:
     Raises:
         InputError: if it cannot be downloaded or read.
     """
-    if not source.startswith(("https://", "http://")):
+    if "://" not in source:
         return Path(source), read(Path(source))
+    if not source.startswith(("https://", "http://")):
+        raise InputError(f"weights {source} cannot be downloaded: an address must begin with https://")
     # many files have the same name, such as model.safetensors
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     try:
@@ -91,7 +94,7 @@ def read(path: Path, called: str | None = None) -> Any:
         best = path / "best.pt"
         if os.path.isfile(best):  # noqa: PTH113
             raise InputError(f"{called} is a folder; its best model is {best}")
-        raise InputError(f"{called} {'is a folder' if os.path.isdir(path) else 'does not exist'}")  # noqa: PTH112
+        raise InputError(f"{called} {why_no_file(path)}")
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else torch_file.load(path)
     except InputError as error:
@@ -112,7 +115,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, "pt") as file:
         about = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    names = ("format", "config", "classes") if "config" in about else ()
+    names = ["format", "config", "classes", *(["trained"] if "trained" in about else [])] if "config" in about else []
     described = {name: json.loads(about[name], parse_int=_whole_number) for name in names}
     return {**described, "model": tensors}
 
@@ -155,16 +158,15 @@ def _role(name: str) -> str:
 def _checked(name: str, tensor: Tensor) -> Tensor:
     if tensor.dim() > MOST_AXES:
         raise InputError(f"tensor {shown(name)} has {tensor.dim()} axes, as none of a detector has")
-    called = shown(name)[1:-1]
     if _role(name) == "num_batches_tracked":  # a counter of batch norm
         if tensor.dtype != torch.int64:
-            raise InputError(f"tensor {called} must hold whole numbers (torch.int64), got {tensor.dtype}")
+            raise InputError(f"tensor {shown(name)[1:-1]} must hold whole numbers (torch.int64), got {tensor.dtype}")
         return tensor.contiguous()
     if tensor.dtype not in REAL:
-        raise InputError(f"tensor {called} must hold floating point numbers, got {tensor.dtype}")
+        raise InputError(f"tensor {shown(name)[1:-1]} must hold floating point numbers, got {tensor.dtype}")
     real = tensor.float().contiguous()
     if not real.isfinite().all():
-        raise InputError(f"tensor {called} holds numbers that are not finite")
+        raise InputError(f"tensor {shown(name)[1:-1]} holds numbers that are not finite")
     if _role(name) == "running_var" and (real < 0).any():
-        raise InputError(f"tensor {called} holds variances below 0")
+        raise InputError(f"tensor {shown(name)[1:-1]} holds variances below 0")
     return real

@@ -13,7 +13,7 @@ from torch import Tensor
 from cond_detr_kernels import _C as _C
 from cond_detr_kernels import _numpy
 from cond_detr_kernels.assignment.reference import PAPER_WEIGHTS, MatchWeights, raise_for_status
-from cond_detr_kernels.checks import check_same, check_shape
+from cond_detr_kernels.checks import check_number, check_same, check_shape
 
 
 @torch.library.register_fake("cond_detr::linear_sum_assignment")
@@ -70,10 +70,17 @@ def linear_sum_assignment(cost: Any, maximize: bool = False) -> tuple[Any, Any]:
 
     Raises:
         ValueError: if there are fewer than two axes, the costs have NaN or -inf (+inf to maximise), or every complete
-            assignment has a forbidden pair. On a CUDA device this check is a host-device synchronisation.
-        TypeError: if the costs are an array of text.
+            assignment has a forbidden pair. On a CUDA device this check is a host-device synchronisation. Also if a
+            tensor is sparse, or on another device.
+        TypeError: if the costs are an array of text, or ``maximize`` is not True or False.
     """
+    if maximize not in (True, False):
+        raise TypeError(f"maximize must be True or False, got {maximize!r}")
     if isinstance(cost, Tensor):
+        if cost.layout != torch.strided or cost.device.type not in ("cpu", "cuda"):
+            raise ValueError(
+                f"expected a dense tensor on the CPU or a CUDA device, got {cost.layout} on {cost.device.type}"
+            )
         _check_matrix(cost.shape, not cost.is_complex(), str(cost.dtype))
         if 0 in cost.shape:  # the other sizes may be anything
             empty = cost.new_empty((*cost.shape[:-2], min(cost.shape[-2:])), dtype=torch.int64)
@@ -130,7 +137,12 @@ def match(
     Raises:
         ValueError: if the shape, dtype or device of an argument does not fit; with ``strict`` also if costs had to be
             replaced, with SciPy's message and the first such layer and image.
+        TypeError: if a tensor, ``weights`` or one of them is something else.
     """
+    if not isinstance(weights, MatchWeights):
+        raise TypeError(f"weights must be MatchWeights, got {type(weights).__name__}")
+    for name, weight in zip(weights._fields, weights, strict=True):
+        check_number(f"weights.{name}", weight)
     layers, batch, queries = _leading_sizes(logits)
     check_shape("boxes", boxes, "(L, B, Q, 4)", (layers, batch, queries, 4))
     check_shape("target_labels", target_labels, "(B, T)", (batch, None))

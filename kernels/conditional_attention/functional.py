@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias, cast, overload
 import torch
 from torch import Tensor
 
-from cond_detr_kernels.checks import check_same, check_shape
+from cond_detr_kernels.checks import check_number, check_same, check_shape, check_tensor
 from cond_detr_kernels.conditional_attention import measured
 from cond_detr_kernels.conditional_attention.fallback import pytorch_attention
 from cond_detr_kernels.conditional_attention.reference import attention_weights
@@ -135,15 +135,18 @@ def conditional_attention(
 
     Raises:
         ValueError: if the shape, dtype or device of an argument does not fit, ``dropout_p`` is not in [0, 1), or
-            ``scale`` is not positive and finite.
+            ``scale`` is not positive and finite, or there are no channels to derive it from.
+        TypeError: if an argument is no tensor or no number.
     """
+    for name, tensor in zip(_NAMES, (q_content, q_spatial, k_content, k_spatial, value), strict=True):
+        check_tensor(name, tensor)
     tensors = _autocasted(q_content, q_spatial, k_content, k_spatial, value)
     prepared = None
     if isinstance(key_padding_mask, KeyMask):
         key_padding_mask, prepared = key_padding_mask
+    _check(tensors, key_padding_mask, dropout_p, scale)
     if scale is None:
         scale = (q_content.shape[-1] + q_spatial.shape[-1]) ** -0.5
-    _check(tensors, key_padding_mask, dropout_p, scale)
     backend = _measured_backend(tensors, key_padding_mask is not None, dropout_p, deterministic)
     if backend is None and _fits_kernels(tensors):
         seed = None
@@ -196,7 +199,7 @@ def _fits_kernels(tensors: Operands) -> bool:
     )
 
 
-def _check(tensors: Operands, key_padding_mask: Tensor | None, dropout_p: float, scale: float) -> None:
+def _check(tensors: Operands, key_padding_mask: Tensor | None, dropout_p: float, scale: float | None) -> None:
     q_content, q_spatial, k_content, k_spatial, value = tensors
     check_shape("q_content", q_content, "(B, H, N, Dc)", (None, None, None, None))
     batch, heads, queries, content_dim = q_content.shape
@@ -212,8 +215,14 @@ def _check(tensors: Operands, key_padding_mask: Tensor | None, dropout_p: float,
     if key_padding_mask is not None:
         _check_mask(key_padding_mask, batch, keys)
         check_same(("q_content", "key_padding_mask"), (q_content, key_padding_mask), "device")
+    check_number("dropout_p", dropout_p)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
+    if scale is None:
+        if content_dim + q_spatial.shape[3] == 0:
+            raise ValueError("q_content and q_spatial must not both have 0 channels, or scale must be given")
+        return
+    check_number("scale", scale)
     if not 0.0 < scale < math.inf:
         raise ValueError(f"scale must be positive and finite, got {scale}")
 

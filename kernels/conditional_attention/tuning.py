@@ -139,7 +139,7 @@ _TABLE: dict[int, dict[int, Tuning]] = {
         384: Tuning(
             forward=Blocks(64, 32, 4, 2),
             backward_queries=Blocks(64, 64, 8, 2),
-            backward_keys=Blocks(32, 32, 8, 2),
+            backward_keys=Blocks(64, 64, 8, 1),
             backward=Blocks(32, 64, 8, 2),
         ),
         768: _WIDE,

@@ -89,7 +89,7 @@ def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ConditionalDETR.new(preset("shapes"), Classes.numbered(2))
-    with pytest.raises(InputError, match=r"x\.pt should end in \.pt2 for format torch"):
+    with pytest.raises(InputError, match=r"x\.pt should end in \.onnx or \.pt2"):
         export(model, tmp_path / "x.pt")
     with pytest.raises(InputError, match="unknown format 'tflite'; there are onnx, torch, aot"):
         export(model, tmp_path / "x.pt2", "tflite")

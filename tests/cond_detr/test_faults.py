@@ -590,7 +590,7 @@ def test_r10_a_folder_instead_of_a_file(tmp_path: Path) -> None:
 
 def test_fractions_of_a_whole() -> None:
     assert ConditionalDETR.from_preset("shapes", 3, min_scale=1).config.data.min_scale == 1
-    with pytest.raises(InputError, match="`min_scale` must be a number of at least 0 and at most 1, got 5"):
+    with pytest.raises(InputError, match=r"`min_scale` must be a number of at least 0\.05 and at most 1, got 5"):
         ConditionalDETR.from_preset("shapes", 3, min_scale=5)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import ConditionalDetrForObjectDetection, DetrForObjectDetection
 
 from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli, preset
 from cond_detr.attention_maps import __main__ as attention_maps
@@ -47,8 +48,40 @@ def test_a_file_of_the_transformers_package_and_back(name: str, tmp_path: Path) 
     images, padding = padded_batch()
     want = theirs(pixel_values=images, pixel_mask=(~padding).long())
     torch.testing.assert_close(model.network(images, padding).logits[-1], want.logits, rtol=0, atol=1e-4)
-    assert run_convert(tmp_path / "ours.safetensors", tmp_path / "back.safetensors", "--to", "transformers") == 0
-    assert (tmp_path / "back.safetensors").read_bytes() == file.read_bytes()
+    if model.config.model.dilation:  # they dilate the backbones of timm only
+        assert run_convert(tmp_path / "ours.safetensors", tmp_path / "back", "--to", "transformers") == 2
+        assert run_convert(tmp_path / "ours.safetensors", tmp_path / "back", "--to", "transformers-timm") == 0
+        written = json.loads((tmp_path / "back/config.json").read_text())
+        assert (written["backbone"], written["use_timm_backbone"], written["dilation"]) == ("resnet50", True, True)
+        return
+    assert run_convert(tmp_path / "ours.safetensors", tmp_path / "back", "--to", "transformers") == 0
+    assert (tmp_path / "back" / "model.safetensors").read_bytes() == file.read_bytes()
+    again = ConditionalDetrForObjectDetection.from_pretrained(tmp_path / "back").eval()
+    got = again(pixel_values=images, pixel_mask=(~padding).long())
+    torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.pred_boxes, want.pred_boxes, rtol=0, atol=1e-5)
+
+
+def test_n10_presets_that_they_cannot_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ConditionalDETR.from_preset("shapes", 2).save(tmp_path / "ours.pt")
+    for layout in ("transformers", "transformers-timm"):
+        assert run_convert(tmp_path / "ours.pt", tmp_path / "theirs", "--to", layout) == 2
+        assert "has no backbone resnet6, the presets' for training from scratch" in capsys.readouterr().err
+        assert run_convert(tmp_path / "ours.pt", tmp_path / "theirs.pt", "--to", layout) == 2
+        assert "should be a folder" in capsys.readouterr().err
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_n10_class_names_and_sizes_go_along(tmp_path: Path) -> None:
+    model = ConditionalDETR.from_preset("r50", 2, num_queries=7, image_size=320, decoder_layers=1, encoder_layers=1)
+    model.classes = Classes(("cat", "猫"), (1, 2))
+    model.save(tmp_path / "ours.pt")
+    assert run_convert(tmp_path / "ours.pt", tmp_path / "theirs", "--to", "transformers") == 0
+    theirs = ConditionalDetrForObjectDetection.from_pretrained(tmp_path / "theirs")
+    assert theirs.config.id2label == {0: "cat", 1: "猫"}
+    assert (theirs.config.num_queries, theirs.config.decoder_layers) == (7, 1)
+    sizes = json.loads((tmp_path / "theirs/preprocessor_config.json").read_text())["size"]
+    assert sizes == {"shortest_edge": 320, "longest_edge": 533}
 
 
 def test_their_plain_detr_is_recognised(tmp_path: Path) -> None:
@@ -56,8 +89,9 @@ def test_their_plain_detr_is_recognised(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     model = Detector.from_checkpoint(tmp_path / "model.safetensors")
     assert isinstance(model, DETR)
-    assert run_convert(tmp_path / "model.safetensors", tmp_path / "back.safetensors", "--to", "transformers") == 0
-    assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    assert run_convert(tmp_path / "model.safetensors", tmp_path / "back", "--to", "transformers") == 0
+    assert (tmp_path / "back/model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    DetrForObjectDetection.from_pretrained(tmp_path / "back")
 
 
 @pytest.mark.parametrize("kind", ["conditional-detr", "detr"])

@@ -406,7 +406,10 @@ def test_resume_refuses_what_it_cannot_continue(
     stateless.parent.mkdir()
     stateless.write_bytes(best.read_bytes())
     for arguments, sentence in (
-        (["--resume", last], "nothing to resume, .* has finished its 1 epochs"),
+        (
+            ["--resume", last],
+            "nothing to resume, .* has finished 1 epochs; more of them with --epochs",
+        ),
         (["--resume", last, "--preset", "r50"], "is of preset 'shapes', not 'r50'"),
         (["--resume", last, "--lr", "5"], "--lr differs from what"),
         (["--resume", best], "best.pt is not a run's last.pt"),

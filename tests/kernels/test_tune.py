@@ -1,5 +1,6 @@
 """Tuning with a fake clock: the fastest right path wins, is written, and is what a call then takes."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable
@@ -96,6 +97,33 @@ def test_what_is_wrong_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     row = tune.measure(INFERENCE, DEVICE, Device(monkeypatch, by_tile, pytorch=100.0).timer)
     assert row.tuning is not None
     assert row.tuning.forward[:2] not in {(64, 32), (64, 64)}
+
+
+def test_kernels_are_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them once, and those that cannot be are left to the search."""
+    problem, _, grad_out = tune.make_problem(TRAINING, CPU)
+    search = tune.KernelSearch(problem, grad_out, [], 1.0, lambda _: 0.0, lambda: True)
+    launches = list(search.launches(training=True))
+    kernels = {launch.kernel.fn.__name__ for launch in launches}
+    assert {"forward_kernel", "combine_kernel", "backward_queries_kernel", "backward_keys_kernel"} <= kernels
+    forward = [launch.arguments for launch in launches if launch.kernel.fn.__name__ == "forward_kernel"]
+    tiles = [tuple(each[name] for name in ("BLOCK_M", "BLOCK_N", "num_warps", "num_stages")) for each in forward]
+    assert sorted(set(tiles)) == sorted(tiles)
+    assert {tuple(blocks) for blocks in tune.FORWARD} <= set(tiles)
+    assert len(list(search.launches(training=False))) < len(launches)
+
+    compiled = []
+
+    def compile_one(launch: Launch) -> None:
+        compiled.append(launch)
+        raise RuntimeError("out of resources")
+
+    monkeypatch.setattr(Launch, "compile", compile_one)
+    monkeypatch.setattr("torch.cuda.device", lambda _: contextlib.nullcontext())
+    tune.compile_ahead(launches, CPU, lambda: True)
+    assert len(compiled) == len(launches)
+    tune.compile_ahead(launches, CPU, lambda: False)
+    assert len(compiled) == len(launches)
 
 
 def test_time_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

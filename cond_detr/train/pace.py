@@ -1,0 +1,70 @@
+"""How far a run is, and how long it will take."""
+
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from cond_detr import distributed
+
+
+class Pace:
+    """Estimates the time that is left, from the steps since it was last asked and from the last evaluation.
+
+    The first steps of a run take longer: memory is allocated, and code may be compiled.
+
+    Args:
+        steps: steps in an epoch.
+        epochs: epochs of the run.
+    """
+
+    def __init__(self, steps: int, epochs: int) -> None:
+        self.steps = steps
+        self.epochs = epochs
+        self.evaluation = 0.0
+        self._began = 0.0
+        self._asked = (0, 0, 0.0)
+
+    def begin_evaluation(self) -> None:
+        """Call before an evaluation."""
+        self._began = time.perf_counter()
+
+    def end_evaluation(self) -> None:
+        """Call after it."""
+        self.evaluation = time.perf_counter() - self._began
+
+    def left(self, epoch: int, step: int, seconds: float) -> str:
+        """The time that is left, such as "6 min".
+
+        Args:
+            epoch: finished epochs.
+            step: finished steps of the present one, at least 1.
+            seconds: time spent on them.
+        """
+        last_epoch, last_step, last_seconds = self._asked
+        if last_epoch != epoch or last_step >= step:
+            last_step, last_seconds = 0, 0.0
+        self._asked = (epoch, step, seconds)
+        steps = (self.epochs - epoch) * self.steps - step
+        each = (seconds - last_seconds) / (step - last_step)
+        return duration(steps * each + (self.epochs - epoch) * self.evaluation)
+
+
+def duration(seconds: float) -> str:
+    """A duration in the largest unit of which it has at least two."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def progress_bar(epoch: int, epochs: int, step: int, steps: int) -> Any:
+    """A progress bar of an epoch that fits 80 columns; on a terminal, and of the first process only."""
+    return tqdm(
+        total=steps,
+        initial=step,
+        desc=f"epoch {epoch + 1}/{epochs}",
+        unit=" steps",
+        leave=False,
+        disable=True if distributed.rank() else None,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}{postfix}",
+    )

@@ -1,0 +1,262 @@
+"""Whatever stops a command, no file is half written, and the last good state is still there."""
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cond_detr import ConditionalDETR, InputError, cli, files
+from cond_detr.attention_maps import __main__ as attention
+from cond_detr.check_data import __main__ as check_data
+from cond_detr.convert import __main__ as convert
+from cond_detr.data import open_split
+from cond_detr.data.loading import checked, eval_loader
+from cond_detr.evaluate import __main__ as evaluate
+from cond_detr.export import __main__ as export
+from cond_detr.predict import __main__ as predict
+from cond_detr.report import __main__ as report
+from cond_detr.train import __main__ as train
+from cond_detr.weights.checkpoint import Checkpoint
+from tests.conftest import write_dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL = ["--preset", "shapes", "--num-queries", "20", "--decoder-layers", "1", "--encoder-layers", "1"]
+SMALL += ["--batch-size", "4", "--workers", "0", "--device", "cpu"]
+
+
+def exit_code(command: Callable[[Any], int], *arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.run(command, [str(each) for each in arguments])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set, and a run of an epoch of two."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("finished")
+    write_dataset(root / "data", train=8, val=2)
+    assert (
+        exit_code(train.main, *SMALL, "--dataset-dir", root / "data", "--epochs", 1, "--output-dir", root / "run") == 0
+    )
+    return root
+
+
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# Every command that writes, with {run}, {data} and {out}
+ON_CPU = ["--device", "cpu"]
+WRITING = {
+    "train": (train.main, [*SMALL, "--dataset-dir", "{data}", "--epochs", "1", "--output-dir", "{out}/new"]),
+    "train --resume": (train.main, ["--resume", "--epochs", "2", "--output-dir", "{run}", "--workers", "0", *ON_CPU]),
+    "evaluate": (evaluate.main, ["--checkpoint", "{run}/best.pt", "--output-dir", "{out}", *ON_CPU]),
+    "predict": (predict.main, ["--checkpoint", "{run}/best.pt", "--output-dir", "{out}", *ON_CPU, "{data}/val"]),
+    "export onnx": (export.main, ["--checkpoint", "{run}/best.pt", "{out}/x.onnx", *ON_CPU]),
+    "export torch": (export.main, ["--checkpoint", "{run}/best.pt", "{out}/x.pt2", *ON_CPU]),
+    "convert to .pt": (convert.main, ["{run}/best.pt", "{out}/x.pt"]),
+    "convert to .safetensors": (convert.main, ["{run}/best.pt", "{out}/x.safetensors"]),
+    "convert to original": (convert.main, ["{run}/best.pt", "{out}/x.pth", "--to", "original"]),
+    "convert a backbone": (convert.main, ["{run}/best.pt", "{out}/x.pth", "--to", "torchvision"]),
+    "report": (report.main, ["{run}", "--output", "{out}/page.html", "--device", "cpu", "--workers", "0"]),
+    "check-data": (check_data.main, ["{data}", "--output-dir", "{out}"]),
+    "attention": (attention.main, ["--checkpoint", "{run}/best.pt", "--output-dir", "{out}", *ON_CPU]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_s5_a_full_disk(
+    name: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    shutil.copytree(finished / "run", tmp_path / "run")
+    before = everything(tmp_path / "run")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("cond_detr.files.os.fsync", full)
+    places = {"run": tmp_path / "run", "data": finished / "data", "out": tmp_path / "out"}
+    command, arguments = WRITING[name]
+    assert exit_code(command, *(each.format(**places) for each in arguments)) == 2
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert printed[-1].startswith(f"error: {tmp_path}")
+    assert printed[-1].endswith("No space left on device")
+    assert everything(tmp_path / "run") == before
+    assert not everything(tmp_path / "out")
+
+
+def test_s5_a_full_disk_in_python(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ConditionalDETR.from_checkpoint(finished / "run/best.pt")
+    found = model.predict(next((finished / "data/val").iterdir()))
+    monkeypatch.setattr("cond_detr.files.os.fsync", lambda _: os.write(-1, b""))
+    for write in (model.save, found.save):
+        for suffix in (".pt", ".safetensors") if write == model.save else (".png", ".json", ".jpg"):
+            with pytest.raises(OSError, match="x"):
+                write(tmp_path / f"x{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def operations(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -> None:
+    """Calls ``before`` ahead of each file operation, with its number."""
+    numbers = itertools.count()
+
+    def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            before(next(numbers))
+            return operation(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", counted(files.tempfile.mkstemp))
+    monkeypatch.setattr(files.os, "fsync", counted(files.os.fsync))
+    monkeypatch.setattr(files.Path, "replace", counted(files.Path.replace))
+
+
+def in_a_fork(call: Callable[[], object]) -> int:
+    """The status of a process of its own that does nothing but a call."""
+    child = os.fork()
+    if child == 0:
+        try:
+            call()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def killed_before(number: int, call: Callable[[], object]) -> int:
+    """The status of a process that makes a call, and is killed before one of its file operations."""
+
+    def kill(now: int) -> None:
+        if now == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def do() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            operations(patch, kill)
+            call()
+
+    return in_a_fork(do)
+
+
+def test_kill_9_at_every_file_operation_of_the_last_epoch(finished: Path, tmp_path: Path) -> None:
+    for number in itertools.count():
+        run = tmp_path / f"run-{number}"
+        shutil.copytree(finished / "run", run)
+        resume = ["--resume", "--output-dir", str(run), "--epochs", "2", "--workers", "0", "--device", "cpu"]
+        status = killed_before(number, lambda resume=resume: train.main(resume))  # type: ignore[misc]
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        # where the last epoch was complete there is nothing to resume, and that is said
+        in_a_fork(lambda resume=resume: train.main(resume))  # type: ignore[misc]
+        last, best = Checkpoint.load(run / "last.pt"), Checkpoint.load(run / "best.pt")
+        assert last.progress is not None
+        assert last.progress.epoch == 2
+        logged = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        assert [record["epoch"] for record in logged] == [record["epoch"] for record in last.progress.history]
+        assert best.trained is not None
+        assert json.loads((run / "results.json").read_text())["epoch"] == best.trained["epoch"]
+        shutil.rmtree(run)
+    assert number > 12
+
+
+def test_s4_two_writers_and_a_reader(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    contents = [{"who": who, "values": list(range(3000))} for who in range(2)]
+    files.write_json(path, contents[0])
+    stop = threading.Event()
+
+    def write(content: dict[str, Any]) -> None:
+        while not stop.is_set():
+            files.write_json(path, content)
+
+    writers = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(200):
+            assert json.loads(path.read_text()) in contents
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_w1_a_batch_that_does_not_arrive(finished: Path) -> None:
+    """As in a container with little shared memory: the loading process lives, and its batch is lost on the way."""
+    dataset = open_split(Checkpoint.load(finished / "run/best.pt").config.data, "val", 8)
+
+    class Lost:
+        def __reduce__(self) -> Any:
+            raise OSError(errno.ENOSPC, "no shared memory")
+
+    loader = eval_loader(dataset, 1, 1, False, 0, 1, timeout=2)
+    loader.collate_fn = lambda _: Lost()
+    with pytest.raises(InputError, match=r"gave nothing for 2 seconds: .* shared memory"):
+        list(checked(loader))
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    started = []
+
+    def start(*options: object) -> "subprocess.Popen[str]":
+        data = write_dataset(tmp_path / "data", train=160, val=4)
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        arguments = [*SMALL, "--dataset-dir", data, "--epochs", 1000, "--output-dir", tmp_path / "run", *options]
+        process = subprocess.Popen(
+            [*torchrun, "-m", "cond_detr.train", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGCONT)
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    return [int(pid) for pid in children.stdout.split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_s10_a_lost_rank(number: int, two_processes: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
+    process = two_processes("--timeout", 6)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/log.jsonl").exists() or not (tmp_path / "run/log.jsonl").read_text():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    lost = ranks_of(process)[1]
+    os.kill(lost, number)
+    began = time.monotonic()
+    if number == signal.SIGSTOP:
+        time.sleep(10)
+        os.kill(lost, signal.SIGCONT)  # torchrun cannot end what does not run
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert "another process of this run is gone, or gave nothing for 6 seconds" in output
+    assert "cond_detr/train/loop.py" not in output, "a traceback of ours"
