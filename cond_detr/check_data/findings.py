@@ -65,7 +65,7 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
         try:
             load(record.file_name, record.size)
-            found.digests[record.file_name] = sha256((folder / record.file_name).read_bytes()).digest()
+            found.digests[record.file_name] = sha256(load.path_of(record.file_name).read_bytes()).digest()
         except InputError as error:
             found.problems.append(str(error))
     found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]

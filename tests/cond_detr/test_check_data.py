@@ -61,3 +61,15 @@ def test_everything_that_is_wrong_is_named(dataset_dir: Path, capsys: pytest.Cap
 def test_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_check(tmp_path / "none") == 2
     assert "none does not exist" in capsys.readouterr().err
+
+
+def test_names_of_another_system(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether images are copies of each other is read from where they are loaded from."""
+    (dataset_dir / "train" / "sub").mkdir()
+    (dataset_dir / "train" / "train-00000.png").rename(dataset_dir / "train" / "sub" / "a.png")
+    file = dataset_dir / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = "sub\\a.png"
+    file.write_text(json.dumps(content))
+    assert run_check(dataset_dir) in {0, 1}
+    assert "does not exist" not in capsys.readouterr().out
