@@ -50,13 +50,13 @@ def characters_of(path: str) -> frozenset[int]:
 
 
 @cache
-def font_file(missing: frozenset[str]) -> str:
-    """DejaVu Sans as installed by matplotlib, or the first installed font that has characters which that lacks."""
+def font_file(characters: frozenset[str]) -> str:
+    """DejaVu Sans as installed by matplotlib, or if that lacks any of the characters the font that has most of them."""
     import matplotlib  # here, as it takes a while and only pictures want it
     from matplotlib.font_manager import fontManager
 
     default = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
-    wanted = set(map(ord, missing))
+    wanted = set(map(ord, characters))
     if wanted <= characters_of(default):
         return default
     # "last resort" fonts have a picture of a code point for each

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cond_detr import ConditionalDETR, Detections, InputError, __version__, cli, draw_detections, preset
+from cond_detr import ConditionalDETR, Detections, InputError, __version__, draw_detections, preset
 from cond_detr.check_data.findings import Findings, check_split, compare, contact_sheet
 from cond_detr.classes import Classes
 from cond_detr.config import DataConfig
@@ -42,28 +42,10 @@ from cond_detr.train import __main__ as train
 from cond_detr.train.curves import metrics_figure
 from cond_detr.train.pace import Pace, duration
 from cond_detr.train.recorder import preview
+from tests.cond_detr.conftest import SMALL, exit_code
 from tests.conftest import write_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = ["--preset", "shapes", "--num-queries", "20", "--decoder-layers", "1", "--encoder-layers", "1"]
-SMALL += ["--batch-size", "4", "--workers", "0", "--device", "cpu"]
-
-
-def exit_code(command: Any, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.run(command, [str(each) for each in arguments])
-    return int(stop.value.code or 0)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a data set and a run of one epoch, which has learnt nothing."""
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("finished")
-    write_dataset(root / "data", train=8, val=3)
-    options = [*SMALL, "--dataset-dir", root / "data", "--epochs", 1, "--output-dir", root / "run"]
-    assert exit_code(train.main, *options) == 0
-    return root
 
 
 def test_n2_a_report_of_a_run_that_has_learnt_nothing(finished: Path, tmp_path: Path) -> None:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from cond_detr import ConditionalDETR, InputError, cli, files
+from cond_detr import ConditionalDETR, InputError, files
 from cond_detr.attention_maps import __main__ as attention
 from cond_detr.check_data import __main__ as check_data
 from cond_detr.convert import __main__ as convert
@@ -30,29 +29,10 @@ from cond_detr.predict import __main__ as predict
 from cond_detr.report import __main__ as report
 from cond_detr.train import __main__ as train
 from cond_detr.weights.checkpoint import Checkpoint
+from tests.cond_detr.conftest import SMALL, exit_code
 from tests.conftest import write_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = ["--preset", "shapes", "--num-queries", "20", "--decoder-layers", "1", "--encoder-layers", "1"]
-SMALL += ["--batch-size", "4", "--workers", "0", "--device", "cpu"]
-
-
-def exit_code(command: Callable[[Any], int], *arguments: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.run(command, [str(each) for each in arguments])
-    return int(stop.value.code or 0)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a data set, and a run of an epoch of two."""
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("finished")
-    write_dataset(root / "data", train=8, val=2)
-    assert (
-        exit_code(train.main, *SMALL, "--dataset-dir", root / "data", "--epochs", 1, "--output-dir", root / "run") == 0
-    )
-    return root
 
 
 def everything(folder: Path) -> dict[Path, bytes]:
