@@ -6,6 +6,7 @@ Modules that take long to import are not imported here, so that ``cond-detr --he
 import argparse
 import importlib
 import io
+import math
 import os
 import re
 import sys
@@ -134,6 +135,15 @@ def natural(text: str) -> int:
         argparse.ArgumentTypeError: if it is not.
     """
     return int(_bounded(text, int, lambda v: v >= 0, "a whole number of at least 0"))
+
+
+def whole(text: str) -> int:
+    """Parses an option that is a whole number, also below 0.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is not.
+    """
+    return int(_bounded(text, int, math.isfinite, "a whole number"))
 
 
 def score(text: str) -> float:

@@ -213,7 +213,7 @@ class Detector(Model):
         """Writes weights, settings and classes to a file for :meth:`from_checkpoint`: .pt, .pth or .safetensors.
 
         Raises:
-            InputError: if the file has another suffix.
+            InputError: if the file has another suffix, or its folder does not exist.
             OSError: if it cannot be written.
         """
         path = as_path(path)

@@ -25,8 +25,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         The temporary file, open for writing bytes.
 
     Raises:
-        OSError: if it cannot be written. The temporary file is removed, and a file at ``path`` is left as it was.
+        InputError: if the folder does not exist.
+        OSError: if the file cannot be written. The temporary file is removed, and a file at ``path`` is left as it was.
     """
+    if not os.path.isdir(path.parent):  # noqa: PTH112
+        raise InputError(f"{path} cannot be written: folder {path.parent} {why_no_folder(path.parent)}")
     unfinished: Path | None = None
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished.", suffix=".part")

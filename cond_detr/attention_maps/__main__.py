@@ -9,7 +9,7 @@ from PIL import Image
 
 from cond_detr.attention_maps.drawing import draw
 from cond_detr.attention_maps.maps import detection_maps
-from cond_detr.cli import command_parser, natural, run
+from cond_detr.cli import command_parser, natural, run, whole
 from cond_detr.data import shapes
 from cond_detr.data.images import open_image
 from cond_detr.files import make_folder, write_picture
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--detections", type=natural, default=3, metavar="N", help="detections to draw, best first (default: 3)"
     )
-    p.add_argument("--layer", type=int, default=-1, metavar="N", help="decoder layer, from 0 (default: the last)")
+    p.add_argument("--layer", type=whole, default=-1, metavar="N", help="decoder layer, from 0 (default: the last)")
     add_running(p, ["device", "threads"])
     return p
 

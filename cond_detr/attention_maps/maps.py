@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cond_detr.data.images import to_network_input
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, shown
 from cond_detr.models.attention import AttentionMaps
 from cond_detr.models.model import Model
 from cond_detr.models.predictions import Predictions, ranked
@@ -48,8 +48,8 @@ def detection_maps(model: Model, image: Image.Image, count: int = 1, layer: int 
         InputError: if there is no such layer.
     """
     layers = cast("nn.ModuleList", model.network.decoder.layers)
-    if not -len(layers) <= layer < len(layers):
-        raise InputError(f"`layer` {layer}: the decoder has the layers 0 to {len(layers) - 1}")
+    if type(layer) is not int or not -len(layers) <= layer < len(layers):
+        raise InputError(f"`layer` must be one of the decoder's, 0 to {len(layers) - 1}, got {shown(layer)}")
     cross_attn = cast(nn.Module, layers[layer].cross_attn)
     kept: list[tuple[Any, ...]] = []
     hook = cross_attn.register_forward_pre_hook(lambda _, arguments: kept.append(arguments))

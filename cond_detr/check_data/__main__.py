@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         InputError: if neither split can be used.
     """
     options = parser().parse_args(argv)
+    if options.output_dir:
+        make_folder(options.output_dir)
     splits, unusable = [], []
     for split in SPLITS:
         try:
@@ -54,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = [f"problem: {printable(problem)}" for problem in problems] or ["no problems found"]
     print("\n" + "\n".join(lines))
     if options.output_dir:
-        make_folder(options.output_dir)
         for found in splits:
             write_picture(options.output_dir / f"{found.split}.png", contact_sheet(found, options.images))
         print(f"\nwrote {' and '.join(f'{found.split}.png' for found in splits)} to {options.output_dir}")

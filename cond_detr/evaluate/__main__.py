@@ -66,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(argv)
     model = opened(options)
+    beside = Path() if "://" in options.checkpoint else Path(options.checkpoint).parent
+    folder = options.output_dir or beside / "evaluation"
+    make_folder(folder)
     dataset, evaluation = evaluate(
         model, dataset_dir=options.dataset_dir, batch_size=options.batch_size, workers=options.workers
     )
     print(describe_data(dataset))
-    beside = Path() if "://" in options.checkpoint else Path(options.checkpoint).parent
-    folder = options.output_dir or beside / "evaluation"
-    make_folder(folder)
     write_json(
         folder / "results.json",
         results_dict(evaluation, checkpoint=options.checkpoint, images=len(dataset)),

@@ -1,7 +1,8 @@
 """Batch norm: frozen, for backbones pretrained on ImageNet, and synchronised, for small ones trained from scratch."""
 
+from typing import Any
+
 import torch
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 
 from cond_detr import distributed
@@ -68,7 +69,18 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance, momentum)
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over all processes that gradients flow through: they are summed over the processes as well."""
+
+    @staticmethod
+    def forward(_: Any, tensor: Tensor) -> Tensor:
+        return distributed.sum_over_ranks(tensor.clone())
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return distributed.sum_over_ranks(gradient.clone())
+
+
 def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    """All-reduce that gradients flow through: they are summed over the processes as well."""
-    summed: Tensor = dist_nn.all_reduce(tensor)
+    summed: Tensor = _SumOverRanks.apply(tensor)  # type: ignore[no-untyped-call]
     return summed

@@ -95,7 +95,9 @@ class Checkpoint:
             trained = _facts(content.get("trained", {}))
         except KeyError as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: it has no {error}") from None
-        except (TypeError, RecursionError, InputError) as error:
+        except InputError as error:
+            raise InputError(f"checkpoint {path} cannot be used: {error}") from None
+        except (TypeError, RecursionError) as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: {error}") from None
         return cls(path, config, classes, model, average, progress, content.get("optimizer"), trained)
 

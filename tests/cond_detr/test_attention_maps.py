@@ -77,7 +77,7 @@ def test_maps_of_detections(kind: type[Detector]) -> None:
     assert found[0].name == best.names[0]
     torch.testing.assert_close(found[0].box * torch.tensor([80, 56, 80, 56]), best.boxes[0])
     assert found[0].spatial.shape == (model.config.model.num_heads, 6, 8)
-    with pytest.raises(InputError, match="`layer` 7: the decoder has the layers 0 to 2"):
+    with pytest.raises(InputError, match=r"`layer` must be one of .* 0 to 2, got 7"):
         detection_maps(model, picture(), layer=7)
 
 

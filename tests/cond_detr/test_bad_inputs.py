@@ -693,7 +693,7 @@ TABLE = [
     Bad(
         "a checkpoint without classes",
         lambda p: evaluating(p.saved("a.pt", p.content(classes=None))),
-        "a.pt is incomplete ... classes must be a list",
+        "a.pt cannot be used ... classes must be a list",
     ),
     Bad(
         "a checkpoint with NaN",
@@ -906,8 +906,12 @@ TABLE = [
         "a cannot be made: File exists",
     ),
     # attention
-    Bad("drawn: no such layer", lambda p: attending(p, "--layer", "7"), "--layer 7 ... the layers 0 to 0"),
-    Bad("drawn: a layer in words", lambda p: attending(p, "--layer", "last"), "--layer ... 'last'"),
+    Bad("drawn: no such layer", lambda p: attending(p, "--layer", "7"), "--layer ... 0 to 0, got 7"),
+    Bad(
+        "drawn: a layer in words",
+        lambda p: attending(p, "--layer", "last"),
+        "--layer: expected a whole number ... 'last'",
+    ),
     Bad(
         "drawn: less than nothing",
         lambda p: attending(p, "--detections=-1"),
@@ -1026,7 +1030,7 @@ TABLE = [
     Bad(
         "reported: into no folder",
         lambda p: reporting(str(p.run), "--output", "nowhere/a.html"),
-        "nowhere/a.html ... No such file or directory",
+        "nowhere/a.html cannot be written: folder nowhere does not exist",
     ),
     # building
     Bad("a preset that is none", lambda p: Detector.from_preset("r5"), "unknown preset 'r5' ... r50, r101"),
@@ -1224,8 +1228,7 @@ TABLE = [
     Bad(
         "saving: into no folder",
         lambda p: p.model.save("nowhere/a.pt"),
-        "No such file or directory ... nowhere/a.pt",
-        OSError,
+        "nowhere/a.pt cannot be written: folder nowhere does not exist",
     ),
     Bad(
         "exporting: unknown format",
