@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cond_detr import preset
 from cond_detr.data import shapes
-from cond_detr.data.images import normalise
+from cond_detr.data.images import normalise, pixels_of
 from cond_detr.models.resnet import LAYOUTS, ResNet
 
 CROP = 32
@@ -43,7 +43,7 @@ class CutOuts:
         order = rng.permutation(len(self.objects))
         for chosen in np.split(order[: len(order) // BATCH * BATCH], len(order) // BATCH):
             objects = [self.objects[i] for i in chosen]
-            images = [normalise(cut_out(image, box, rng)) for image, box, _ in objects]
+            images = [normalise(pixels_of(cut_out(image, box, rng))) for image, box, _ in objects]
             yield torch.stack(images), torch.tensor([label for _, _, label in objects])
 
 

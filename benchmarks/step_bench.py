@@ -103,17 +103,16 @@ TINY = Setting("shapes", 1, 64, 64)  # to see that everything runs
 
 def make_batch(setting: Setting, device: torch.device) -> Batch:
     """Images with about TARGETS objects each; of two widths, the narrower padded, but for the built-in ones."""
-    images = torch.randn(setting.batch, 3, setting.height, setting.width)
+    pixels = torch.randint(0, 256, (setting.batch, 3, setting.height, setting.width), dtype=torch.uint8)
     padding = None
     if setting.preset != "shapes":
         padding = torch.zeros(setting.batch, setting.height, setting.width, dtype=torch.bool)
         padding[::2, :, setting.width * 7 // 8 :] = True
-        images.masked_fill_(padding[:, None], 0)
     counts = torch.randint(1, 2 * TARGETS, (setting.batch,)).tolist()
     boxes = [torch.cat([torch.rand(n, 2) * 0.6 + 0.2, torch.rand(n, 2) * 0.3 + 0.05], 1) for n in counts]
     targets = pad_targets([torch.randint(0, NUM_CLASSES, (n,)) for n in counts], boxes)
     sizes = [(setting.width, setting.height)] * setting.batch
-    return Batch(images, padding, targets, tuple(range(setting.batch)), sizes).to(device)
+    return Batch(pixels, padding, targets, tuple(range(setting.batch)), sizes).to(device)
 
 
 def configured(setting: Setting, variant: Variant) -> Config:
@@ -150,7 +149,7 @@ class Ours:
     def criterion_alone(self, batch: Batch) -> Callable[[], None]:
         """Matching and losses, forward and backward, of predictions that are there already."""
         with torch.no_grad():
-            predictions = self.network(batch.images, batch.padding)
+            predictions = self.network(*batch.inputs())
         predictions = Predictions(*(tensor.detach().requires_grad_() for tensor in predictions))
         num_boxes = batch.targets.counts.sum()
         return lambda: self.criterion(predictions, batch.targets, num_boxes).total.backward()
@@ -159,8 +158,8 @@ class Ours:
     def loss(self, batch: Batch) -> float:
         """In evaluation mode, so without dropout."""
         self.network.eval()
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
-            predictions = self.network(batch.images, batch.padding)
+        with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
+            predictions = self.network(*batch.inputs())
         total = self.criterion(predictions, batch.targets, batch.targets.counts.sum()).total
         self.network.train()
         return total.item()
@@ -203,8 +202,8 @@ class Transformers:
             {"class_labels": batch.targets.labels[i, :n], "boxes": batch.targets.boxes[i, :n]}
             for i, n in enumerate(counts)
         ]
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
-            return self.model(pixel_values=batch.images, pixel_mask=mask, labels=labels)
+        with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
+            return self.model(pixel_values=batch.inputs()[0], pixel_mask=mask, labels=labels)
 
 
 def transformers_model(config: Config) -> nn.Module:

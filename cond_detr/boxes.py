@@ -16,6 +16,11 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """Converts boxes (..., 4) from left, top, right, bottom to left, top, width, height, as COCO's files have them."""
+    return torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], dim=-1)
+
+
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """Elementwise generalised IoU of xyxy boxes: (..., 4), (..., 4) -> (...) (Rezatofighi et al., CVPR 2019).
 

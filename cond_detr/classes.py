@@ -36,6 +36,8 @@ def in_one_line(text: str) -> bool:
     It has no control characters, separators of lines, characters that turn the direction of writing, nor unpaired
     surrogates, which UTF-8 cannot encode.
     """
+    if text.isascii():
+        return text.isprintable()
     return not any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in _TURNS for c in text)
 
 

@@ -197,7 +197,8 @@ class RunConfig:
     device: str | None = setting(None, "cpu, cuda, cuda:1 ... (default: cuda if available)", metavar="D")
     workers: int | None = setting(
         None,
-        "processes that load images (default: a quarter of the cores, at most 4; none for the built-in shapes)",
+        "processes that load images (default: beside a GPU all cores but one, at most 16; without one a quarter of the "
+        "cores, at most 4; none for the built-in shapes)",
         below=2**10,
     )
     threads: int | None = setting(
@@ -209,6 +210,9 @@ class RunConfig:
         "run (default: 600)",
         least=1,
         below=10**6,
+    )
+    evaluator: Literal["hotcoco", "pycocotools"] = setting(
+        "hotcoco", "package that computes COCO's numbers; they are the same, and pycocotools takes longer"
     )
     tensorboard: bool = setting(False, "also write the learning curves for TensorBoard")
 

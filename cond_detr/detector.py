@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast, overload
+from typing import Any, ClassVar, Literal, TypeVar, cast, overload
 
 import torch
 from typing_extensions import Self
@@ -153,14 +153,20 @@ class Detector(Model):
         return self
 
     def evaluate(
-        self, dataset_dir: str | Path | None = None, *, batch_size: int | None = None, workers: int | None = None
+        self,
+        dataset_dir: str | Path | None = None,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco",
     ) -> Evaluation:
         """Computes COCO's metrics on the validation images of a data set, as ``cond-detr evaluate`` does.
 
         Args:
             dataset_dir: folder of the data set; by default the one that the detector was trained on.
             batch_size: images per forward pass; by default the detector's ``eval_batch_size``.
-            workers: processes that load images; by default a quarter of the cores, at most 4.
+            workers: processes that load images; by default as in training.
+            evaluator: package that computes the numbers: hotcoco, or the slower pycocotools.
 
         Raises:
             InputError: if an argument cannot have its value, the data set cannot be used, or it has classes that the
@@ -169,10 +175,13 @@ class Detector(Model):
         if batch_size is not None:
             declared(TrainConfig)["eval_batch_size"].check(batch_size)
         declared(RunConfig)["workers"].check(workers)
+        declared(RunConfig)["evaluator"].check(evaluator)
         was_training = self.network.training
         self.network.eval()
         try:
-            return evaluate(self, dataset_dir=dataset_dir, batch_size=batch_size, workers=workers)[1]
+            return evaluate(self, dataset_dir=dataset_dir, batch_size=batch_size, workers=workers, evaluator=evaluator)[
+                1
+            ]
         finally:
             self.network.train(was_training)
 

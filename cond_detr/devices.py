@@ -1,5 +1,7 @@
 """Choice of the device and of the number of CPU threads."""
 
+import os
+
 import torch
 
 from cond_detr.errors import InputError, shown
@@ -30,6 +32,7 @@ def device_named(name: str | None) -> torch.device:
 
 
 def use_threads(count: int | None) -> None:
-    """Sets the number of CPU threads of torch and of the matcher; None changes nothing."""
+    """Sets the number of CPU threads of torch, of the matcher and of the evaluation; None changes nothing."""
     if count is not None:
         torch.set_num_threads(count)
+        os.environ["RAYON_NUM_THREADS"] = str(count)  # hotcoco's

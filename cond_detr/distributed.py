@@ -120,13 +120,23 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
 
 
-def gather_lists(items: list[Any]) -> list[Any]:
-    """Concatenates the lists of all ranks, in the order of the ranks; every rank gets the result."""
+def gather_rows(rows: Tensor, device: torch.device) -> Tensor:
+    """Concatenates the rows of all processes, in the order of the ranks; every process gets the result.
+
+    Args:
+        rows: (n, ...) tensor on the CPU, whose n may differ between processes.
+        device: carries the exchange.
+    """
     if not dist.is_initialized():
-        return items
-    lists: list[Any] = [None] * world_size()
-    dist.all_gather_object(lists, items)
-    return [item for each in lists for item in each]
+        return rows
+    count = torch.tensor(len(rows), device=device)
+    counts = [torch.empty_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
+    padded = rows.new_zeros(int(max(counts)), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded, device=device) for _ in counts]
+    dist.all_gather(parts, padded.to(device))
+    return torch.cat([part[: int(number)].cpu() for part, number in zip(parts, counts, strict=True)])
 
 
 def from_rank_zero(make: Callable[[], T]) -> T:

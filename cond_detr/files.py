@@ -1,8 +1,10 @@
 """Writing output files, completely or not at all."""
 
+import codecs
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import socket
 import sys
@@ -161,6 +163,39 @@ def read_text(path: Path, called: str) -> str:
         raise InputError(f"{called} {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{called} {path} is no text: {error}") from None
+
+
+# At once, not page by page
+MAPPED = mmap.MAP_PRIVATE | mmap.MAP_POPULATE
+
+
+@contextlib.contextmanager
+def mapped(path: Path, called: str) -> Iterator[memoryview]:
+    """Maps a file of somebody else's into memory, without a byte order mark, for the length of a block.
+
+    Args:
+        path: the file.
+        called: what messages call it, such as "annotation file".
+
+    Yields:
+        Its bytes, which must not be kept.
+
+    Raises:
+        InputError: if it is missing, no regular file, or cannot be read.
+    """
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise InputError(f"{called} {path} {why_no_file(path)}")
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            # nothing cannot be mapped
+            content = mmap.mmap(file.fileno(), 0, flags=MAPPED, prot=mmap.PROT_READ) if size else mmap.mmap(-1, 1)
+    except OSError as error:
+        raise InputError(f"{called} {path} cannot be read: {error.strerror}") from None
+    with content, memoryview(content) as view:
+        begin = len(codecs.BOM_UTF8) if content[:3] == codecs.BOM_UTF8 else 0
+        with view[begin : size or begin] as text:
+            yield text
 
 
 def read_json(path: Path, called: str) -> Any:

@@ -34,7 +34,7 @@ def main() -> None:
     while step < options.steps:
         for batch in loader:
             batch = batch.to(device)
-            predictions = network(batch.images, batch.padding)
+            predictions = network(*batch.inputs())
             losses = criterion(predictions, batch.targets, num_boxes=batch.targets.counts.sum().clamp(min=1))
             losses.total.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)

@@ -59,7 +59,7 @@ def write_dataset(folder: Path, train: int = 24, val: int = 6) -> Path:
         annotations, load = shapes.make_split(split, count)
         for record in annotations.records:
             load(record.file_name, record.size).save(folder / split / record.file_name)
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(annotations.ground_truth))
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(annotations.to_coco()))
     return folder
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cond_detr.data.annotations import Annotations, ImageRecord, read_annotations
+from cond_detr.data.annotation_checks import read_annotations
+from cond_detr.data.annotations import Annotations, ImageRecord
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.data.layouts import FolderLoader, find_split, with_loader
 from cond_detr.errors import InputError, shown
@@ -70,7 +72,7 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
             found.problems.append(str(error))
     found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]
     found.problems += [*found.annotations.notes, *odd_boxes(found.annotations)]
-    most = max(len(record.labels) for record in records)
+    most = annotations.counts.max()
     if most > FEWEST_QUERIES:
         found.problems.append(
             f"an image has {most} objects, and preset small has {FEWEST_QUERIES} object queries: train with "
@@ -115,12 +117,10 @@ def copies(digests: Mapping[str, bytes]) -> list[str]:
 
 def odd_boxes(annotations: Annotations) -> list[str]:
     """Messages about boxes that are used, but are suspicious: clipped by the image, or very thin."""
-    sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.ground_truth["images"]}
-    out, thin = 0, 0
-    for annotation in annotations.ground_truth["annotations"]:
-        (left, top, width, height), size = annotation["bbox"], sizes[annotation["image_id"]]
-        out += min(left, top) < -1 or left + width > size[0] + 1 or top + height > size[1] + 1
-        thin += min(width, height) < 1
+    objects = annotations.objects
+    first, extent, size = objects.boxes[:, :2], objects.boxes[:, 2:], annotations.images.sizes[objects.images]
+    out = int(((first < -1) | (first + extent > size + 1)).any(1).sum())
+    thin = int((extent.min(1) < 1).sum()) if len(objects) else 0
     problems = [f"{out} boxes reach more than a pixel out of their image, and are clipped"] * bool(out)
     return problems + [f"{thin} boxes are narrower than a pixel"] * bool(thin)
 
@@ -149,8 +149,9 @@ def compare(splits: Sequence[Findings]) -> list[str]:
 
 def objects_of(annotations: Annotations) -> dict[str, int]:
     """Number of boxes of each class, by name."""
-    counts = Counter(int(label) for record in annotations.records for label in record.labels)
-    return {name: counts[i] for i, name in enumerate(annotations.classes.names)}
+    labels = annotations.objects.labels[~annotations.objects.crowds]
+    counts = np.bincount(labels, minlength=len(annotations.classes)).tolist()
+    return dict(zip(annotations.classes.names, counts, strict=True))
 
 
 def table(splits: Sequence[Findings]) -> str:
@@ -158,12 +159,12 @@ def table(splits: Sequence[Findings]) -> str:
     rows: dict[str, list[object]] = {"": [found.split for found in splits]}
     annotations = [found.annotations for found in splits]
     rows["images"] = [len(a.records) for a in annotations]
-    rows["  without objects"] = [sum(not len(record.labels) for record in a.records) for a in annotations]
+    rows["  without objects"] = [int((a.counts == 0).sum()) for a in annotations]
     rows["  most common size"] = [most_common_size(a) for a in annotations]
     rows["boxes"] = [sum(objects_of(a).values()) for a in annotations]
-    rows["  most in an image"] = [max(len(record.labels) for record in a.records) for a in annotations]
+    rows["  most in an image"] = [a.counts.max() for a in annotations]
     rows[f"  narrower than {SMALL} pixels"] = [sum(map(small_boxes, a.records)) for a in annotations]
-    rows["  crowds"] = [sum(entry["iscrowd"] for entry in a.ground_truth["annotations"]) for a in annotations]
+    rows["  crowds"] = [int(a.objects.crowds.sum()) for a in annotations]
     for name in dict.fromkeys(name for a in annotations for name in a.classes.names):
         rows[f"  {name}"] = [objects_of(a).get(name, "-") for a in annotations]
     width = max(map(len, rows))
@@ -176,7 +177,7 @@ def table(splits: Sequence[Findings]) -> str:
 
 def most_common_size(annotations: Annotations) -> str:
     """The most common image size, as "widthxheight" in pixels."""
-    ((width, height), _), *_ = Counter(record.size for record in annotations.records).most_common(1)
+    ((width, height), _), *_ = Counter(map(tuple, annotations.images.sizes.tolist())).most_common(1)
     return f"{width}x{height}"
 
 
@@ -193,15 +194,16 @@ def contact_sheet(found: Findings, count: int) -> Image.Image:
         count: number of images.
     """
     annotations = found.annotations
-    chosen = random.Random(0).sample(annotations.records, min(count, len(annotations.records)))
+    records = annotations.records
     pictures, captions = [], []
-    for record in sorted(chosen, key=lambda record: record.image_id):
+    for number in sorted(random.Random(0).sample(range(len(records)), min(count, len(records)))):
+        record = records[number]
         try:
             image = found.load(record.file_name, record.size)
         except InputError:
             continue
         objects = ground_truth(record, annotations.classes)
-        pictures.append(draw_detections(image, objects, crowds_in(annotations, record.image_id), scores=False))
+        pictures.append(draw_detections(image, objects, crowds_in(annotations, number), scores=False))
         captions.append(record.file_name)
     return sheet(pictures, captions)
 
@@ -219,11 +221,10 @@ class Crowds:
     names: list[str]
 
 
-def crowds_in(annotations: Annotations, image_id: int) -> Crowds:
-    """Collects the crowds of an image."""
-    truth = annotations.ground_truth
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    found = [entry for entry in truth["annotations"] if entry["image_id"] == image_id and entry["iscrowd"]]
-    boxes = torch.tensor([entry["bbox"] for entry in found]).reshape(-1, 4)
+def crowds_in(annotations: Annotations, number: int) -> Crowds:
+    """Collects the crowds of an image, of a number in the order of the ids."""
+    objects = annotations.objects
+    found = objects[(objects.images == number) & objects.crowds]
+    boxes = torch.tensor(found.boxes, dtype=torch.float32)
     boxes[:, 2:] += boxes[:, :2]
-    return Crowds(boxes, [f"crowd: {names[entry['category_id']]}" for entry in found])
+    return Crowds(boxes, [f"crowd: {annotations.classes.names[label]}" for label in found.labels])

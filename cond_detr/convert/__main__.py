@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cond_detr.cli import command_parser, run
 from cond_detr.convert.transformers_folder import write_folder
-from cond_detr.data.annotations import read_annotations
+from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.errors import InputError
 from cond_detr.files import make_folder
 from cond_detr.presets import PRESETS

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cond_detr.config import DataConfig
 from cond_detr.data import shapes
-from cond_detr.data.annotations import read_annotations
+from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.data.images import ImageLoader
 from cond_detr.data.layouts import find_split, with_loader

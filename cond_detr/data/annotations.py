@@ -1,18 +1,19 @@
-"""Reading and checking annotation files in COCO's format."""
+"""Checked annotations, kept as arrays.
 
-from collections import Counter
-from collections.abc import Callable
+A training set of a hundred thousand images would be millions of Python objects, which every process that loads images
+copies as soon as it looks at them. Arrays take a fiftieth of the memory, and are shared between processes.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cond_detr.classes import UNUSED, Classes, in_one_line
-from cond_detr.data.masks import mask_bounds
-from cond_detr.errors import InputError, shown
-from cond_detr.files import read_json
+from cond_detr.classes import Classes
+from cond_detr.data.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -35,246 +36,150 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class Images:
+    """The images of a data set in the order of their ids.
+
+    Attributes:
+        ids: (N,) int64, or Python's whole numbers if one of them has more than 64 bits.
+        names: N file names.
+        sizes: (N, 2) int32 width and height in pixels.
+    """
+
+    ids: NDArray[Any]
+    names: Texts
+    sizes: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The annotated boxes of a data set, those of an image one after the other.
+
+    Attributes:
+        images: (M,) int32 index of the image, ascending.
+        labels: (M,) int32 index of the class.
+        boxes: (M, 4) float64 left, top, width and height in pixels, as the annotation file says.
+        areas: (M,) float64 in pixels, which COCO's evaluation sorts objects by.
+        crowds: (M,) bool, True for crowds, which training leaves out and evaluation forgives.
+    """
+
+    images: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    boxes: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    crowds: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, which: Any) -> "Objects":
+        parts = (self.images, self.labels, self.boxes, self.areas, self.crowds)
+        return Objects(*(part[which] for part in parts))
+
+
+@dataclass(frozen=True)
 class Annotations:
     """A checked annotation file.
 
     Attributes:
         name: path of the file, for messages.
-        ground_truth: input of COCO's evaluation: images, categories, and the boxes that were kept, with crowds.
         classes: the categories in the order of their ids.
-        records: the images in the order of their ids.
+        images: the images in the order of their ids.
+        objects: the boxes that were kept, with crowds.
         dropped: number of boxes that were left out, by reason.
         notes: sentences about what was read otherwise than it stands there.
     """
 
     name: str
-    ground_truth: dict[str, list[dict[str, Any]]]
     classes: Classes
-    records: tuple[ImageRecord, ...]
+    images: Images
+    objects: Objects
     dropped: dict[str, int]
     notes: tuple[str, ...] = ()
 
+    @property
+    def records(self) -> "Records":
+        """Each image with its ground truth."""
+        return Records(self)
 
-def read_annotations(path: Path, object_to: Callable[[str], None] | None = None) -> Annotations:
-    """Reads and checks an annotation file.
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(N + 1,) index of the first object of each image, and after the last."""
+        return np.searchsorted(self.objects.images, np.arange(len(self.images) + 1))
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(N,) number of objects in each image, without crowds."""
+        return np.bincount(self.objects.images[~self.objects.crowds], minlength=len(self.images))
+
+    def to_coco(self) -> dict[str, list[dict[str, Any]]]:
+        """The content of an annotation file in COCO's format: images, categories, and the boxes that were kept."""
+        objects, ids = self.objects, self.classes.category_ids
+        return {
+            "images": [
+                {"id": int(i), "file_name": name, "width": int(width), "height": int(height)}
+                for i, name, (width, height) in zip(self.images.ids, self.images.names, self.images.sizes, strict=True)
+            ],
+            "categories": [{"id": i, "name": name} for i, name in zip(ids, self.classes.names, strict=True)],
+            "annotations": [
+                {
+                    "id": number,  # from 1: pycocotools takes id 0 for "not matched"
+                    "image_id": int(self.images.ids[image]),
+                    "category_id": ids[label],
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+                for number, (image, label, box, area, crowd) in enumerate(
+                    zip(
+                        objects.images.tolist(),
+                        objects.labels.tolist(),
+                        objects.boxes.tolist(),
+                        objects.areas.tolist(),
+                        objects.crowds.tolist(),
+                        strict=True,
+                    ),
+                    start=1,
+                )
+            ],
+        }
+
+
+class Records(Sequence[ImageRecord]):
+    """The images of a data set with their ground truth, each made when it is asked for.
 
     Args:
-        path: the file.
-        object_to: as in :func:`check_annotations`; by default any unusable annotation raises InputError.
-
-    Raises:
-        InputError: if it is missing, is not JSON, or its content cannot be used.
+        annotations: the data set.
     """
-    return check_annotations(read_json(path, "annotation file"), str(path), object_to or refuse)
 
+    def __init__(self, annotations: Annotations) -> None:
+        self.annotations = annotations
 
-def refuse(sentence: str) -> None:
-    """Raises InputError with the given message."""
-    raise InputError(sentence)
+    def __len__(self) -> int:
+        return len(self.annotations.images)
 
+    @overload
+    def __getitem__(self, index: int) -> ImageRecord: ...
 
-def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = refuse) -> Annotations:
-    """Checks parsed annotations.
+    @overload
+    def __getitem__(self, index: slice) -> list[ImageRecord]: ...
 
-    Args:
-        raw: content of the JSON file.
-        name: name of the file, for messages.
-        object_to: called with a message about each annotation that cannot be used; if it returns, the annotation is
-            left out.
-
-    Raises:
-        InputError: if fields are missing, an id or name is used twice, or there is no image or no category.
-    """
-    _check_fields(raw, name)
-    notes: list[str] = []
-    categories = sorted(_without_roots(raw, notes), key=lambda c: c["id"])
-    if not categories:
-        raise InputError(f"{name}: expected at least one image and one category, got none")
-    try:
-        classes = Classes(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
-    if UNUSED in classes.names:
-        raise InputError(f"{name}: category name {UNUSED!r} stands for outputs without a class; choose another")
-    for what, values in (
-        ("image id", [image["id"] for image in raw["images"]]),
-        ("category id", classes.category_ids),
-        ("category name", classes.names),
-    ):
-        twice = [value for value, count in Counter(values).items() if count > 1]
-        if twice:
-            raise InputError(f"{name}: {what} {shown(twice[0])} is used more than once")
-    kept, dropped = _keep_boxes(raw, classes, name, object_to, notes)
-    ground_truth = {
-        "images": [{key: image[key] for key in ("id", "file_name", "width", "height")} for image in raw["images"]],
-        "categories": [{"id": c["id"], "name": c["name"]} for c in categories],
-        "annotations": kept,
-    }
-    return Annotations(name, ground_truth, classes, _records(ground_truth, classes), dropped, tuple(notes))
-
-
-# Of an image's side, more than any file format can hold
-MOST_PIXELS = 10**6
-# Characters of a file name with its folders; Linux allows as many bytes
-LONGEST_PATH = 4096
-# What must be there, and of which type; bbox may be missing where there is a segmentation
-FIELDS: dict[str, dict[str, type]] = {
-    "images": {"id": int, "file_name": str, "width": int, "height": int},
-    "annotations": {"image_id": int, "category_id": int},
-    "categories": {"id": int, "name": str},
-}
-TYPES = {int: "a whole number", str: "text"}
-
-
-def _check_fields(raw: Any, name: str) -> None:
-    for key in FIELDS:
-        if not isinstance(raw, dict) or not isinstance(raw.get(key), list):
-            raise InputError(f"{name}: expected an object with a list {key!r}, as in COCO's annotation files")
-        for i, entry in enumerate(raw[key]):
-            _check_entry(entry, FIELDS[key], f"{name}: {key}[{i}]")
-    for image in raw["images"]:
-        width, height = image["width"], image["height"]
-        if not 1 <= min(width, height) <= max(width, height) <= MOST_PIXELS:
-            raise InputError(
-                f"{name}: image {shown(image['id'])} must have a width and a height of 1 to {MOST_PIXELS} pixels, "
-                f"got {shown(width)} and {shown(height)}"
-            )
-        if not in_one_line(image["file_name"]) or len(image["file_name"]) > LONGEST_PATH:
-            raise InputError(
-                f"{name}: image {shown(image['id'])} has a file name that no file can have: {shown(image['file_name'])}"
-            )
-    if not raw["images"]:
-        raise InputError(f"{name}: expected at least one image and one category, got none")
-
-
-def _check_entry(entry: Any, needed: dict[str, type], where: str) -> None:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where} must be an object, got {shown(entry)}")
-    for field, kind in needed.items():
-        value = entry.get(field)
-        if kind is int and isinstance(value, str) and value.isdecimal() and len(value) < 19:
-            value = entry[field] = int(value)  # some tools write numbers as text
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{where} must have {TYPES[kind]} as {field!r}, got {shown(value)}")
-
-
-def _without_roots(raw: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
-    """The categories, without those that only group others, as Roboflow's first one does."""
-    used = {annotation["category_id"] for annotation in raw["annotations"]}
-    # by which categories other than themselves names are used as groups
-    groups: dict[Any, set[int]] = {}
-    for category in raw["categories"]:
-        if isinstance(category.get("supercategory"), str):
-            groups.setdefault(category["supercategory"], set()).add(category["id"])
-    kept = []
-    for category in raw["categories"]:
-        if category["id"] not in used and groups.get(category["name"], set()) - {category["id"]}:
-            notes.append(f"category {shown(category['name'])} only groups others, and is no class")
-        else:
-            kept.append(category)
-    return kept
-
-
-def _keep_boxes(
-    raw: dict[str, Any], classes: Classes, name: str, object_to: Callable[[str], None], notes: list[str]
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The usable annotations in the form of COCO's evaluation, and the number of dropped ones by reason."""
-    images = {image["id"]: image for image in raw["images"]}
-    known = set(classes.category_ids)
-    kept: list[dict[str, Any]] = []
-    dropped: Counter[str] = Counter()
-    areas = 0
-    for i, annotation in enumerate(raw["annotations"]):
-        image = images.get(annotation["image_id"])
-        bbox = box_of(annotation)
-        wrong = _what_is_wrong(annotation, bbox, image, known)
-        if wrong:
-            of_image = f" ({image['file_name']})" if image else ""
-            object_to(f"{name}: annotation {shown(annotation.get('id', f'number {i}'))}{of_image} {wrong}")
-            continue
-        assert image is not None
-        assert bbox is not None
-        left, top, width, height = bbox
-        crowd = bool(annotation.get("iscrowd", 0))
-        inside = left < image["width"] and top < image["height"] and left + width > 0 and top + height > 0
-        if not crowd and not (inside and width > 0 and height > 0):
-            dropped["empty or outside the image"] += 1
-            continue
-        area = annotation.get("area", width * height)
-        if not _is_number(area) or not 0 < area < 1e18:
-            areas += 1
-            area = width * height
-        kept.append(
-            {
-                "id": len(kept) + 1,  # pycocotools takes id 0 for "not matched"
-                "image_id": annotation["image_id"],
-                "category_id": annotation["category_id"],
-                "bbox": bbox,
-                "area": area,
-                "iscrowd": int(crowd),
-            }
-        )
-    if areas:
-        notes.append(f"{areas} annotations have an area that is none; width times height is taken")
-    return kept, dict(dropped)
-
-
-def box_of(annotation: dict[str, Any]) -> list[float] | None:
-    """The box of an annotation, [left, top, width, height]; without one, the bounds of its polygons or its RLE mask."""
-    bbox = annotation.get("bbox")
-    if bbox is not None or not annotation.get("segmentation"):
-        return bbox if isinstance(bbox, list) else None
-    shape = annotation["segmentation"]
-    try:
-        if isinstance(shape, dict):
-            return mask_bounds(shape)
-        corners = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in shape])
-        low, high = corners.min(0), corners.max(0)
-    except Exception:  # polygons that are none can raise anything
-        return None
-    return [float(value) for value in (*low, *(high - low))]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _what_is_wrong(
-    annotation: dict[str, Any], bbox: list[Any] | None, image: dict[str, Any] | None, categories: set[int]
-) -> str | None:
-    """Why an annotation cannot be used; None if it can."""
-    if image is None:
-        return f"is for image {annotation['image_id']}, which is not among the images"
-    if annotation["category_id"] not in categories:
-        return f"has category {annotation['category_id']}, which is not among the categories"
-    if annotation.get("iscrowd", 0) not in (0, 1):
-        return f"has iscrowd {shown(annotation['iscrowd'])}; expected 0 or 1"
-    if bbox is None:
-        damaged = annotation.get("segmentation")
-        why = "its segmentation is damaged" if damaged else "there is no segmentation to take one from"
-        remark = "" if annotation.get("bbox") is not None else f", and {why}"
-        return f"has no box: bbox is {shown(annotation.get('bbox'))}{remark}"
-    numbers = len(bbox) == 4 and all(_is_number(v) and abs(v) < 1e9 for v in bbox)
-    if not numbers or bbox[2] < 0 or bbox[3] < 0:
-        return (
-            f"has bbox {shown(bbox)}; expected [left, top, width, height], finite, with width and height not negative"
-        )
-    return None
-
-
-def _records(ground_truth: dict[str, list[dict[str, Any]]], classes: Classes) -> tuple[ImageRecord, ...]:
-    """The images in the order of their ids, with boxes and labels, without crowds."""
-    label_of = {category_id: label for label, category_id in enumerate(classes.category_ids)}
-    found: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in ground_truth["images"]}
-    for annotation in ground_truth["annotations"]:
-        if not annotation["iscrowd"]:
-            found[annotation["image_id"]].append(annotation)
-    records = []
-    for image in sorted(ground_truth["images"], key=lambda image: image["id"]):
-        size = (image["width"], image["height"])
-        boxes = np.array([a["bbox"] for a in found[image["id"]]], np.float32).reshape(-1, 4)
+    def __getitem__(self, index: int | slice) -> ImageRecord | list[ImageRecord]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        index = range(len(self))[index]
+        images, starts = self.annotations.images, self.annotations.starts
+        objects = self.annotations.objects[starts[index] : starts[index + 1]]
+        objects = objects[~objects.crowds]
+        width, height = images.sizes[index].tolist()
+        boxes = objects.boxes.astype(np.float32)
         boxes[:, 2:] += boxes[:, :2]
-        boxes = np.clip(boxes, 0, np.array([*size, *size], np.float32))
-        labels = np.array([label_of[a["category_id"]] for a in found[image["id"]]], np.int64)
-        records.append(ImageRecord(image["id"], image["file_name"], size, boxes, labels))
-    return tuple(records)
+        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+        return ImageRecord(
+            int(images.ids[index]), images.names[index], (width, height), boxes, objects.labels.astype(np.int64)
+        )
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return (self[i] for i in range(len(self)))

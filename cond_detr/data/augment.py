@@ -5,13 +5,16 @@ it nor on interruptions of the training.
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
 from cond_detr.config import DataConfig
-from cond_detr.data.images import Size, resized
+from cond_detr.data.images import Size, resize, resized
+
+Region: TypeAlias = tuple[int, int, int, int]  # left, top, width, height in pixels
 
 # Fractions of the image size. For the paper's 800 and its least scale of 0.6 they come to short sides of 480, 512 ...
 # 800, and before a random crop to 400, 500 or 600 with crops of 384 to 600.
@@ -25,40 +28,45 @@ class Annotated:
     """An image with its ground truth.
 
     Attributes:
-        image: RGB.
+        pixels: (3, H, W) uint8 RGB.
         boxes: (n, 4) float32 xyxy in pixels.
         labels: (n,) int64 indices of the classes.
     """
 
-    image: Image.Image
+    pixels: Tensor
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
+
+    @property
+    def size(self) -> Size:
+        """(width, height) of the image in pixels."""
+        _, height, width = self.pixels.shape
+        return width, height
 
 
 def flip(sample: Annotated) -> Annotated:
     """Mirrors an image and its boxes from left to right."""
-    width = sample.image.width
     boxes = sample.boxes.copy()
-    boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-    return replace(sample, image=sample.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), boxes=boxes)
+    boxes[:, [0, 2]] = sample.size[0] - boxes[:, [2, 0]]
+    return replace(sample, pixels=sample.pixels.flip(2), boxes=boxes)
 
 
-def resize(sample: Annotated, size: Size) -> Annotated:
+def scale(sample: Annotated, size: Size) -> Annotated:
     """Scales an image and its boxes to ``size``, (width, height) in pixels."""
-    if size == sample.image.size:
+    if size == sample.size:
         return sample
-    ratio = [size[0] / sample.image.width, size[1] / sample.image.height]
-    image = sample.image.resize(size, Image.Resampling.BILINEAR)
-    return replace(sample, image=image, boxes=sample.boxes * np.array([*ratio, *ratio], np.float32))
+    ratio = [new / old for new, old in zip(size, sample.size, strict=True)]
+    return replace(sample, pixels=resize(sample.pixels, size), boxes=sample.boxes * np.array(ratio * 2, np.float32))
 
 
-def crop(sample: Annotated, left: int, top: int, width: int, height: int) -> Annotated:
-    """Cuts out a region, in pixels; boxes are clipped to it, and dropped if they lie outside."""
+def crop(sample: Annotated, region: Region) -> Annotated:
+    """Cuts out a region; boxes are clipped to it, and dropped if they lie outside."""
+    left, top, width, height = region
     boxes = sample.boxes - np.array([left, top, left, top], np.float32)
     boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
     keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    image = sample.image.crop((left, top, left + width, top + height))
-    return Annotated(image, boxes[keep], sample.labels[keep])
+    pixels = sample.pixels[:, top : top + height, left : left + width]
+    return Annotated(pixels, boxes[keep], sample.labels[keep])
 
 
 @dataclass(frozen=True)
@@ -68,17 +76,22 @@ class Augmentation:
     Attributes:
         flip: whether to mirror it from left to right.
         first_size: (width, height) to scale to before cropping, or None.
-        crop: (left, top, width, height) to cut out, or None.
+        crop: what to cut out, or None.
         size: final (width, height).
     """
 
     flip: bool
     first_size: Size | None
-    crop: tuple[int, int, int, int] | None
+    crop: Region | None
     size: Size
 
+    @property
+    def first(self) -> Size:
+        """(width, height) that the whole image is scaled to."""
+        return self.first_size or self.size
 
-def draw_crop(size: Size, smallest: int, largest: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+
+def draw_crop(size: Size, smallest: int, largest: int, rng: np.random.Generator) -> Region:
     """Draws a region (left, top, width, height) in pixels inside an image.
 
     Args:
@@ -110,8 +123,8 @@ def draw_augmentation(size: Size, data: DataConfig, rng: np.random.Generator) ->
         first_size = resized(size, round(rng.choice(SCALES_BEFORE_CROP) * short), 10**6)
         region = draw_crop(first_size, round(CROP_SIZES[0] * short), round(CROP_SIZES[1] * short), rng)
         size = region[2:]
-    scale = rng.choice(np.linspace(data.min_scale, 1, NUM_SCALES))
-    return Augmentation(mirrored, first_size, region, resized(size, round(scale * short), data.max_size))
+    share = rng.choice(np.linspace(data.min_scale, 1, NUM_SCALES))
+    return Augmentation(mirrored, first_size, region, resized(size, round(share * short), data.max_size))
 
 
 def augment(sample: Annotated, drawn: Augmentation) -> Annotated:
@@ -119,7 +132,7 @@ def augment(sample: Annotated, drawn: Augmentation) -> Annotated:
     if drawn.flip:
         sample = flip(sample)
     if drawn.first_size:
-        sample = resize(sample, drawn.first_size)
+        sample = scale(sample, drawn.first_size)
     if drawn.crop:
-        sample = crop(sample, *drawn.crop)
-    return resize(sample, drawn.size)
+        sample = crop(sample, drawn.crop)
+    return scale(sample, drawn.size)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cond_detr.data.images import normalise
 from cond_detr.errors import InputError
 
 
@@ -29,14 +30,14 @@ class Sample:
     """One image ready for the network.
 
     Attributes:
-        image: (3, H, W) fp32, normalised.
+        pixels: (3, H, W) uint8 RGB.
         labels: (n,) int64 indices of the classes.
         boxes: (n, 4) fp32 cxcywh in fractions of the image size.
         image_id: id of the image in the data set.
         size: original (width, height) in pixels.
     """
 
-    image: Tensor
+    pixels: Tensor
     labels: Tensor
     boxes: Tensor
     image_id: int
@@ -47,19 +48,28 @@ class Sample:
 class Batch:
     """Images padded at the right and at the bottom to a common size.
 
+    They travel as bytes, a quarter of the network's floating point numbers, to the device that normalises them.
+
     Attributes:
-        images: (B, 3, H, W) fp32, zero where padded.
+        pixels: (B, 3, H, W) uint8 RGB, zero where padded.
         padding: (B, H, W) bool, True where padded; None if nothing is padded.
         targets: ground truth.
         image_ids: ids of the images in the data set.
         sizes: original (width, height) of each image in pixels.
     """
 
-    images: Tensor
+    pixels: Tensor
     padding: Tensor | None
     targets: Targets
     image_ids: tuple[int, ...]
     sizes: list[tuple[int, int]]
+
+    def inputs(self) -> tuple[Tensor, Tensor | None]:
+        """The network's inputs: normalised images, (B, 3, H, W) fp32 and zero where padded, and the padding."""
+        images = normalise(self.pixels)
+        if self.padding is not None:
+            images.masked_fill_(self.padding[:, None], 0)
+        return images, self.padding
 
     def to(self, device: torch.device) -> "Batch":
         """Copies the batch to a device, asynchronously if its memory is pinned."""
@@ -77,12 +87,12 @@ class Batch:
         """Applies a function to every tensor of the batch."""
         padding = None if self.padding is None else function(self.padding)
         return replace(
-            self, images=function(self.images), padding=padding, targets=Targets(*map(function, self.targets))
+            self, pixels=function(self.pixels), padding=padding, targets=Targets(*map(function, self.targets))
         )
 
     def tensors(self) -> list[Tensor]:
-        """All tensors: images, padding unless it is None, and targets."""
-        return [self.images, *([] if self.padding is None else [self.padding]), *self.targets]
+        """All tensors: pixels, padding unless it is None, and targets."""
+        return [self.pixels, *([] if self.padding is None else [self.padding]), *self.targets]
 
 
 def pad_images(images: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor | None]:
@@ -93,7 +103,7 @@ def pad_images(images: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor 
         multiple: height and width of the result are multiples of it.
 
     Returns:
-        Images and padding of a :class:`Batch`.
+        Pixels and padding of a :class:`Batch`.
     """
     height = -(-max(image.shape[1] for image in images) // multiple) * multiple
     width = -(-max(image.shape[2] for image in images) // multiple) * multiple
@@ -140,6 +150,6 @@ def collate(samples: list[Sample | InputError], multiple: int = 1) -> Batch | In
         if isinstance(sample, InputError):
             return sample
         good.append(sample)
-    images, padding = pad_images([s.image for s in good], multiple)
+    pixels, padding = pad_images([s.pixels for s in good], multiple)
     targets = pad_targets([s.labels for s in good], [s.boxes for s in good])
-    return Batch(images, padding, targets, tuple(s.image_id for s in good), [s.size for s in good])
+    return Batch(pixels, padding, targets, tuple(s.image_id for s in good), [s.size for s in good])

@@ -1,5 +1,7 @@
 """Samples of a data set for training and evaluation."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,10 +9,10 @@ from torch.utils.data import Dataset
 
 from cond_detr.boxes import xyxy_to_cxcywh
 from cond_detr.config import DataConfig
-from cond_detr.data.annotations import Annotations
-from cond_detr.data.augment import Annotated, Augmentation, augment, draw_augmentation, resize
+from cond_detr.data.annotations import Annotations, ImageRecord
+from cond_detr.data.augment import Annotated, Augmentation, augment, draw_augmentation, scale
 from cond_detr.data.batching import Sample
-from cond_detr.data.images import ImageLoader, InputSize, Size, normalise
+from cond_detr.data.images import ImageLoader, InputSize, Size, pixels_of
 from cond_detr.errors import InputError
 
 
@@ -47,33 +49,40 @@ class CocoDataset(Dataset[Sample | InputError]):
 
     def training_sizes(self) -> list[Size]:
         """The (width, height) in pixels of each image after this epoch's augmentation."""
-        return [self._augmentation(i, record.size).size for i, record in enumerate(self.annotations.records)]
+        sizes = self.annotations.images.sizes.tolist()
+        return [self._augmentation(i, (width, height)).size for i, (width, height) in enumerate(sizes)]
 
     def _augmentation(self, index: int, size: Size) -> Augmentation:
         return draw_augmentation(size, self.data, np.random.default_rng((self.seed, int(self._epoch), index)))
 
     def __len__(self) -> int:
-        return len(self.annotations.records)
+        return len(self.annotations.images)
 
     def __getitem__(self, index: int) -> Sample | InputError:
         record = self.annotations.records[index]
+        drawn = self._augmentation(index, record.size) if self.train else None
+        # evaluation decodes images as whole, so that its numbers are those of other programs
         try:
-            image = self.load(record.file_name, record.size)
-            self.input_size.check(image.size, f"image {record.file_name}")
+            image = self.load(record.file_name, record.size, drawn.first if drawn else None)
+            self.input_size.check(record.size, f"image {record.file_name}")
         except InputError as error:
             return error
-        sample = Annotated(image, record.boxes, record.labels)
-        if self.train:
-            sample = augment(sample, self._augmentation(index, image.size))
-        else:
-            sample = resize(sample, self.input_size.of(image.size))
+        sample = decoded(pixels_of(image), record)
+        sample = augment(sample, drawn) if drawn else scale(sample, self.input_size.of(record.size))
         return Sample(
-            normalise(sample.image),
+            sample.pixels,
             torch.from_numpy(sample.labels),
-            _relative(torch.from_numpy(sample.boxes), sample.image.size),
+            _relative(torch.from_numpy(sample.boxes), sample.size),
             record.image_id,
-            image.size,
+            record.size,
         )
+
+
+def decoded(pixels: Tensor, record: ImageRecord) -> Annotated:
+    """An image that may have been decoded at a fraction of its size, with its boxes at the same scale."""
+    sample = Annotated(pixels, record.boxes, record.labels)
+    ratio = [own / annotated for own, annotated in zip(sample.size, record.size, strict=True)]
+    return sample if ratio == [1, 1] else replace(sample, boxes=sample.boxes * np.array(ratio * 2, np.float32))
 
 
 def _relative(boxes: Tensor, size: tuple[int, int]) -> Tensor:

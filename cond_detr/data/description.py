@@ -7,7 +7,7 @@ from cond_detr.data.dataset import CocoDataset
 def describe_data(dataset: CocoDataset) -> str:
     """Describes a data set: numbers of images, boxes and classes, boxes that were dropped, and what was repaired."""
     annotations = dataset.annotations
-    boxes = sum(len(record.labels) for record in annotations.records)
+    boxes = annotations.counts.sum()
     remarks = [f"{count} boxes dropped ({why})" for why, count in annotations.dropped.items()] + [*annotations.notes]
     counts = f"{len(dataset)} images, {boxes} boxes, {len(annotations.classes)} classes"
     return "; ".join([f"{annotations.name}: {counts}", *remarks])
@@ -15,9 +15,9 @@ def describe_data(dataset: CocoDataset) -> str:
 
 def crowded(annotations: Annotations, num_queries: int) -> list[str]:
     """A warning if images have more objects than there are object queries: the others cannot be learnt nor found."""
-    counts = [len(record.labels) for record in annotations.records]
-    many = sum(count > num_queries for count in counts)
+    counts = annotations.counts
+    many = int((counts > num_queries).sum())
     if not many:
         return []
-    images = f"{many} image{'s have' if many > 1 else ' has'} more than {num_queries} objects, up to {max(counts)}"
+    images = f"{many} image{'s have' if many > 1 else ' has'} more than {num_queries} objects, up to {counts.max()}"
     return [f"WARNING     {images}, but there are {num_queries} object queries: raise num_queries"]

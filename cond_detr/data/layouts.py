@@ -11,12 +11,10 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from cond_detr.data.annotations import Annotations, ImageRecord
-from cond_detr.data.images import Size, image_file, open_image
+from cond_detr.data.images import ORIENTATION, SIDEWAYS, Size, decode, image_file
 from cond_detr.errors import InputError
 from cond_detr.files import why_no_folder
 
-# EXIF's tag, and the values that exchange width and height
-ORIENTATION, SIDEWAYS = 0x0112, {5, 6, 7, 8}
 # Images whose headers are looked at to find out a data set's convention
 LOOKED_AT = 512
 
@@ -34,22 +32,23 @@ class FolderLoader:
     folder: Path
     turn: bool = True
 
-    def __call__(self, file_name: str, size: Size) -> Image.Image:
+    def __call__(self, file_name: str, size: Size, at_least: Size | None = None) -> Image.Image:
         """Loads an image.
 
         Args:
             file_name: path inside the folder.
             size: (width, height) in pixels, as the annotations say.
+            at_least: (width, height) in pixels of which it is needed, as of :func:`cond_detr.data.images.decode`.
 
         Raises:
             InputError: if the image cannot be read, is outside the folder, or has another size.
         """
         path = self.path_of(file_name)
-        image = open_image(path, turn=self.turn)
-        if image.size != size and image.size[::-1] == size:
-            image = open_image(path, turn=not self.turn)
-        if image.size != size:
-            width, height = image.size
+        image, own_size = decode(path, self.turn, f"image {path}", at_least)
+        if own_size != size and own_size[::-1] == size:
+            image, own_size = decode(path, not self.turn, f"image {path}", at_least)
+        if own_size != size:
+            width, height = own_size
             raise InputError(f"image {path} is {width}x{height} pixels, but its annotations say {size[0]}x{size[1]}")
         return image
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
@@ -18,6 +19,8 @@ from cond_detr.errors import InputError
 STEPS_SORTED_TOGETHER = 32
 # Seconds without a batch after which worker processes are given up
 PATIENCE = 30
+# Worker processes by default
+MOST_FOR_GPU, MOST_FOR_CPU = 16, 4
 # Pixels that do not count in sorting. Of batches of 4 with sizes like COCO's, 8 % are then padding, 35 % unsorted
 ABOUT = 128
 
@@ -198,12 +201,16 @@ def checked(loader: DataLoader[Batch]) -> Iterator[Batch]:
         ) from None
 
 
-def loading_processes(data: DataConfig, wanted: int | None) -> int:
-    """Number of worker processes: ``wanted``, or by default a quarter of the cores, at most 4.
+def loading_processes(data: DataConfig, wanted: int | None, device: torch.device) -> int:
+    """Number of worker processes of a process that computes: ``wanted``, or by default what its share of cores allows.
 
-    By default there are none for the built-in shapes, which are in memory, and none with fewer than 4 cores, where
-    workers would slow the training down.
+    A GPU takes more images than a core prepares, so all cores but one work for it. On the CPU the step needs the cores
+    itself and takes few images a second: a quarter of the cores is plenty, and with fewer than 4 cores workers would
+    slow it down. There are none for the built-in shapes, which are in memory.
     """
     if wanted is not None:
         return wanted
-    return 0 if data.dataset_dir is None else min(4, (os.cpu_count() or 1) // 4)
+    if data.dataset_dir is None:
+        return 0
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(MOST_FOR_GPU, max(1, cores - 1)) if device.type == "cuda" else min(MOST_FOR_CPU, cores // 4)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cond_detr.data.annotations import Annotations, check_annotations
+from cond_detr.data.annotation_checks import check_annotations
+from cond_detr.data.annotations import Annotations
 
 Grid = NDArray[np.floating[Any]]
 
@@ -37,7 +38,7 @@ class Gallery:
 
     images: dict[str, NDArray[np.uint8]]
 
-    def __call__(self, file_name: str, _size: tuple[int, int]) -> Image.Image:
+    def __call__(self, file_name: str, _size: tuple[int, int], _at_least: tuple[int, int] | None = None) -> Image.Image:
         """The image of a file name; all of them have the size (SIZE, SIZE)."""
         return Image.fromarray(self.images[file_name])
 

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images per forward pass (default: --eval-batch-size of the training)",
     )
-    add_running(p, ["workers", "device", "threads"])
+    add_running(p, ["workers", "device", "threads", "evaluator"])
     add_precision(p)
     return p
 
@@ -70,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = options.output_dir or beside / "evaluation"
     make_folder(folder)
     dataset, evaluation = evaluate(
-        model, dataset_dir=options.dataset_dir, batch_size=options.batch_size, workers=options.workers
+        model,
+        dataset_dir=options.dataset_dir,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        evaluator=options.evaluator,
     )
     print(describe_data(dataset))
     write_json(

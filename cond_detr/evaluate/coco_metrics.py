@@ -1,17 +1,34 @@
-"""COCO's metrics by pycocotools, with results for each class."""
+"""COCO's metrics, with results for each class."""
 
-import contextlib
-import io
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from cond_detr.data.annotations import Annotations
+from cond_detr.evaluate import by_hotcoco, by_pycocotools
+from cond_detr.evaluate.accumulated import Accumulated, Grid
 
-METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+# Lowest score of detections in the confusion matrix; what predict shows by default
+CONFUSED_ABOVE = 0.3
+# Columns of a table of detections
+IMAGE, BOX, SCORE, LABEL = 0, slice(1, 5), 5, 6
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many objects of a class were found as one of a class.
+
+    Attributes:
+        truth: name of the object's class; None if nothing is there.
+        found: name of the detection's class; None if nothing was found.
+        count: number of objects.
+    """
+
+    truth: str | None
+    found: str | None
+    count: int
 
 
 @dataclass(frozen=True)
@@ -19,50 +36,75 @@ class Evaluation:
     """COCO metrics in [0, 1]; None where there are no objects.
 
     Attributes:
-        metrics: AP, AP50, AP75, APS, APM and APL by name.
-        per_class: AP and AP50 of each class by name.
+        metrics: AP, AP50, AP75, APS, APM, APL and AR (of 100 detections in an image) by name.
+        per_class: AP, AP50 and AR of each class by name.
         precision: precision of each class by name, at an IoU of 0.5, for the recalls 0, 0.01 ... 1.
+        scores: the score at which each of these recalls is reached.
+        confusion: which classes are taken for which, of detections with a score of at least 0.3 and at an IoU of 0.5,
+            most frequent first; None if the evaluator does not tell.
     """
 
     metrics: dict[str, float | None]
     per_class: dict[str, dict[str, float | None]]
     precision: dict[str, list[float] | None]
+    scores: dict[str, list[float] | None]
+    confusion: list[Confusion] | None
 
 
-def evaluate_results(annotations: Annotations, results: list[dict[str, Any]]) -> Evaluation:
+def evaluate_table(
+    annotations: Annotations, found: Grid, evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
+) -> Evaluation:
     """Runs COCO's evaluation of boxes over all images of a data set.
 
     Args:
         annotations: the ground truth.
-        results: detections in COCO's result format.
+        found: (n, 7) float64 table of detections, those of an image in any order: index of the image, left, top, width
+            and height in pixels, score, and index of the class.
+        evaluator: package that computes the numbers. They are the same, but pycocotools gives no confusions.
     """
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = annotations.ground_truth
-        truth.createIndex()
-        coco_eval = COCOeval(truth, truth.loadRes(results) if results else COCO(), "bbox")
-        coco_eval.params.imgIds = [record.image_id for record in annotations.records]
-        coco_eval.params.catIds = list(annotations.classes.category_ids)
-        coco_eval.evaluate()
-        coco_eval.accumulate()
-        coco_eval.summarize()
-    # precision: (IoU thresholds, recalls, classes, areas, detections per image)
-    precision = coco_eval.eval["precision"][:, :, :, 0, -1]
+    if evaluator == "hotcoco" and not by_hotcoco.usable():
+        print("warning: pycocotools evaluates in a fork of a process in which hotcoco has threads", file=sys.stderr)
+        evaluator = "pycocotools"
+    if evaluator == "hotcoco":
+        accumulated = by_hotcoco.accumulate(annotations, found, CONFUSED_ABOVE)
+    else:
+        accumulated = by_pycocotools.accumulate(annotations, found)
+    names = annotations.classes.names
+    # over all areas, with the most detections
+    precision, scores, recall = accumulated.precision[..., 0, -1], accumulated.scores[..., 0, -1], accumulated.recall
     per_class = {
-        name: {"AP": _mean(precision[:, :, i]), "AP50": _mean(precision[0, :, i])}
-        for i, name in enumerate(annotations.classes.names)
+        name: {"AP": _mean(precision[:, :, i]), "AP50": _mean(precision[0, :, i]), "AR": _mean(recall[:, i, 0, -1])}
+        for i, name in enumerate(names)
     }
-    curves = {
-        name: precision[0, :, i].tolist() if (precision[0, :, i] > -1).any() else None
-        for i, name in enumerate(annotations.classes.names)
-    }
-    return Evaluation({name: _known(coco_eval.stats[i]) for i, name in enumerate(METRICS)}, per_class, curves)
+    measured = {name: bool((precision[0, :, i] > -1).any()) for i, name in enumerate(names)}
+    return Evaluation(
+        _metrics(accumulated),
+        per_class,
+        {name: precision[0, :, i].tolist() if measured[name] else None for i, name in enumerate(names)},
+        {name: scores[0, :, i].tolist() if measured[name] else None for i, name in enumerate(names)},
+        None if accumulated.confusion is None else _confusions(accumulated.confusion, names),
+    )
 
 
-def _mean(precision: Any) -> float | None:
-    valid = precision[precision > -1]
+def _metrics(accumulated: Accumulated) -> dict[str, float | None]:
+    precision = accumulated.precision[..., -1]
+    return {
+        "AP": _mean(precision[..., 0]),
+        "AP50": _mean(precision[0, ..., 0]),
+        "AP75": _mean(precision[5, ..., 0]),
+        "APS": _mean(precision[..., 1]),
+        "APM": _mean(precision[..., 2]),
+        "APL": _mean(precision[..., 3]),
+        "AR": _mean(accumulated.recall[:, :, 0, -1]),
+    }
+
+
+def _mean(values: Grid) -> float | None:
+    valid = values[values > -1]
     return float(np.mean(valid)) if valid.size else None
 
 
-def _known(value: float) -> float | None:
-    return None if value < 0 else float(value)
+def _confusions(matrix: np.ndarray[tuple[int, ...], np.dtype[np.int64]], names: tuple[str, ...]) -> list[Confusion]:
+    called = [*names, None]
+    pairs = [Confusion(called[i], called[j], int(matrix[i, j])) for i, j in np.argwhere(matrix).tolist()]
+    return sorted(pairs, key=lambda pair: -pair.count)

@@ -1,22 +1,27 @@
 """Evaluation of a model on a data set: its detections and COCO's metrics."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from cond_detr import distributed
+from cond_detr.boxes import xyxy_to_xywh
 from cond_detr.classes import UNUSED, Classes
 from cond_detr.data import open_split
+from cond_detr.data.annotations import Annotations
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.data.loading import checked, eval_loader, loading_processes
 from cond_detr.errors import InputError, shown
-from cond_detr.evaluate.coco_metrics import Evaluation, evaluate_results
+from cond_detr.evaluate.coco_metrics import CONFUSED_ABOVE, Evaluation, evaluate_table
 from cond_detr.models.model import Model
 from cond_detr.precision import fp32_products
 from cond_detr.predict.detections import MOST_MEASURED, Detections, detections
+
+CPU = torch.device("cpu")
 
 
 def run_over(
@@ -59,21 +64,47 @@ def run_over(
             torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"),
             fp32_products(model.config.train.matmul_precision, device),
         ):
-            predictions = network(batch.images, batch.padding)
+            predictions = network(*batch.inputs())
         images = detections(predictions, batch.sizes, classes, MOST_MEASURED, softmax=network.softmax)
         found += zip(batch.image_ids, images, strict=True)
     return found
 
 
-def measure(dataset: CocoDataset, found: list[tuple[int, Detections]]) -> Evaluation:
-    """Computes COCO's metrics of the detections of all processes, on every process.
+def measure(
+    dataset: CocoDataset,
+    found: list[tuple[int, Detections]],
+    evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco",
+    device: torch.device = CPU,
+) -> Evaluation:
+    """Computes COCO's metrics of the detections of all processes, on the first of them; every process gets the result.
 
     Args:
         dataset: the data set.
         found: result of :func:`run_over` on this process.
+        evaluator: package that computes the numbers.
+        device: carries the exchange between processes.
     """
-    results = [result for image_id, image in found for result in image.to_coco(image_id)]
-    return evaluate_results(dataset.annotations, distributed.gather_lists(results))
+    rows = distributed.gather_rows(table(dataset.annotations, found), device).numpy()
+    return distributed.from_rank_zero(lambda: evaluate_table(dataset.annotations, rows, evaluator))
+
+
+def table(annotations: Annotations, found: list[tuple[int, Detections]]) -> Tensor:
+    """Detections as the (n, 7) float64 table of :func:`cond_detr.evaluate.coco_metrics.evaluate_table`.
+
+    Args:
+        annotations: the data set.
+        found: ids of images, and the detections in each of them. Those of classes that the data set does not have are
+            left out: they are not measured.
+    """
+    numbers = {image_id: i for i, image_id in enumerate(annotations.images.ids.tolist())}
+    label_of = {category_id: label for label, category_id in enumerate(annotations.classes.category_ids)}
+    images = [image for _, image in found]
+    labels = torch.tensor([label_of.get(i, -1) for image in images for i in image.category_ids], dtype=torch.float64)
+    lengths = torch.tensor([len(image) for image in images], dtype=torch.int64)
+    rows = torch.tensor([numbers[image_id] for image_id, _ in found], dtype=torch.float64).repeat_interleave(lengths)
+    boxes = xyxy_to_xywh(torch.cat([torch.zeros(0, 4), *(image.boxes for image in images)]).double())
+    scores = torch.cat([torch.zeros(0), *(image.scores for image in images)]).double()
+    return torch.cat([rows[:, None], boxes, scores[:, None], labels[:, None]], dim=1)[labels >= 0]
 
 
 def classes_in(dataset: CocoDataset, model_classes: Classes) -> Classes:
@@ -97,7 +128,12 @@ def classes_in(dataset: CocoDataset, model_classes: Classes) -> Classes:
 
 
 def evaluate(
-    model: Model, *, dataset_dir: str | Path | None = None, batch_size: int | None = None, workers: int | None = None
+    model: Model,
+    *,
+    dataset_dir: str | Path | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco",
 ) -> tuple[CocoDataset, Evaluation]:
     """Computes COCO's metrics of a model on the validation images of a data set.
 
@@ -105,7 +141,8 @@ def evaluate(
         model: the model, in evaluation mode.
         dataset_dir: folder of the data set; by default the one that the model was trained on.
         batch_size: images per forward pass; by default the model's ``eval_batch_size``.
-        workers: number of processes that load images; by default a quarter of the cores, at most 4.
+        workers: number of processes that load images; by default as :func:`loading_processes` says.
+        evaluator: package that computes the numbers.
 
     Returns:
         The data set and the metrics.
@@ -122,11 +159,26 @@ def evaluate(
         dataset,
         classes_in(dataset, model.classes),
         batch_size=batch_size or model.config.train.eval_batch_size,
-        workers=loading_processes(data, workers),
+        workers=loading_processes(data, workers, model.device),
     )
-    return dataset, measure(dataset, found)
+    return dataset, measure(dataset, found, evaluator, model.device)
 
 
 def results_dict(evaluation: Evaluation, **more: Any) -> dict[str, Any]:
-    """The content of results.json: metrics, results for each class, and further entries."""
-    return {**more, **evaluation.metrics, "per_class": evaluation.per_class}
+    """The content of results.json: metrics, results and curves of each class, confusions, and further entries."""
+    curves = {
+        name: {"precision": rounded(curve), "score": rounded(evaluation.scores[name])}
+        for name, curve in evaluation.precision.items()
+    }
+    content = {**more, **evaluation.metrics, "per_class": evaluation.per_class, "over_recall": curves}
+    if evaluation.confusion is not None:
+        content["confusion"] = {
+            "threshold": CONFUSED_ABOVE,
+            "pairs": [asdict(pair) for pair in evaluation.confusion],
+        }
+    return content
+
+
+def rounded(curve: list[float] | None) -> list[float] | None:
+    """A curve in four digits."""
+    return None if curve is None else [round(value, 4) for value in curve]

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cond_detr.cli import command_parser, fail, positive, run, score
-from cond_detr.data.annotations import read_annotations
+from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.errors import InputError
 from cond_detr.files import make_folder, replacing, write_json, write_picture
 from cond_detr.options import add_running

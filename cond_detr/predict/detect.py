@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cond_detr.data.images import ImageLike, InputSize, is_one, no_image, open_image, to_network_input
+from cond_detr.data.images import ImageLike, InputSize, fitted, is_one, no_image, normalise, open_image
 from cond_detr.errors import InputError
 from cond_detr.models.model import Model
 from cond_detr.precision import fp32_products
@@ -72,11 +72,11 @@ def detect(model: Model, images: Sequence[Image.Image], threshold: float, top: i
     weight = network.query_embed.weight
     if weight.dtype != torch.float32:
         raise InputError(f"a detector must have float32 weights (autocast makes it faster), got {weight.dtype}")
-    pixels = torch.stack([to_network_input(image, data.image_size, data.max_size) for image in images])
+    pixels = torch.stack([fitted(image, data.image_size, data.max_size) for image in images])
     modes = [(module, module.training) for module in network.modules()]
     try:
         with fp32_products(model.config.train.matmul_precision, weight.device):
-            predictions = network.eval()(pixels.to(weight.device))
+            predictions = network.eval()(normalise(pixels.to(weight.device)))
     finally:
         for module, mode in modes:
             module.training = mode

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cond_detr.boxes import xyxy_to_cxcywh
+from cond_detr.boxes import xyxy_to_xywh
 from cond_detr.classes import Classes
 from cond_detr.data.annotations import ImageRecord
 from cond_detr.data.images import IMAGE_SUFFIXES, ImageLike
@@ -131,8 +131,7 @@ class Detections(Sequence[Detection]):
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """COCO's result format, boxes as left, top, width, height in pixels; ``image_id`` is the data set's."""
-        boxes = xyxy_to_cxcywh(self.boxes.double())
-        boxes[:, :2] -= boxes[:, 2:] / 2
+        boxes = xyxy_to_xywh(self.boxes.double())
         return [
             {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
             for box, score, category_id in zip(boxes.tolist(), self.scores.tolist(), self.category_ids, strict=True)

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = replace(data, dataset_dir=options.dataset_dir)
     dataset = open_split(data, "val", model.stride)
     target = options.output or folder.path / "report.html"
-    write_text(target, page(model, dataset, folder, loading_processes(data, options.workers)))
+    write_text(target, page(model, dataset, folder, loading_processes(data, options.workers, model.device)))
     print(f"wrote {target}")
     return 0
 

@@ -165,7 +165,8 @@ def size_table(evaluation: Evaluation) -> str:
 
 def class_table(evaluation: Evaluation, dataset: CocoDataset) -> str:
     """HTML table of the classes: number of objects, AP and AP50 in percent."""
-    labels = np.concatenate([record.labels for record in dataset.annotations.records])
+    objects = dataset.annotations.objects
+    labels = objects.labels[~objects.crowds]
     rows = [["all classes", str(len(labels)), *(percent(evaluation.metrics[name]) for name in ("AP", "AP50"))]]
     for i, (name, values) in enumerate(evaluation.per_class.items()):
         rows.append([name, str(int((labels == i).sum())), percent(values["AP"]), percent(values["AP50"])])

@@ -85,12 +85,12 @@ class Shape(NamedTuple):
     """The properties of a batch that a graph depends on.
 
     Attributes:
-        images: shape of the images.
+        pixels: shape of the images.
         padded: whether there is a padding mask.
         targets: number T of padded targets of each image.
     """
 
-    images: torch.Size
+    pixels: torch.Size
     padded: bool
     targets: int
 
@@ -143,7 +143,7 @@ class GraphedStep:
         Raises:
             InputError: if CUDA refuses the capture.
         """
-        shape = Shape(batch.images.shape, batch.padding is not None, batch.targets.labels.shape[1])
+        shape = Shape(batch.pixels.shape, batch.padding is not None, batch.targets.labels.shape[1])
         slot = self.slots.get(shape)
         if slot is None and shape in self.slots and self._may_capture():
             slot = self.slots[shape] = self._capture_pass(batch, num_boxes)
@@ -179,8 +179,8 @@ class GraphedStep:
         return not self.broken and sum(slot is not None for slot in self.slots.values()) < MAX_GRAPHS
 
     def _capture_pass(self, batch: Batch, num_boxes: Tensor) -> Slot:
-        losses = torch.zeros(4, dtype=torch.float64, device=batch.images.device)
-        sanitised = torch.zeros(len(batch.images), dtype=torch.bool, device=batch.images.device)
+        losses = torch.zeros(4, dtype=torch.float64, device=batch.pixels.device)
+        sanitised = torch.zeros(len(batch.pixels), dtype=torch.bool, device=batch.pixels.device)
         slot = Slot(batch.clone(), num_boxes.clone(), Outcome(losses, sanitised))
 
         def run() -> None:

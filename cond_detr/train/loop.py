@@ -19,9 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from cond_detr import distributed
+from cond_detr.config import RunConfig
 from cond_detr.data.batching import Batch
 from cond_detr.data.dataset import CocoDataset
-from cond_detr.data.loading import ShuffledBatches, checked, train_loader
+from cond_detr.data.loading import ShuffledBatches, checked, loading_processes, train_loader
 from cond_detr.data.prefetch import on_device
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
@@ -63,25 +64,22 @@ class Trainer:
         model: the model, on the device to train on, with the settings of the run.
         data: the data sets.
         recorder: writes the files of the run.
-        workers: number of processes that load images.
-        timeout: seconds of silence after which one of them is lost.
+        how: processes that load images, patience with them, and evaluator.
 
     Raises:
         InputError: if the classes of the validation set are not the model's, or the training set is smaller than a
             step.
     """
 
-    def __init__(
-        self, model: Model, data: Data, recorder: Recorder, *, workers: int, timeout: int | None = None
-    ) -> None:
+    def __init__(self, model: Model, data: Data, recorder: Recorder, how: RunConfig) -> None:
         train = model.config.train
         self.model = model
         self.config = model.config
         self.data = data
         self.recorder = recorder
-        self.workers = workers
-        self.timeout = timeout
+        self.how = how
         self.device = model.device
+        self.workers = loading_processes(model.config.data, how.workers, self.device)
         self.eval_classes = classes_in(data.val, model.classes)
         self.criterion = Criterion(model.config.loss)
         self.graphs = train.cuda_graphs and why_not(model.config, model.network, self.device) is None
@@ -104,7 +102,7 @@ class Trainer:
         self.sanitised = Sanitised(data.train.annotations)
         multiple = max(1, model.config.data.size_step)
         pin = self.device.type == "cuda"
-        self.loader = train_loader(data.train, self.batches, workers, pin, multiple, timeout)
+        self.loader = train_loader(data.train, self.batches, self.workers, pin, multiple, how.timeout)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restores the state of a checkpoint, to continue from there.
@@ -191,7 +189,9 @@ class Trainer:
         self.sanitised.forget()
         started = time.perf_counter() - progress.seconds
         bar = progress_bar(progress.epoch, self.config.train.epochs, progress.step, self.batches.steps)
-        for batches in _groups(on_device(checked(self.loader), self.device), self.config.train.accumulate):
+        self.pace.begin_epoch()
+        loaded = self.pace.waited_for(on_device(checked(self.loader), self.device))
+        for batches in _groups(loaded, self.config.train.accumulate):
             sums += self._step(step, batches)
             progress.step += 1
             progress.seconds = time.perf_counter() - started
@@ -204,6 +204,7 @@ class Trainer:
         bar.close()
         # the processes' mean, so that each of them can go on from it; the state is safe before the evaluation begins
         progress.loss_sums = self._finite(distributed.mean_over_ranks(sums).tolist())
+        self.pace.report_waiting(self.workers)
         self.recorder.save_last(self.state())
         stop.raise_if_stopped(self.device, self._where())
 
@@ -273,9 +274,9 @@ class Trainer:
             batch_size=self.config.train.eval_batch_size,
             workers=self.workers,
             amp=self.config.train.amp,
-            timeout=self.timeout,
+            timeout=self.how.timeout,
         )
-        result = measure(self.data.val, found)
+        result = measure(self.data.val, found, self.how.evaluator, self.device)
         self.pace.end_evaluation()
         ap = result.metrics["AP"]
         # on a tie, or if nothing can be measured, the latest is the best
@@ -296,6 +297,7 @@ class Trainer:
         return {
             "epoch": progress.epoch + 1,
             "seconds": round(progress.seconds, 2),
+            "waiting_seconds": round(self.pace.waiting, 2),
             "images_per_second": round(progress.step * self.batches.images_per_step / progress.seconds, 2),
             **dict(zip(LOSS_NAMES, mean, strict=True)),
             "lr": self._lr(),

@@ -17,13 +17,12 @@ def largest_images(config: Config, dataset: CocoDataset) -> tuple[int, int]:
     If batches are not made of images of similar size, a wide and a tall image may be in the same batch.
     """
     data = config.data
-    widths, heights = zip(*(record.size for record in dataset.annotations.records), strict=True)
-    longest = max(max(w, h) / min(w, h) for w, h in zip(widths, heights, strict=True))
+    sizes = dataset.annotations.images.sizes
+    longest = float((sizes.max(1) / sizes.min(1)).max())
     long = min(data.max_size, round(longest * data.image_size))
     step = max(1, data.size_step)
     short, long = (-(-side // step) * step for side in (data.image_size, long))
-    tall = any(h > w for w, h in zip(widths, heights, strict=True))
-    wide = any(w > h for w, h in zip(widths, heights, strict=True))
+    tall, wide = (sizes[:, 1] > sizes[:, 0]).any(), (sizes[:, 0] > sizes[:, 1]).any()
     if tall and wide and not data.size_step:
         return long, long
     return (long, short) if tall and not wide else (short, long)
@@ -33,7 +32,7 @@ def empty_batch(batch_size: int, height: int, width: int, targets: int) -> Batch
     """Makes a batch of black images (height, width), each with ``targets`` targets."""
     labels, boxes = torch.zeros(targets, dtype=torch.int64), torch.full((targets, 4), 0.5)
     return Batch(
-        torch.zeros(batch_size, 3, height, width),
+        torch.zeros(batch_size, 3, height, width, dtype=torch.uint8),
         torch.zeros(batch_size, height, width, dtype=torch.bool),
         pad_targets([labels] * batch_size, [boxes] * batch_size),
         image_ids=(0,) * batch_size,
@@ -101,7 +100,7 @@ def fits(batch_size: int, model: Model, criterion: Criterion, dataset: CocoDatas
     """
     network, device, train = model.network, model.device, model.config.train
     height, width = largest_images(model.config, dataset)
-    most = max(len(record.labels) for record in dataset.annotations.records)
+    most = int(dataset.annotations.counts.max())
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
     try:

@@ -1,11 +1,18 @@
 """How far a run is, and how long it will take."""
 
+import sys
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from cond_detr import distributed
+
+T = TypeVar("T")
+
+# Share of an epoch
+WORTH_SAYING = 0.1
 
 
 class Pace:
@@ -16,14 +23,44 @@ class Pace:
     Args:
         steps: steps in an epoch.
         epochs: epochs of the run.
+
+    Attributes:
+        waiting: seconds for which steps of the present epoch have waited for images.
     """
 
     def __init__(self, steps: int, epochs: int) -> None:
         self.steps = steps
         self.epochs = epochs
         self.evaluation = 0.0
-        self._began = 0.0
+        self.waiting = 0.0
+        self._began = self._epoch_began = 0.0
+        self._said_so = False
         self._asked = (0, 0, 0.0)
+
+    def begin_epoch(self) -> None:
+        """Call before an epoch."""
+        self.waiting, self._epoch_began = 0.0, time.perf_counter()
+
+    def waited_for(self, items: Iterable[T]) -> Iterator[T]:
+        """Yields items, and counts in ``waiting`` the seconds until each is there, but for the first."""
+        iterator, number = iter(items), 0
+        while True:
+            began = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self.waiting += (time.perf_counter() - began) * (number > 0)
+            number += 1
+            yield item
+
+    def report_waiting(self, workers: int) -> None:
+        """Says once in a run if the training waits for images for a good part of an epoch."""
+        share = self.waiting / max(time.perf_counter() - self._epoch_began, 1e-9)
+        if share < WORTH_SAYING or self._said_so or distributed.rank():
+            return
+        self._said_so = True
+        tqdm.write(f"waiting     for images {share:.0%} of the time, with workers {workers}", file=sys.stdout)
 
     def begin_evaluation(self) -> None:
         """Call before an evaluation."""

@@ -11,7 +11,6 @@ import torch
 from cond_detr import distributed
 from cond_detr.config import Config, RunConfig, configure
 from cond_detr.data import open_split
-from cond_detr.data.loading import loading_processes
 from cond_detr.devices import device_named, use_threads
 from cond_detr.errors import InputError, need, shown
 from cond_detr.models.model import Model
@@ -185,8 +184,7 @@ def launch(model: Model, data: Data, running: Running, start: str, checkpoint: C
     if running.device.type == "cpu":
         keep_freed_memory()
     recorder = Recorder(folder, config, data.val)
-    workers = loading_processes(config.data, how.workers)
-    trainer = Trainer(model, data, recorder, workers=workers, timeout=how.timeout)
+    trainer = Trainer(model, data, recorder, how)
     with contextlib.ExitStack() as held:
         distributed.from_rank_zero(lambda: held.enter_context(folder.locked(new=checkpoint is None)))
         if checkpoint:  # read again: whoever held the folder until now may have gone on

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
@@ -43,8 +44,9 @@ class Sanitised:
         if not ids or self.reported:
             return
         self.reported = True
-        names = {record.image_id: record.file_name for record in self.annotations.records}
-        files = ", ".join(names[i] for i in ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+        images = self.annotations.images
+        names = [images.names[int(np.flatnonzero(images.ids == i)[0])] for i in ids[:3]]
+        files = ", ".join(names) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
         tqdm.write(
             f"warning: predictions that are not finite were matched as if far from every object, for {files}; "
             "further ones are not reported",

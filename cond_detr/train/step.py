@@ -40,8 +40,8 @@ def forward_backward(
         amp: "bf16" for autocast, or "off".
         share: as in :meth:`cond_detr.train.criterion.Criterion.__call__`.
     """
-    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=amp == "bf16"):
-        predictions = network(batch.images, batch.padding)
+    with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=amp == "bf16"):
+        predictions = network(*batch.inputs())
     losses = criterion(predictions, batch.targets, num_boxes, share)
     losses.total.backward()
     parts = (losses.total, losses.classification, losses.l1, losses.giou)

@@ -78,7 +78,7 @@ def test_trains_saves_resumes_and_detects(config: Config, tmp_path: Path) -> Non
     optimizer = make_optimizer(network, config.train)
     step = TrainStep(network, network, Criterion(config.loss), optimizer, config.train)
     targets = pad_targets([torch.tensor([0, 2]), torch.tensor([1])], [torch.rand(2, 4) * 0.4 + 0.2, torch.rand(1, 4)])
-    batch = Batch(torch.randn(2, 3, 32, 48), None, targets, (0, 1), [(48, 32)] * 2)
+    batch = Batch(torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8), None, targets, (0, 1), [(48, 32)] * 2)
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     for _ in range(2):  # the last layer of the box head starts at zero, and holds gradients back
         taken(step, batch)
@@ -92,9 +92,9 @@ def test_trains_saves_resumes_and_detects(config: Config, tmp_path: Path) -> Non
     taken(step, batch)
     taken(TrainStep(again.network, again.network, Criterion(config.loss), resumed, config.train), batch)
     network.eval(), again.network.eval()
-    for ours, theirs in zip(again.network(batch.images), network(batch.images), strict=True):
+    for ours, theirs in zip(again.network(*batch.inputs()), network(*batch.inputs()), strict=True):
         assert torch.equal(ours, theirs)
-    found = detections(network(batch.images), batch.sizes, CLASSES, softmax=network.softmax)[0]
+    found = detections(network(*batch.inputs()), batch.sizes, CLASSES, softmax=network.softmax)[0]
     assert set(found.names) <= {"a", "b", "c"}
     assert found.scores.max() <= 1
 

@@ -62,7 +62,7 @@ def make_step(device: torch.device, dropout: float = 0.1, *, capturable: bool = 
 
 
 def make_batch(height: int, width: int, counts: list[int], device: torch.device, *, padded: bool = True) -> Batch:
-    images = torch.randn(len(counts), 3, height, width)
+    images = torch.randint(0, 256, (len(counts), 3, height, width), dtype=torch.uint8)
     padding = torch.zeros(len(counts), height, width, dtype=torch.bool)
     padding[0, :, width // 2 :] = True
     boxes = [torch.rand(n, 4) * 0.4 + 0.1 for n in counts]

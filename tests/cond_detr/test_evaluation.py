@@ -1,8 +1,10 @@
-"""COCO metrics: perfect for the ground truth, and equal to what pycocotools says when called by hand."""
+"""COCO metrics: perfect for the ground truth, and equal to what pycocotools says when called by hand, to six digits."""
 
 import json
+import os
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pytest
@@ -12,68 +14,160 @@ from pycocotools.cocoeval import COCOeval
 
 from cond_detr.config import DataConfig
 from cond_detr.data import open_split, shapes
-from cond_detr.data.annotations import Annotations, check_annotations
-from cond_detr.evaluate.coco_metrics import evaluate_results
+from cond_detr.data.annotation_checks import check_annotations
+from cond_detr.data.annotations import Annotations
+from cond_detr.evaluate.coco_metrics import Confusion, Evaluation, evaluate_table
+from cond_detr.evaluate.over_dataset import results_dict, table
 from cond_detr.predict.detections import Detections
 
+Evaluator: TypeAlias = Literal["hotcoco", "pycocotools"]
+EVALUATORS: tuple[Evaluator, ...] = ("hotcoco", "pycocotools")
 
-def truth_as_results(annotations: Annotations) -> list[dict[str, Any]]:
+
+def evaluation_of(
+    annotations: Annotations, found: list[tuple[int, Detections]], evaluator: Evaluator = "hotcoco"
+) -> Evaluation:
+    return evaluate_table(annotations, table(annotations, found).numpy(), evaluator)
+
+
+def truth_as_found(annotations: Annotations) -> list[tuple[int, Detections]]:
     """Every box of the ground truth as a detection, through the same path as a model's."""
-    results = []
+    found = []
     for record in annotations.records:
         ids = [annotations.classes.category_ids[label] for label in record.labels]
-        found = Detections(
-            torch.from_numpy(record.boxes), torch.ones(len(record.labels)), torch.from_numpy(record.labels), [], ids
+        boxes, labels = torch.from_numpy(record.boxes), torch.from_numpy(record.labels)
+        found.append((record.image_id, Detections(boxes, torch.ones(len(labels)), labels, [], ids)))
+    return found
+
+
+def by_hand(annotations: Annotations, found: list[tuple[int, Detections]]) -> COCOeval:
+    """What pycocotools says of detections."""
+    truth = COCO()
+    truth.dataset = annotations.to_coco()
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes([each for i, image in found for each in image.to_coco(i)]), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def check_equal(evaluation: Evaluation, reference: COCOeval) -> None:
+    """All numbers, to six digits."""
+    names = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+    got = [-1 if evaluation.metrics[name] is None else evaluation.metrics[name] for name in (*names, "AR")]
+    np.testing.assert_allclose(got, [*reference.stats[:6], reference.stats[8]], rtol=0, atol=1e-6)
+    precision, scores = reference.eval["precision"][0, :, :, 0, 2], reference.eval["scores"][0, :, :, 0, 2]
+    for i, name in enumerate(evaluation.per_class):
+        if precision[0, i] < 0:
+            assert evaluation.per_class[name] == {"AP": None, "AP50": None, "AR": None}
+            continue
+        np.testing.assert_allclose(evaluation.precision[name], precision[:, i], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(evaluation.scores[name], scores[:, i], rtol=0, atol=1e-6)
+        of_class = reference.eval["precision"][:, :, i, 0, 2].mean()
+        np.testing.assert_allclose(evaluation.per_class[name]["AP"], of_class, rtol=0, atol=1e-6)
+        recall = reference.eval["recall"][:, i, 0, 2].mean()
+        np.testing.assert_allclose(evaluation.per_class[name]["AR"], recall, rtol=0, atol=1e-6)
+
+
+def noisy(annotations: Annotations, seed: int = 0) -> list[tuple[int, Detections]]:
+    """Detections as of a mediocre model: shifted, doubled, missed, of other classes; scores are often tied."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for record in annotations.records:
+        keep = np.repeat(rng.permutation(len(record.labels)), rng.integers(0, 4))
+        sizes = record.boxes[keep, 2:] - record.boxes[keep, :2]
+        boxes = record.boxes[keep] + np.tile(sizes, 2) * rng.normal(0, 0.15, (len(keep), 4))
+        labels = np.where(rng.random(len(keep)) < 0.2, rng.integers(0, len(annotations.classes)), record.labels[keep])
+        scores = torch.from_numpy(rng.integers(0, 12, len(keep)) / 12).float()
+        ids = [annotations.classes.category_ids[label] for label in labels]
+        found.append(
+            (record.image_id, Detections(torch.from_numpy(boxes).float(), scores, torch.from_numpy(labels), [], ids))
         )
-        results += found.to_coco(record.image_id)
-    return results
+    return found
 
 
-def test_ground_truth_scores_one_on_shapes() -> None:
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_ground_truth_scores_one_on_shapes(evaluator: Evaluator) -> None:
     annotations = shapes.make_split("val").annotations
-    evaluation = evaluate_results(annotations, truth_as_results(annotations))
-    assert (evaluation.metrics["AP"], evaluation.metrics["AP50"]) == pytest.approx((1, 1))
+    evaluation = evaluation_of(annotations, truth_as_found(annotations), evaluator)
+    assert (evaluation.metrics["AP"], evaluation.metrics["AP50"], evaluation.metrics["AR"]) == pytest.approx((1, 1, 1))
     assert evaluation.metrics["APL"] is None  # no object is larger than 96 x 96
     assert [evaluation.per_class[name]["AP"] for name in shapes.NAMES] == pytest.approx([1.0] * len(shapes.NAMES))
 
 
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("name", ["bccd", "everyday", "coco_subset"])
-def test_ground_truth_scores_one_on_real_data(real_data: Path, name: str, split: str) -> None:
+def test_equals_pycocotools_on_real_data(real_data: Path, name: str, split: str, evaluator: Evaluator) -> None:
     annotations = open_split(DataConfig(dataset_dir=str(real_data / name)), split, 32).annotations
-    evaluation = evaluate_results(annotations, truth_as_results(annotations))
-    assert evaluation.metrics["AP"] == pytest.approx(1)
+    assert evaluation_of(annotations, truth_as_found(annotations), evaluator).metrics["AP"] == pytest.approx(1)
+    found = noisy(annotations)
+    check_equal(evaluation_of(annotations, found, evaluator), by_hand(annotations, found))
 
 
-def test_equals_pycocotools_by_hand(tmp_path: Path) -> None:
-    """Noisy detections of images with crowds, gaps in the ids, and classes without objects."""
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_pycocotools_by_hand(seed: int, evaluator: Evaluator) -> None:
+    """Crowds, ids with gaps, below 0 and of more than 64 bits, areas that are not width times height, empty classes."""
+    rng = np.random.default_rng(seed)
+    ids = [0, 10, -7, 2**31, 2**63 + 5, 2**80]
     raw: dict[str, Any] = {
-        "images": [{"id": i * 10, "file_name": f"{i}.png", "width": 300, "height": 200} for i in range(6)],
-        "categories": [{"id": c, "name": f"c{c}"} for c in (2, 5, 9, 70)],
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 300, "height": 200} for i in ids],
+        "categories": [{"id": c, "name": f"c{c}"} for c in (2, -5, 2**40, 70)],
         "annotations": [],
     }
-    results = []
-    for i in range(40):
+    for i in range(60):
         x, y, w, h = rng.uniform(0, 150), rng.uniform(0, 100), rng.uniform(5, 140), rng.uniform(5, 90)
-        image, category = int(rng.integers(5)) * 10, int(rng.choice([2, 5, 9]))
-        entry = {"id": i + 1, "image_id": image, "category_id": category, "bbox": [x, y, w, h], "area": w * h}
-        raw["annotations"].append({**entry, "iscrowd": int(i % 13 == 0)})
-        box = [x + rng.normal(0, 4), y + rng.normal(0, 4), w, h]
-        results.append({"image_id": image, "category_id": category, "bbox": box, "score": float(rng.random())})
-    path = tmp_path / "truth.json"
-    path.write_text(json.dumps(raw))
-    truth = COCO(str(path))
-    by_hand = COCOeval(truth, truth.loadRes(results), "bbox")
-    by_hand.evaluate()
-    by_hand.accumulate()
-    by_hand.summarize()
-    evaluation = evaluate_results(check_annotations(raw, "raw"), results)
-    got = [-1 if v is None else v for v in evaluation.metrics.values()]
-    assert got == pytest.approx(by_hand.stats[:6].tolist())
-    assert evaluation.per_class["c70"] == {"AP": None, "AP50": None}
-    present = [v["AP"] for v in evaluation.per_class.values() if v["AP"] is not None]
-    assert np.mean(present) == pytest.approx(by_hand.stats[0])
+        image, category = ids[int(rng.integers(5))], int(rng.choice([2, -5, 2**40]))
+        entry = {"id": i, "image_id": image, "category_id": category, "bbox": [x, y, w, h], "iscrowd": int(i % 9 == 0)}
+        area = [w * h, w * h / 3, 5e6, -1, None, 0][int(rng.integers(6))]
+        raw["annotations"].append({**entry, "area": area, "ignore": int(i % 7 == 0)})
+    annotations = check_annotations(raw, "raw")
+    found = noisy(annotations, seed)
+    evaluation = evaluation_of(annotations, found, evaluator)
+    check_equal(evaluation, by_hand(annotations, found))
+    assert evaluation.per_class["c70"] == {"AP": None, "AP50": None, "AR": None}
+    json.dumps(results_dict(evaluation), allow_nan=False)
+
+
+def test_more_than_a_hundred_detections_in_an_image() -> None:
+    """Only the hundred best of each class count."""
+    raw = {
+        "images": [{"id": 0, "file_name": "a.png", "width": 1000, "height": 1000}],
+        "categories": [{"id": 0, "name": "thing"}],
+        "annotations": [{"image_id": 0, "category_id": 0, "bbox": [9 * i, 9 * i, 8, 8]} for i in range(110)],
+    }
+    annotations = check_annotations(raw, "raw")
+    found = truth_as_found(annotations)
+    for evaluator in EVALUATORS:
+        check_equal(evaluation_of(annotations, found, evaluator), by_hand(annotations, found))
+
+
+def test_classes_that_are_taken_for_others() -> None:
+    """Of four cats one is found, one is taken for a dog, two are missed, one by its score; a dog is invented."""
+    raw = {
+        "images": [{"id": 5, "file_name": "a.png", "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [{"image_id": 5, "category_id": 1, "bbox": [25 * i, 0, 20, 20]} for i in range(4)],
+    }
+    annotations = check_annotations(raw, "raw")
+    boxes = torch.tensor([[0, 0, 20, 20], [25, 0, 45, 20], [50, 0, 70, 20], [0, 70, 20, 90]]).float()
+    found = Detections(boxes, torch.tensor([0.9, 0.8, 0.2, 0.7]), torch.tensor([0, 1, 0, 1]), [], [1, 2, 1, 2])
+    confusion = evaluation_of(annotations, [(5, found)]).confusion
+    assert confusion is not None
+    assert set(map(repr, confusion)) == set(
+        map(
+            repr,
+            (
+                Confusion("cat", None, 2),
+                Confusion("cat", "cat", 1),
+                Confusion("cat", "dog", 1),
+                Confusion(None, "dog", 1),
+            ),
+        )
+    )
+    assert evaluation_of(annotations, [(5, found)], "pycocotools").confusion is None
 
 
 def test_annotations_without_ids_areas_or_crowd_flags() -> None:
@@ -84,7 +178,8 @@ def test_annotations_without_ids_areas_or_crowd_flags() -> None:
         "annotations": [{"id": 0, "image_id": 0, "category_id": 0, "bbox": [10, 10, 50, 50]}],
     }
     annotations = check_annotations(raw, "raw")
-    assert evaluate_results(annotations, truth_as_results(annotations)).metrics["AP"] == pytest.approx(1)
+    for evaluator in EVALUATORS:
+        assert evaluation_of(annotations, truth_as_found(annotations), evaluator).metrics["AP"] == pytest.approx(1)
 
 
 def test_dropped_boxes_are_not_asked_for() -> None:
@@ -97,9 +192,42 @@ def test_dropped_boxes_are_not_asked_for() -> None:
     }
     annotations = check_annotations(raw, "raw")
     assert sum(annotations.dropped.values()) == 2
-    assert evaluate_results(annotations, truth_as_results(annotations)).metrics["AP"] == pytest.approx(1)
+    assert evaluation_of(annotations, truth_as_found(annotations)).metrics["AP"] == pytest.approx(1)
 
 
-def test_no_detections_score_zero() -> None:
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_no_detections_score_zero(evaluator: Evaluator) -> None:
     annotations = shapes.make_split("val", 3).annotations
-    assert evaluate_results(annotations, []).metrics["AP"] == 0.0
+    assert evaluation_of(annotations, [], evaluator).metrics["AP"] == 0.0
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_nothing_can_be_measured_without_objects(evaluator: Evaluator) -> None:
+    raw = {
+        "images": [{"id": 0, "file_name": "a.png", "width": 100, "height": 100}],
+        "categories": [{"id": 0, "name": "thing"}],
+        "annotations": [],
+    }
+    annotations = check_annotations(raw, "raw")
+    found = Detections(torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1), torch.zeros(1, dtype=torch.int64), [], [0])
+    for each in ([], [(0, found)]):
+        assert set(evaluation_of(annotations, each, evaluator).metrics.values()) == {None}
+
+
+def test_a_fork_evaluates_as_well(capfd: pytest.CaptureFixture[str]) -> None:
+    """It has none of the threads of its parent, which hotcoco would wait for."""
+    annotations = shapes.make_split("val", 3).annotations
+    evaluation_of(annotations, truth_as_found(annotations))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(evaluation_of(annotations, truth_as_found(annotations)).metrics["AP"] != pytest.approx(1))
+    assert os.waitpid(child, 0)[1] == 0
+    assert "warning: pycocotools evaluates" in capfd.readouterr().err
+
+
+def test_classes_that_the_data_does_not_have_are_not_measured() -> None:
+    annotations = shapes.make_split("val", 3).annotations
+    (image_id, found), *rest = truth_as_found(annotations)
+    unknown = Detections(found.boxes, found.scores, found.labels, [], [-1] * len(found))
+    assert evaluation_of(annotations, [(image_id, found), (image_id, unknown), *rest]).metrics["AP"] == pytest.approx(1)

@@ -40,7 +40,7 @@ def test_a_step_asks_for_nothing(counts: list[int], fused: bool, padded: bool) -
     network = new_network(config, 3).train()
     optimizer = make_optimizer(network, config.train)
     train_step = TrainStep(network, network, Criterion(config.loss), optimizer, config.train)
-    images = torch.randn(2, 3, 64, 96)
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     padding = torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[1, :, 64:] = True
     targets = pad_targets([torch.randint(0, 3, (n,)) for n in counts], [torch.rand(n, 4) * 0.4 + 0.1 for n in counts])

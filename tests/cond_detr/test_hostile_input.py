@@ -21,7 +21,8 @@ from cond_detr.attention_maps import __main__ as attention_maps
 from cond_detr.check_data import __main__ as check_data
 from cond_detr.classes import Classes
 from cond_detr.config import to_dict
-from cond_detr.data.annotations import ImageRecord, read_annotations
+from cond_detr.data.annotation_checks import read_annotations
+from cond_detr.data.annotations import ImageRecord
 from cond_detr.data.images import open_image
 from cond_detr.data.layouts import exif_convention
 from cond_detr.export import Exported

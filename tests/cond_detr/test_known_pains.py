@@ -16,6 +16,7 @@ from cond_detr.boxes import xyxy_to_cxcywh
 from cond_detr.config import DataConfig
 from cond_detr.data import open_split
 from cond_detr.data.batching import Batch, pad_targets
+from cond_detr.data.images import normalise
 from cond_detr.evaluate.over_dataset import measure, run_over
 from cond_detr.models.model import Model
 from cond_detr.models.predictions import Predictions
@@ -34,7 +35,7 @@ def test_a_few_images_are_learnt_by_heart(dataset_dir: Path) -> None:
         DataConfig(dataset_dir=str(dataset_dir), image_size=64, max_size=64, augment="none"), "val", stride=8
     )
     samples = [dataset[i] for i in range(4)]
-    images = torch.stack([sample.image for sample in samples])  # type: ignore[union-attr]
+    images = torch.stack([sample.pixels for sample in samples])  # type: ignore[union-attr]
     targets = pad_targets([s.labels for s in samples], [s.boxes for s in samples])  # type: ignore[union-attr]
     batch = Batch(images, None, targets, (0, 1, 2, 3), [(64, 64)] * 4)
     network = ConditionalDETR.from_preset("shapes", len(dataset.annotations.classes)).network.train()
@@ -46,7 +47,7 @@ def test_a_few_images_are_learnt_by_heart(dataset_dir: Path) -> None:
     assert losses[-1] < 0.15 * losses[0]
     network.eval()
     for sample in samples:
-        scores = network(sample.image[None]).logits[-1, 0].sigmoid()  # type: ignore[union-attr]
+        scores = network(normalise(sample.pixels)[None]).logits[-1, 0].sigmoid()  # type: ignore[union-attr]
         found = sorted((scores > 0.5).nonzero()[:, 1].tolist())
         assert found == sorted(sample.labels.tolist())  # type: ignore[union-attr]
 

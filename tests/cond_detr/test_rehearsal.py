@@ -9,7 +9,7 @@ import torch
 
 from cond_detr import ConditionalDETR, InputError, preset
 from cond_detr.data import open_split
-from cond_detr.data.annotations import ImageRecord
+from cond_detr.data.annotation_checks import check_annotations
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.train.criterion import Criterion
 from cond_detr.train.memory import largest_batch_size, largest_images, rehearse
@@ -40,9 +40,9 @@ def parts(dataset_dir: Path) -> tuple[ConditionalDETR, Criterion, CocoDataset]:
 def test_largest_batch(parts: Any, sizes: list[tuple[int, int]], size_step: int, want: tuple[int, int]) -> None:
     """Out of memory after hours: detr#150, rf-detr#782."""
     dataset = parts[2]
-    first = dataset.annotations.records[0]
-    records = [ImageRecord(i, f"{i}.jpg", size, first.boxes, first.labels) for i, size in enumerate(sizes)]
-    dataset.annotations = replace(dataset.annotations, records=records)
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": w, "height": h} for i, (w, h) in enumerate(sizes)]
+    raw = {"images": images, "categories": [{"id": 1, "name": "thing"}], "annotations": []}
+    dataset.annotations = check_annotations(raw, "raw")
     config = replace(preset("r50"), data=replace(preset("r50").data, size_step=size_step))
     assert largest_images(config, dataset) == want
 

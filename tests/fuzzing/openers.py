@@ -9,12 +9,13 @@ import functools
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from cond_detr.check_data import __main__ as check_data
 from cond_detr.check_data.findings import check_split, contact_sheet
-from cond_detr.config import Config, DataConfig, configure
+from cond_detr.config import Config, DataConfig, RunConfig, configure
 from cond_detr.data import open_split, shapes
 from cond_detr.data.annotations import ImageRecord
 from cond_detr.data.batching import collate
@@ -23,7 +24,7 @@ from cond_detr.data.description import describe_data
 from cond_detr.data.images import InputSize, open_image
 from cond_detr.data.layouts import FolderLoader, exif_convention
 from cond_detr.errors import InputError
-from cond_detr.evaluate.coco_metrics import evaluate_results
+from cond_detr.evaluate.coco_metrics import evaluate_table
 from cond_detr.export import Exported
 from cond_detr.models.model import Model, new_network
 from cond_detr.predict.sources import readable
@@ -120,7 +121,7 @@ def as_training(path: Path) -> list[str]:
     check_buildable(checkpoint)
     model = Model.new(checkpoint.config, splits().train.annotations.classes)
     recorder = Recorder(RunFolder(path.parent), checkpoint.config, splits().val)
-    trainer = Trainer(model, splits(), recorder, workers=0)
+    trainer = Trainer(model, splits(), recorder, RunConfig(workers=0))
     trainer.restore(checkpoint)
     trainer.optimizer.zero_grad()
     model.network(torch.zeros(1, 3, SIDE, SIDE)).logits.sum().backward()
@@ -162,10 +163,7 @@ def as_trained_on(path: Path) -> list[str]:
         batch = collate([images[i] for i in range(min(len(images), 8))])
         if isinstance(batch, InputError):
             raise batch
-    annotations = train_set.annotations
-    first, classes = annotations.records[0], annotations.classes
-    found = {"image_id": first.image_id, "category_id": classes.category_ids[0], "bbox": [1, 2, 30, 20], "score": 0.5}
-    evaluate_results(annotations, [found])
+    evaluate_table(train_set.annotations, np.array([[0, 1, 2, 30, 20, 0.5, 0]], np.float64))
     return []
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from cond_detr import InputError
 from cond_detr.config import DataConfig
-from cond_detr.data import open_split, shapes
-from cond_detr.data.annotations import check_annotations
+from cond_detr.data import layouts, open_split, shapes
+from cond_detr.data.annotation_checks import check_annotations
 from cond_detr.data.batching import Batch, Sample, collate, pad_images
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.data.layouts import FolderLoader, find_split
@@ -130,11 +130,11 @@ def test_samples_of_a_folder(dataset_dir: Path) -> None:
     assert len(train) == 24
     sample = train[0]
     assert isinstance(sample, Sample)
-    assert sample.image.dtype == torch.float32
+    assert sample.pixels.dtype == torch.uint8
     assert sample.boxes.shape == (len(sample.labels), 4)
     again = open_split(data, "train", 8)[0]
     assert isinstance(again, Sample)
-    assert torch.equal(sample.image, again.image)
+    assert torch.equal(sample.pixels, again.pixels)
     train.set_epoch(1)
     other = [train[i] for i in range(8)]
     train.set_epoch(0)
@@ -142,7 +142,7 @@ def test_samples_of_a_folder(dataset_dir: Path) -> None:
     assert any(
         isinstance(a, Sample)
         and isinstance(b, Sample)
-        and (a.image.shape != b.image.shape or not torch.equal(a.image, b.image))
+        and (a.pixels.shape != b.pixels.shape or not torch.equal(a.pixels, b.pixels))
         for a, b in zip(other, same, strict=True)
     )
 
@@ -195,6 +195,42 @@ def test_data_sets_can_be_sent_to_worker_processes(dataset_dir: Path, builtin: b
     else:
         dataset = open_split(DataConfig(dataset_dir=str(dataset_dir), image_size=64, max_size=64), "val", 8)
     assert isinstance(pickle.loads(ForkingPickler.dumps(dataset))[0], Sample)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_photos_are_decoded_at_a_fraction(
+    tmp_path: Path, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training, and look as they would; their boxes, and those of evaluation, stay where they were."""
+    x, y = np.meshgrid(np.linspace(0, 9, 1203), np.linspace(0, 7, 902))
+    waves = (127 + 120 * np.sin(np.stack([x, y, x + y], -1))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "train").mkdir()
+    Image.fromarray(waves).save(tmp_path / "train/a.jpg", quality=95, exif=exif)
+    size = (1203, 902) if orientation == 1 else (902, 1203)
+    raw = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": size[0], "height": size[1]}],
+        "categories": [{"id": 1, "name": "wave"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [100, 200, 300, 400]}],
+    }
+    annotations = check_annotations(raw, "raw")
+    decoded = []
+    original = layouts.decode
+    monkeypatch.setattr(layouts, "decode", lambda *a: decoded.append(original(*a)) or decoded[-1])
+    for side, shrinks in ((200, True), (800, False)):
+        samples = []
+        for train in (True, False):
+            data = DataConfig(image_size=side, max_size=2 * side, augment="none")
+            sample = CocoDataset(annotations, FolderLoader(tmp_path / "train"), data, 32, train=train)[0]
+            assert isinstance(sample, Sample)
+            samples.append(sample)
+            assert (decoded[-1].image.size != size) == (shrinks and train)
+        reduced, whole = samples
+        assert reduced.pixels.shape == whole.pixels.shape
+        assert (reduced.pixels.int() - whole.pixels.int()).abs().float().mean() < 1
+        assert reduced.size == whole.size == size
+        torch.testing.assert_close(reduced.boxes, whole.boxes)
 
 
 def test_batches_are_padded_at_the_right_and_bottom() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cond_detr import InputError, preset
 from cond_detr.data import open_split
@@ -86,10 +87,11 @@ def test_padded_to_a_multiple(dataset_dir: Path) -> None:
     sampler = ShuffledBatches(dataset, 3, 1, 0, 0, 1, by_size=True)
     shapes = set()
     for batch in train_loader(dataset, sampler, 0, False, 32):
-        assert batch.images.shape[2] % 32 == batch.images.shape[3] % 32 == 0
-        shapes.add(batch.images.shape[2:])
+        assert batch.pixels.dtype == torch.uint8
+        assert batch.pixels.shape[2] % 32 == batch.pixels.shape[3] % 32 == 0
+        shapes.add(batch.pixels.shape[2:])
         if batch.padding is not None:
-            assert (batch.images.permute(0, 2, 3, 1)[batch.padding] == 0).all()
+            assert (batch.inputs()[0].permute(0, 2, 3, 1)[batch.padding] == 0).all()
     assert len(shapes) <= 9
 
 

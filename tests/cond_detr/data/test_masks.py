@@ -7,7 +7,7 @@ import pytest
 from pycocotools import mask
 
 from cond_detr import InputError
-from cond_detr.data.annotations import check_annotations
+from cond_detr.data.annotation_checks import check_annotations
 from cond_detr.data.masks import mask_bounds
 
 

@@ -17,7 +17,7 @@ def test_images_are_reproducible_and_splits_differ() -> None:
         assert not np.array_equal(
             first.load(name, (shapes.SIZE, shapes.SIZE)), held_out.load(f"val-{i:05d}.png", (shapes.SIZE, shapes.SIZE))
         )
-    assert first.annotations.ground_truth == again.annotations.ground_truth
+    assert first.annotations.to_coco() == again.annotations.to_coco()
 
 
 def test_the_data_is_varied() -> None:

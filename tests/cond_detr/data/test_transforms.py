@@ -4,43 +4,54 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cond_detr import InputError
 from cond_detr.config import DataConfig
-from cond_detr.data.augment import Annotated, augment, crop, draw_augmentation, draw_crop, flip, resize
-from cond_detr.data.images import InputSize, open_image, resized, to_network_input
+from cond_detr.data.augment import Annotated, augment, crop, draw_augmentation, draw_crop, flip, scale
+from cond_detr.data.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    InputSize,
+    normalise,
+    open_image,
+    pixels_of,
+    resize,
+    resized,
+    to_network_input,
+)
 
 
 def painted(width: int, height: int, box: tuple[int, int, int, int]) -> Annotated:
     """A black image with one white rectangle and its box."""
     image = Image.new("RGB", (width, height))
     image.paste((255, 255, 255), box)
-    return Annotated(image, np.array([box], np.float32), np.array([4]))
+    return Annotated(pixels_of(image), np.array([box], np.float32), np.array([4]))
 
 
-def white_extent(image: Image.Image) -> list[int]:
-    bright = np.asarray(image.convert("L")) > 127
+def white_extent(sample: Annotated) -> list[int]:
+    bright = sample.pixels.numpy().mean(0) > 127
     rows, cols = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
     return [cols[0], rows[0], cols[-1] + 1, rows[-1] + 1]
 
 
 def test_flip() -> None:
     flipped = flip(painted(100, 60, (10, 20, 40, 50)))
-    assert flipped.boxes[0].tolist() == white_extent(flipped.image) == [60, 20, 90, 50]
+    assert flipped.boxes[0].tolist() == white_extent(flipped) == [60, 20, 90, 50]
 
 
 def test_resize() -> None:
-    scaled = resize(painted(100, 60, (10, 20, 40, 50)), (200, 120))
-    assert scaled.image.size == (200, 120)
-    np.testing.assert_allclose(scaled.boxes[0], white_extent(scaled.image), atol=1)
+    scaled = scale(painted(100, 60, (10, 20, 40, 50)), (200, 120))
+    assert scaled.size == (200, 120)
+    np.testing.assert_allclose(scaled.boxes[0], white_extent(scaled), atol=1)
 
 
 def test_crop_clips_and_drops() -> None:
     sample = painted(100, 60, (10, 20, 40, 50))
-    inside = crop(sample, 20, 10, 50, 30)
-    assert inside.boxes[0].tolist() == white_extent(inside.image) == [0, 10, 20, 30]
-    outside = crop(sample, 45, 0, 50, 60)
+    inside = crop(sample, (20, 10, 50, 30))
+    assert inside.boxes[0].tolist() == white_extent(inside) == [0, 10, 20, 30]
+    outside = crop(sample, (45, 0, 50, 60))
     assert outside.boxes.shape == (0, 4)
     assert outside.labels.shape == (0,)
 
@@ -52,12 +63,12 @@ def test_augmented_boxes_follow_the_pixels(seed: int, kind: Literal["paper", "fl
     data = DataConfig(image_size=100, max_size=140, augment=kind)
     drawn = draw_augmentation((160, 120), data, np.random.default_rng(seed))
     out = augment(sample, drawn)
-    assert out.image.size == drawn.size
-    assert max(out.image.size) <= 140
+    assert out.size == drawn.size
+    assert max(out.size) <= 140
     if len(out.boxes):
-        np.testing.assert_allclose(out.boxes[0], white_extent(out.image), atol=1.5)
+        np.testing.assert_allclose(out.boxes[0], white_extent(out), atol=1.5)
     else:
-        assert np.asarray(out.image).max() == 0
+        assert out.pixels.max() == 0
 
 
 def test_the_papers_sizes() -> None:
@@ -66,11 +77,11 @@ def test_the_papers_sizes() -> None:
     shorts, cropped = set(), 0
     for seed in range(200):
         out = augment(sample, draw_augmentation((640, 480), DataConfig(), np.random.default_rng(seed)))
-        assert max(out.image.size) <= 1333
-        ratio = out.image.width / out.image.height
+        assert max(out.size) <= 1333
+        ratio = out.size[0] / out.size[1]
         cropped += abs(ratio - 640 / 480) > 0.01
-        if max(out.image.size) < 1333:
-            shorts.add(min(out.image.size))
+        if max(out.size) < 1333:
+            shorts.add(min(out.size))
     assert shorts == set(range(480, 801, 32))
     assert 60 < cropped < 140
 
@@ -89,6 +100,27 @@ def test_random_crop_sizes() -> None:
 )
 def test_evaluation_size(size: tuple[int, int], want: tuple[int, int]) -> None:
     assert resized(size, 800, 1333) == want
+
+
+@pytest.mark.parametrize("size", [(30, 17), (200, 131), (401, 300), (1066, 800), (64, 300)], ids=str)
+def test_scales_as_pillow_does(size: tuple[int, int]) -> None:
+    """Of noise, to the last bit or the one before, whatever the strides."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (240, 320, 3), dtype=np.uint8))
+    want = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).astype(int)
+    pixels = pixels_of(image)
+    part = pixels_of(Image.new("RGB", (400, 300)))
+    part[:, 20:260, 30:350] = pixels
+    for same in (pixels, pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1), part[:, 20:260, 30:350]):
+        got = resize(same, size)
+        assert got.is_contiguous()
+        assert np.abs(got.permute(1, 2, 0).numpy().astype(int) - want).max() <= 1
+
+
+def test_normalises_as_in_fp64() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7), dtype=np.uint8))
+    mean, std = (torch.tensor(each, dtype=torch.float64).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(normalise(pixels).double(), (pixels.double() / 255 - mean) / std, rtol=0, atol=1e-6)
 
 
 def test_network_input() -> None:

@@ -1,0 +1,268 @@
+"""Checking what an annotation file says: which images, classes and boxes of it can be used."""
+
+import contextlib
+import gc
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, repeat
+from operator import attrgetter, eq
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cond_detr.classes import UNUSED, Classes
+from cond_detr.data.annotation_file import (
+    AnnotationEntry,
+    CategoryEntry,
+    Content,
+    ImageEntry,
+    Segmentations,
+    content_of,
+    read_content,
+)
+from cond_detr.data.annotations import Annotations, Images, Objects
+from cond_detr.data.masks import mask_bounds
+from cond_detr.data.texts import Texts
+from cond_detr.errors import InputError, shown
+
+# Coordinates of boxes, and areas, in pixels: more is a mistake
+LARGEST, LARGEST_AREA = 1e9, 1e18
+# What no annotated image and category has
+NOWHERE = -1
+NO_BOX = (math.nan,) * 4
+# Of annotations without an area
+MISSING = -math.inf
+
+_IMAGE_ID, _CATEGORY_ID, _ISCROWD, _BBOX, _AREA = map(
+    attrgetter, ("image_id", "category_id", "iscrowd", "bbox", "area")
+)
+
+
+def read_annotations(path: Path, object_to: Callable[[str], None] | None = None) -> Annotations:
+    """Reads and checks an annotation file.
+
+    Args:
+        path: the file.
+        object_to: as in :func:`check_annotations`; by default any unusable annotation raises InputError.
+
+    Raises:
+        InputError: if it is missing, is not JSON, or its content cannot be used.
+    """
+    with _without_collector():
+        return _checked(*read_content(path), str(path), object_to or refuse)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keeps the garbage collector from looking through a million new objects that nothing refers back to."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+def refuse(sentence: str) -> None:
+    """Raises InputError with the given message."""
+    raise InputError(sentence)
+
+
+def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = refuse) -> Annotations:
+    """Checks parsed annotations.
+
+    Args:
+        raw: content of the JSON file.
+        name: name of the file, for messages.
+        object_to: called with a message about each annotation that cannot be used; if it returns, the annotation is
+            left out.
+
+    Raises:
+        InputError: if fields are missing, an id or name is used twice, or there is no image or no category.
+    """
+    return _checked(*content_of(raw, name), name, object_to)
+
+
+def _checked(
+    content: Content, segmentations: Segmentations, name: str, object_to: Callable[[str], None]
+) -> Annotations:
+    notes: list[str] = []
+    classes = _classes(content, name, notes)
+    _check_unique("image id", [image.id for image in content.images], name)
+    images = sorted(content.images, key=lambda image: image.id)
+    _fill_in_boxes(content.annotations, segmentations)
+    objects = _objects(content.annotations, images, classes, name, object_to)
+    arrays = _images(images)
+    kept, dropped = _kept(objects, arrays, notes)
+    return Annotations(name, classes, arrays, kept, dropped, tuple(notes))
+
+
+def _classes(content: Content, name: str, notes: list[str]) -> Classes:
+    categories = sorted(_without_roots(content, notes), key=lambda category: category.id)
+    if not categories:
+        raise InputError(f"{name}: expected at least one image and one category, got none")
+    try:
+        classes = Classes(tuple(c.name for c in categories), tuple(c.id for c in categories))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    if UNUSED in classes.names:
+        raise InputError(f"{name}: category name {UNUSED!r} stands for outputs without a class; choose another")
+    _check_unique("category id", classes.category_ids, name)
+    _check_unique("category name", classes.names, name)
+    return classes
+
+
+def _check_unique(what: str, values: Sequence[Any], name: str) -> None:
+    if len(set(values)) < len(values):
+        twice = next(value for value, count in Counter(values).items() if count > 1)
+        raise InputError(f"{name}: {what} {shown(twice)} is used more than once")
+
+
+def _without_roots(content: Content, notes: list[str]) -> list[CategoryEntry]:
+    """The categories, without those that only group others, as Roboflow's first one does."""
+    used = {annotation.category_id for annotation in content.annotations}
+    # by which categories other than themselves names are used as groups
+    groups: dict[Any, set[int]] = {}
+    for category in content.categories:
+        if isinstance(category.supercategory, str):
+            groups.setdefault(category.supercategory, set()).add(category.id)
+    kept = []
+    for category in content.categories:
+        if category.id not in used and groups.get(category.name, set()) - {category.id}:
+            notes.append(f"category {shown(category.name)} only groups others, and is no class")
+        else:
+            kept.append(category)
+    return kept
+
+
+def _images(images: Sequence[ImageEntry]) -> Images:
+    ids = [image.id for image in images]
+    fits = ids[0] >= -(2**63) and ids[-1] < 2**63
+    sizes = np.array([(image.width, image.height) for image in images], np.int32)
+    return Images(np.array(ids, np.int64 if fits else object), Texts.of(image.file_name for image in images), sizes)
+
+
+def _fill_in_boxes(annotations: Sequence[AnnotationEntry], segmentations: Segmentations) -> None:
+    """Gives annotations without a box the bounds of their polygons or their mask."""
+    boxes = list(map(_BBOX, annotations))
+    without = [i for i, box in enumerate(boxes) if box is None] if type(None) in set(map(type, boxes)) else []
+    for i, shape in zip(without, segmentations(without), strict=True):
+        if shape:
+            annotations[i].bbox = bounds_of(shape) or DAMAGED  # type: ignore[assignment]
+
+
+# Stands for the box of a segmentation that has none
+DAMAGED = "damaged"
+
+
+def bounds_of(segmentation: Any) -> tuple[float, ...] | None:
+    """The bounds of polygons or of a run-length encoded mask: left, top, width and height; None if it is damaged."""
+    try:
+        if isinstance(segmentation, dict):
+            return tuple(mask_bounds(segmentation))
+        corners = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation])
+        low, high = corners.min(0), corners.max(0)
+    except Exception:  # polygons that are none can raise anything
+        return None
+    return tuple(float(value) for value in (*low, *(high - low)))
+
+
+def _objects(
+    annotations: list[AnnotationEntry],
+    images: Sequence[ImageEntry],
+    classes: Classes,
+    name: str,
+    object_to: Callable[[str], None],
+) -> Objects:
+    """The annotations in their order; those that cannot be used are objected to, and have no image."""
+    labels = {category_id: label for label, category_id in enumerate(classes.category_ids)}
+    count = len(annotations)
+    # map, as there may be millions
+    image = _numbers(list(map(_IMAGE_ID, annotations)), [each.id for each in images])
+    label = np.fromiter(map(labels.get, map(_CATEGORY_ID, annotations), repeat(NOWHERE)), np.int32, count)
+    flags = list(map(_ISCROWD, annotations))
+    crowd = np.fromiter(map(eq, flags, repeat(1)), np.bool_, count)
+    box = _boxes(annotations)
+    with np.errstate(invalid="ignore"):  # NaN is no box
+        is_box = (np.abs(box) < LARGEST).all(1) & (box[:, 2:] >= 0).all(1)
+    wrong = (image < 0) | (label < 0) | ~is_box
+    if not (set(map(type, flags)) <= {int, bool} and set(flags) <= {0, 1}):
+        wrong[[i for i, flag in enumerate(flags) if flag not in (0, 1)]] = True
+    for i in np.flatnonzero(wrong).tolist():
+        entry = annotations[i]
+        of_image = "" if image[i] < 0 else f" ({images[image[i]].file_name})"
+        called = f"number {i}" if entry.id is msgspec.UNSET else entry.id
+        why = _what_is_wrong(entry, known_image=image[i] >= 0, known_category=label[i] >= 0)
+        object_to(f"{name}: annotation {shown(called)}{of_image} {why}")
+    image[wrong] = NOWHERE
+    return Objects(image, label, box, _areas(annotations), crowd)
+
+
+def _numbers(wanted: Sequence[int], ids: Sequence[int]) -> NDArray[np.int32]:
+    """Where in ``ids``, which ascend, each of the wanted ones is; :data:`NOWHERE` if it is not among them."""
+    try:
+        known, asked = np.array(ids, np.int64), np.fromiter(wanted, np.int64, len(wanted))
+    except OverflowError:  # of more than 64 bits
+        numbers = {number: i for i, number in enumerate(ids)}
+        return np.fromiter((numbers.get(each, NOWHERE) for each in wanted), np.int32, len(wanted))
+    found = np.searchsorted(known, asked).clip(max=len(known) - 1)
+    return np.where(known[found] == asked, found, NOWHERE).astype(np.int32)
+
+
+def _boxes(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:
+    """(M, 4) float64 boxes; NaN where there is none."""
+    boxes: Sequence[Any] = list(map(_BBOX, annotations))
+    if set(map(type, boxes)) != {tuple}:
+        boxes = [box if isinstance(box, tuple) else NO_BOX for box in boxes]
+    return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+
+
+def _areas(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:
+    """(M,) float64 areas; :data:`MISSING` where there is none, and NaN where it is no number."""
+    areas: Sequence[Any] = list(map(_AREA, annotations))
+    if not set(map(type, areas)) <= {float, int}:
+        areas = [MISSING if a is msgspec.UNSET else math.nan if a is None else a for a in areas]
+    return np.fromiter(areas, np.float64, len(areas))
+
+
+def _what_is_wrong(entry: AnnotationEntry, *, known_image: bool, known_category: bool) -> str:
+    """Why an annotation cannot be used."""
+    if not known_image:
+        return f"is for image {shown(entry.image_id)}, which is not among the images"
+    if not known_category:
+        return f"has category {shown(entry.category_id)}, which is not among the categories"
+    if entry.iscrowd not in (0, 1):
+        return f"has iscrowd {shown(entry.iscrowd)}; expected 0 or 1"
+    bbox: Any = entry.bbox
+    if bbox is None or bbox == DAMAGED:
+        why = "there is no segmentation to take one from" if bbox is None else "its segmentation is damaged"
+        return f"has no box: bbox is None, and {why}"
+    if isinstance(bbox, tuple):
+        bbox = [int(v) if isinstance(v, float) and v.is_integer() else v for v in bbox]
+    elif not isinstance(bbox, list):
+        return f"has no box: bbox is {shown(bbox)}"
+    return f"has bbox {shown(bbox)}; expected [left, top, width, height], finite, with width and height not negative"
+
+
+def _kept(objects: Objects, images: Images, notes: list[str]) -> tuple[Objects, dict[str, int]]:
+    """The objects that can be used, by image, and the number of dropped ones by reason."""
+    usable = objects.images >= 0
+    sizes = images.sizes[objects.images]
+    first, extent = objects.boxes[:, :2], objects.boxes[:, 2:]
+    inside = ((first < sizes) & (first + extent > 0) & (extent > 0)).all(1)
+    kept = np.flatnonzero(usable & (inside | objects.crowds))
+    outside = int(usable.sum()) - len(kept)
+    dropped = {"empty or outside the image": outside} if outside else {}
+    objects = objects[kept[np.argsort(objects.images[kept], kind="stable")]]
+    good = (objects.areas > 0) & (objects.areas < LARGEST_AREA)
+    odd = int((~good & (objects.areas != MISSING)).sum())
+    if odd:
+        notes.append(f"{odd} annotations have an area that is none; width times height is taken")
+    areas = np.where(good, objects.areas, objects.boxes[:, 2] * objects.boxes[:, 3])
+    return replace(objects, areas=areas), dropped
