@@ -27,8 +27,10 @@ COLUMNS = {
     "times_ours": "8.2f",
 }
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-# Of COCO's size in the quick form, photos, and digits in which evaluations agree
-QUICK, PHOTOS, DIGITS = 0.02, 60, 1e-6
+# The share of COCO, and the number of photos
+FULL, QUICK, TINY = (1, 60), (0.02, 8), (0.002, 2)
+# In which evaluations agree
+DIGITS = 1e-6
 # What tasks are compared by, and whether more of it is better
 COST = {"open": "cpu_s", "loading": "growth_mb", "evaluate": "cpu_s", "sample": "samples_per_cpu_s"}
 
@@ -102,13 +104,14 @@ def main() -> int:
     """Measures, prints the table, and writes rows and picture if wanted."""
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="a fiftieth of COCO, and 8 photos")
+    parser.add_argument("--tiny", action="store_true", help="some images, to see that everything runs")
     options = parser.parse_args()
     where = machine()
     print(where)
     record = Record(options.json, "data_bench", where, threads=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "made"
-        make(folder, QUICK if options.quick else 1, 8 if options.quick else PHOTOS)
+        make(folder, *(TINY if options.tiny else QUICK if options.quick else FULL))
         agree = run(folder, record)
     print_table(record.rows, COLUMNS)
     record.finish(picture)

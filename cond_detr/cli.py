@@ -20,6 +20,7 @@ from cond_detr.version import __version__
 
 COMMANDS = {
     "check-data": "print statistics and problems of a data set",
+    "pack": "pack the images of a data set into tar files",
     "train": "train a detector",
     "evaluate": "compute COCO metrics of a checkpoint",
     "predict": "detect objects in images",

@@ -67,7 +67,7 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
         try:
             load(record.file_name, record.size)
-            found.digests[record.file_name] = sha256(load.path_of(record.file_name).read_bytes()).digest()
+            found.digests[record.file_name] = sha256(load.bytes_of(record.file_name)).digest()
         except InputError as error:
             found.problems.append(str(error))
     found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]
@@ -82,8 +82,11 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     twice = [name for name, count in Counter(record.file_name for record in records).items() if count > 1]
     found.problems += [f"image {name} is listed more than once" for name in twice]
     listed = {Path(record.file_name).as_posix() for record in records}
-    there = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    unlisted = sum(path.relative_to(folder).as_posix() not in listed for path in there)
+    if load.shards:
+        unlisted = load.shards.without(listed)
+    else:
+        there = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        unlisted = sum(path.relative_to(folder).as_posix() not in listed for path in there)
     if unlisted:
         found.problems.append(f"{unlisted} images in {folder} are not in the annotations, and will not be used")
     return found

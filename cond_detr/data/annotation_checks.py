@@ -181,11 +181,10 @@ def _objects(
     object_to: Callable[[str], None],
 ) -> Objects:
     """The annotations in their order; those that cannot be used are objected to, and have no image."""
-    labels = {category_id: label for label, category_id in enumerate(classes.category_ids)}
     count = len(annotations)
     # map, as there may be millions
     image = _numbers(list(map(_IMAGE_ID, annotations)), [each.id for each in images])
-    label = np.fromiter(map(labels.get, map(_CATEGORY_ID, annotations), repeat(NOWHERE)), np.int32, count)
+    label = _numbers(list(map(_CATEGORY_ID, annotations)), classes.category_ids)
     flags = list(map(_ISCROWD, annotations))
     crowd = np.fromiter(map(eq, flags, repeat(1)), np.bool_, count)
     box = _boxes(annotations)
@@ -211,8 +210,14 @@ def _numbers(wanted: Sequence[int], ids: Sequence[int]) -> NDArray[np.int32]:
     except OverflowError:  # of more than 64 bits
         numbers = {number: i for i, number in enumerate(ids)}
         return np.fromiter((numbers.get(each, NOWHERE) for each in wanted), np.int32, len(wanted))
-    found = np.searchsorted(known, asked).clip(max=len(known) - 1)
-    return np.where(known[found] == asked, found, NOWHERE).astype(np.int32)
+    first, last = int(known[0]), int(known[-1])
+    if last - first > len(known) + len(asked):
+        found = np.searchsorted(known, asked).clip(max=len(known) - 1)
+        return np.where(known[found] == asked, found, NOWHERE).astype(np.int32)
+    # close together, as they mostly are: a table
+    table = np.full(last - first + 2, NOWHERE, np.int32)
+    table[known - first] = np.arange(len(known))
+    return table[np.where((asked >= first) & (asked <= last), asked - first, len(table) - 1)]
 
 
 def _boxes(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Folder layouts of data sets: where images and annotations are."""
 
+import io
 import os
 import unicodedata
 import warnings
@@ -12,6 +13,7 @@ from PIL import Image
 
 from cond_detr.data.annotations import Annotations, ImageRecord
 from cond_detr.data.images import ORIENTATION, SIDEWAYS, Size, decode, image_file
+from cond_detr.data.shards import Shards
 from cond_detr.errors import InputError
 from cond_detr.files import why_no_folder
 
@@ -21,16 +23,18 @@ LOOKED_AT = 512
 
 @dataclass(frozen=True)
 class FolderLoader:
-    """Loads images by file name from a folder; refuses names that lead out of it.
+    """Loads images by file name from a folder, or from tar files in it; refuses names that lead out of it.
 
     Attributes:
         folder: the folder.
         turn: whether annotations are of images rotated as their EXIF tag says. An image whose annotated size says
             otherwise is taken as that says.
+        shards: the tar files that hold the images, if they are in such.
     """
 
     folder: Path
     turn: bool = True
+    shards: Shards | None = None
 
     def __call__(self, file_name: str, size: Size, at_least: Size | None = None) -> Image.Image:
         """Loads an image.
@@ -43,14 +47,39 @@ class FolderLoader:
         Raises:
             InputError: if the image cannot be read, is outside the folder, or has another size.
         """
-        path = self.path_of(file_name)
-        image, own_size = decode(path, self.turn, f"image {path}", at_least)
+        source, name = self.source_of(file_name)
+        image, own_size = decode(source, self.turn, name, at_least)
         if own_size != size and own_size[::-1] == size:
-            image, own_size = decode(path, not self.turn, f"image {path}", at_least)
+            image, own_size = decode(source, not self.turn, name, at_least)
         if own_size != size:
             width, height = own_size
-            raise InputError(f"image {path} is {width}x{height} pixels, but its annotations say {size[0]}x{size[1]}")
+            raise InputError(f"{name} is {width}x{height} pixels, but its annotations say {size[0]}x{size[1]}")
         return image
+
+    def source_of(self, file_name: str) -> tuple[Path | io.BytesIO, str]:
+        """What :func:`cond_detr.data.images.decode` reads an image from, and what messages call it.
+
+        Raises:
+            InputError: if the name leads out of the folder, or is in none of its shards.
+        """
+        if not self.shards:
+            path = self.path_of(file_name)
+            return path, f"image {path}"
+        for spelling in self._spellings(file_name):
+            entry = self.shards.find(spelling)
+            if entry is not None:
+                return io.BytesIO(self.shards.read(entry)), f"image {self.folder / file_name}"
+        raise InputError(f"image {file_name} is in none of the tar files of {self.folder}")
+
+    def bytes_of(self, file_name: str) -> bytes:
+        """The content of the file of an image.
+
+        Raises:
+            InputError: as :meth:`source_of`.
+            OSError: if it cannot be read.
+        """
+        source, _ = self.source_of(file_name)
+        return source.read_bytes() if isinstance(source, Path) else source.getvalue()
 
     def path_of(self, file_name: str) -> Path:
         """Where an image is: also where its name was written on another system, or with other composed letters.
@@ -60,37 +89,40 @@ class FolderLoader:
         Raises:
             InputError: if the name leads out of the folder.
         """
+        for spelling in self._spellings(file_name):
+            if os.path.exists(self.folder / spelling):  # noqa: PTH110 - false also for what no file can be called
+                return self.folder / spelling
+        return self.folder / file_name
+
+    def _spellings(self, file_name: str) -> list[str]:
         spellings = [file_name, file_name.replace("\\", "/")]
         spellings += [unicodedata.normalize(form, spellings[1]) for form in ("NFC", "NFD")]
-        for spelling in dict.fromkeys(spellings):
+        for spelling in spellings:
             relative = PurePosixPath(spelling)
             if relative.is_absolute() or ".." in relative.parts:
                 raise InputError(f"image {file_name} is outside its folder {self.folder}")
-            if os.path.exists(self.folder / relative):  # noqa: PTH110 - false also for what no file can be called
-                return self.folder / relative
-        return self.folder / file_name
+        return list(dict.fromkeys(spellings))
 
 
-def exif_convention(folder: Path, records: Sequence[ImageRecord], wanted: str) -> tuple[bool, str]:
+def exif_convention(load: FolderLoader, records: Sequence[ImageRecord], wanted: str) -> tuple[bool, str]:
     """Whether annotations are of images rotated as their EXIF tags say, and a remark where that is not certain.
 
     The convention belongs to the data set. Images that are rotated sideways tell it by the size that they are
     annotated with; others, such as those that are upside down, cannot.
 
     Args:
-        folder: the image folder.
+        load: loader of the images.
         records: annotated images, of which at most :data:`LOOKED_AT` are looked at.
         wanted: "turn" or "ignore" if the user says it, else "auto".
     """
     if wanted != "auto":
         return wanted == "turn", ""
-    load = FolderLoader(folder)
     told, silent = Counter[bool](), 0
     for record in records[:: -(-len(records) // LOOKED_AT)]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # as where it is loaded
-                with image_file(load.path_of(record.file_name)) as image:
+                with image_file(load.source_of(record.file_name)[0]) as image:
                     stored, orientation = image.size, image.getexif().get(ORIENTATION, 1)
         except Exception:  # whoever loads it says what is wrong with it
             continue
@@ -117,10 +149,11 @@ def with_loader(annotations: Annotations, folder: Path, exif: str) -> tuple[Anno
         folder: the image folder.
         exif: the setting of that name.
     """
-    turn, remark = exif_convention(folder, annotations.records, exif)
+    load = FolderLoader(folder, shards=Shards.open(folder))
+    turn, remark = exif_convention(load, annotations.records, exif)
     if remark:
         annotations = replace(annotations, notes=(*annotations.notes, remark))
-    return annotations, FolderLoader(folder, turn)
+    return annotations, replace(load, turn=turn)
 
 
 def find_split(dataset_dir: Path, split: str) -> tuple[Path, Path]:

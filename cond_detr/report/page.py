@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from string import Template
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -18,21 +17,22 @@ from cond_detr.boxes import iou
 from cond_detr.data.annotations import ImageRecord
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.errors import InputError
-from cond_detr.evaluate.coco_metrics import Evaluation
+from cond_detr.evaluate.coco_metrics import CONFUSED_ABOVE, Evaluation
 from cond_detr.evaluate.over_dataset import classes_in, measure, run_over
 from cond_detr.files import read_text
 from cond_detr.models.model import Model
 from cond_detr.predict.detections import Detections, ground_truth
 from cond_detr.predict.drawing import draw_detections
-from cond_detr.predict.lettering import families, in_figure
+from cond_detr.report.figures import precision_figure, score_figure
 from cond_detr.train.curves import metrics_figure
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.version import __version__
 from cond_detr.weights.progress import RECORDED, is_record
 from cond_detr_kernels import linear_sum_assignment
 
-THRESHOLD = 0.3
+THRESHOLD = CONFUSED_ABOVE
 SHOWN = 6
+CONFUSIONS = 12
 
 PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -62,6 +62,10 @@ ones more than 96 x 96.</p>
 <div class="wide">$sizes</div>
 <h2>Learning curves</h2><div class="wide">$curves</div>
 <h2>Classes</h2><div class="wide">$classes</div><div class="wide">$precision</div>
+<h2>Which threshold</h2><p>Precision and recall of the detections above a score, at an overlap of .5, on average over
+the classes; precision is the best at this recall or a higher one, as in COCO's AP.</p><div class="wide">$scores</div>
+<h2>What is taken for what</h2><p>Of detections with a score of $threshold or more; an object found as nothing is
+missed, and nothing found as an object is a false detection.</p><div class="wide">$confusion</div>
 <h2>Images with the best detections</h2><p>Ground truth in white; detections with a score of $threshold or more. The
 number is the mean overlap (IoU) of detections and objects of the same class, where a missed object and a false
 detection count 0. Images without either are left out.</p>
@@ -173,23 +177,13 @@ def class_table(evaluation: Evaluation, dataset: CocoDataset) -> str:
     return html_table(["class", "objects", "AP", "AP50"], rows)
 
 
-def precision_figure(evaluation: Evaluation) -> Any:
-    """Plots precision over recall at an IoU of 0.5, for each class and on average; at most 10 classes are labelled."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    recall = np.linspace(0, 1, 101)
-    curves = {name: curve for name, curve in evaluation.precision.items() if curve is not None}
-    few = len(curves) <= 10
-    for name, curve in curves.items():
-        axes.plot(recall, curve, label=in_figure(name) if few else None, alpha=1 if few else 0.2, linewidth=1)
-    if curves:
-        axes.plot(recall, np.mean(list(curves.values()), axis=0), color="black", linewidth=2, label="mean")
-        axes.legend(loc="lower left", prop={"family": families(curves)})
-    axes.set(xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    return figure
+def confusion_table(evaluation: Evaluation) -> str:
+    """HTML table of what is taken for what, most frequent first."""
+    if evaluation.confusion is None:
+        return ""
+    wrong = [pair for pair in evaluation.confusion if pair.truth != pair.found][:CONFUSIONS]
+    rows = [[pair.truth or "nothing", pair.found or "nothing", str(pair.count)] for pair in wrong]
+    return html_table(["object", "found as", "times"], rows) if rows else "<p>Nothing is taken for anything else.</p>"
 
 
 def read_history(folder: RunFolder) -> list[dict[str, Any]]:
@@ -249,6 +243,8 @@ def page(model: Model, dataset: CocoDataset, folder: RunFolder, workers: int) ->
         curves=drawing(metrics_figure(history)),
         classes=class_table(evaluation, dataset),
         precision=drawing(precision_figure(evaluation)),
+        scores=drawing(score_figure(evaluation)),
+        confusion=confusion_table(evaluation),
         threshold=THRESHOLD,
         best=pictures(judged[:SHOWN], dataset),
         worst=pictures(judged[: -SHOWN - 1 : -1], dataset),

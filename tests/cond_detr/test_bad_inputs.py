@@ -302,7 +302,7 @@ def after(*made: Any) -> Any:
 TABLE = [
     # cond-detr itself
     Bad("a misspelt command", lambda p: ["tarin"], "unknown command 'tarin' ... did you mean train?"),
-    Bad("an unknown command", lambda p: ["fly"], "unknown command 'fly' ... there are check-data, train"),
+    Bad("an unknown command", lambda p: ["fly"], "unknown command 'fly' ... there are check-data, pack, train"),
     Bad(
         "an unknown option before a command",
         lambda p: ["--verison"],

@@ -24,7 +24,7 @@ from cond_detr.config import to_dict
 from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.annotations import ImageRecord
 from cond_detr.data.images import open_image
-from cond_detr.data.layouts import exif_convention
+from cond_detr.data.layouts import FolderLoader, exif_convention
 from cond_detr.export import Exported
 from cond_detr.options import read_config
 from cond_detr.predict import __main__ as predict
@@ -397,7 +397,7 @@ def test_warnings_about_tags_are_not_shown(tmp_path: Path, recwarn: pytest.Warni
     exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHII", 2, 0x0112, 3, 9000, 9999)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg", exif=exif)
     record = ImageRecord(1, "a.jpg", (64, 64), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    assert exif_convention(tmp_path, [record], "auto") == (True, "")
+    assert exif_convention(FolderLoader(tmp_path), [record], "auto") == (True, "")
     assert not recwarn.list
 
 

@@ -14,9 +14,11 @@ from PIL import Image
 from cond_detr import InputError, cli
 from cond_detr.data import shapes
 from cond_detr.data.annotations import ImageRecord
+from cond_detr.evaluate.coco_metrics import Confusion, Evaluation
 from cond_detr.predict.detections import Detections
 from cond_detr.report import __main__ as report
-from cond_detr.report.page import page, quality, read_history
+from cond_detr.report.figures import over_score, score_figure
+from cond_detr.report.page import confusion_table, page, quality, read_history
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.weights.progress import RECORDED
 from tests.cond_detr.test_training import TINY, run_train
@@ -105,6 +107,33 @@ def test_quality() -> None:
     assert of(boxes + torch.tensor([0.0, 5, 0, 5]), [0, 1]) == pytest.approx(1 / 3)
     assert of(torch.cat([boxes, boxes]), [0, 1, 0, 1]) == pytest.approx(0.5)
     assert of(boxes[:0], []) == 0
+
+
+def evaluation_with(confusion: list[Confusion] | None) -> Evaluation:
+    """Of two classes: the one has three objects, of which two are found; the other has two, and none is found."""
+    reached = [round(0.9 - 0.3 * (i > 33), 1) if i <= 66 else 0.0 for i in range(101)]
+    curves = {"cat": [1.0 if i <= 66 else 0.0 for i in range(101)], "dog": [0.0] * 101, "owl": None}
+    return Evaluation({}, {}, curves, {"cat": reached, "dog": [0.0] * 101, "owl": None}, confusion)
+
+
+def test_precision_and_recall_over_the_score() -> None:
+    scores, precision, recall = over_score(evaluation_with(None))
+    at = dict(zip(scores.round(2).tolist(), zip(precision, recall, strict=True), strict=True))
+    assert at[0.95] == (0, 0)
+    assert at[0.7] == pytest.approx((0.5, 0.165))
+    assert at[0.0] == at[0.5] == pytest.approx((0.5, 0.33))
+    assert len(score_figure(evaluation_with(None)).axes) == 1
+    assert len(score_figure(Evaluation({}, {}, {}, {}, None)).axes) == 1
+
+
+def test_what_is_taken_for_what() -> None:
+    pairs = [Confusion("cat", "cat", 9), Confusion("cat", None, 3), Confusion(None, "<dog>", 2)]
+    table = confusion_table(evaluation_with(pairs))
+    assert "<td>cat</td><td>nothing</td><td>3</td>" in table
+    assert "<td>nothing</td><td>&lt;dog&gt;</td><td>2</td>" in table
+    assert "9" not in table
+    assert "Nothing is taken" in confusion_table(evaluation_with(pairs[:1]))
+    assert not confusion_table(evaluation_with(None))
 
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,7 +187,7 @@ def image(path: Path) -> list[str]:
 
     def as_annotated(path: Path) -> list[str]:
         record = ImageRecord(1, path.name, IMAGE_SIZE, *(torch.zeros(0, 4).numpy(), torch.zeros(0).long().numpy()))
-        turn, _ = exif_convention(path.parent, [record], "auto")
+        turn, _ = exif_convention(FolderLoader(path.parent), [record], "auto")
         FolderLoader(path.parent, turn)(path.name, IMAGE_SIZE)
         return []
 

@@ -1,0 +1,173 @@
+"""Images in uncompressed tar files, for data sets of more files than a file system likes.
+
+Beside the tar files of an image folder lies an index, which says where in them each image is: 24 bytes an image, which
+are mapped into memory, not read. Its entries are sorted by a hash of the name.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cond_detr.errors import InputError
+from cond_detr.files import read_json, replacing, why_no_file, write_json
+
+INDEX, SHARDS = "index.npy", "shards.json"
+ENTRY = np.dtype([("name", "<u8"), ("offset", "<u8"), ("size", "<u4"), ("shard", "<u4")])
+
+
+def key_of(name: str) -> int:
+    """The hash of a file name by which the index is sorted."""
+    raw = name.encode("utf-8", errors="surrogateescape")
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The tar files of an image folder.
+
+    Attributes:
+        folder: the folder.
+        names: file names of the shards, in the order in which the index counts them.
+        index: (N,) entries of dtype :data:`ENTRY`, sorted by name.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    index: NDArray[Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Shards | None":
+        """Opens the shards of an image folder; None if it has no tar files.
+
+        Raises:
+            InputError: if there is no index, or it is damaged or of other shards.
+        """
+        there = {path.name: path.stat().st_size for path in tar_files(folder)}
+        if not there:
+            return None
+        advice = "run cond-detr pack on the data set again"
+        if not (folder / SHARDS).exists() and not (folder / INDEX).exists():
+            raise InputError(f"image folder {folder} holds tar files without an index; run cond-detr pack on it")
+        shards = read_json(folder / SHARDS, "list of shards")
+        if shards != {"shards": there}:
+            raise InputError(f"list of shards {folder / SHARDS} is not that of the tar files beside it; {advice}")
+        path = folder / INDEX
+        if not path.is_file():
+            raise InputError(f"index {path} {why_no_file(path)}; {advice}")
+        try:
+            index = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # a damaged file can raise anything
+            raise InputError(f"index {path} cannot be read: {error}; {advice}") from None
+        if not isinstance(index, np.memmap) or index.dtype != ENTRY or index.ndim != 1:
+            raise InputError(f"index {path} is none of this program; {advice}")
+        return cls(folder, tuple(there), index)
+
+    def find(self, name: str) -> NDArray[Any] | None:
+        """The entry of an image; None if it is in none of the shards."""
+        key = np.uint64(key_of(name))
+        place = int(np.searchsorted(self.index["name"], key))
+        return self.index[place] if place < len(self.index) and self.index["name"][place] == key else None
+
+    def read(self, entry: NDArray[Any]) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            InputError: if its shard is damaged.
+        """
+        number, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
+        if number >= len(self.names):
+            raise InputError(f"index {self.folder / INDEX} is damaged: it names a shard that there is not")
+        path = self.folder / self.names[number]
+        with path.open("rb", buffering=0) as file:
+            if offset + size > path.stat().st_size:
+                raise InputError(f"index {self.folder / INDEX} is damaged: {path.name} is not that long")
+            file.seek(offset)
+            return file.read(size)
+
+    def without(self, names: Iterable[str]) -> int:
+        """The number of images in the shards that are not among the given ones."""
+        keys = np.fromiter(map(key_of, names), np.uint64)
+        return int((~np.isin(self.index["name"], keys)).sum())
+
+
+def tar_files(folder: Path) -> list[Path]:
+    """The tar files of a folder, in the order of their names."""
+    return sorted(path for path in folder.glob("*.tar") if path.is_file())
+
+
+def write_index(folder: Path) -> int:
+    """Writes the index of the tar files in a folder.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        InputError: if a file is no uncompressed tar file, or a name is in them twice.
+        OSError: if the index cannot be written.
+    """
+    paths = tar_files(folder)
+    rows = [
+        (key_of(name), offset, size, number)
+        for number, path in enumerate(tqdm(paths, "index", unit="shard", leave=False, disable=None))
+        for name, offset, size in members(path)
+    ]
+    index = np.sort(np.array(rows, ENTRY), order="name")
+    if (index["name"][1:] == index["name"][:-1]).any():
+        raise InputError(f"a name is more than once in the tar files of {folder}")
+    with replacing(folder / INDEX) as file:
+        np.save(file, index, allow_pickle=False)
+    write_json(folder / SHARDS, {"shards": {path.name: path.stat().st_size for path in paths}})
+    return len(index)
+
+
+def members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, position and length in bytes of each file in a tar file.
+
+    Raises:
+        InputError: if it is no uncompressed tar file.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isreg() and not member.issparse():
+                    yield member.name.removeprefix("./"), member.offset_data, member.size
+                tar.members = []  # type: ignore[attr-defined]  # or all of them are kept
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise InputError(f"{path} is no uncompressed tar file: {error}") from None
+
+
+def write_shards(folder: Path, files: Iterable[tuple[str, Path]], megabytes: int) -> int:
+    """Packs images into tar files, with their index.
+
+    Args:
+        folder: an empty folder for them.
+        files: name and path of each image.
+        megabytes: size of a tar file after which the next begins.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        OSError: if one cannot be read or written.
+    """
+    waiting = iter(files)
+    entry = next(waiting, None)
+    number = 0
+    while entry:
+        with replacing(folder / f"{number:05d}.tar") as file, tarfile.open(fileobj=file, mode="w:") as tar:
+            while entry and tar.offset < megabytes << 20:
+                name, path = entry
+                about = tarfile.TarInfo(name)
+                about.size = path.stat().st_size
+                with path.open("rb") as image:
+                    tar.addfile(about, image)
+                entry = next(waiting, None)
+        number += 1
+    return write_index(folder)

@@ -1,0 +1,1 @@
+"""Packing the images of a data set into tar files."""

@@ -1,0 +1,86 @@
+"""``cond-detr pack``: packs the images of a data set into uncompressed tar files, or indexes tar files that are there.
+
+A hundred million images are then a few thousand files. Everything else stays as it is: order, augmentation and results
+are the same to the last bit.
+"""
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cond_detr.cli import command_parser, positive, run
+from cond_detr.data.annotation_checks import read_annotations
+from cond_detr.data.layouts import FolderLoader, find_split
+from cond_detr.data.shards import tar_files, write_index, write_shards
+from cond_detr.errors import InputError
+from cond_detr.files import make_folder
+
+SPLITS = ("train", "val")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the argument parser of ``cond-detr pack``."""
+    p = command_parser("pack", __doc__, "DIR PACKED", "DIR PACKED --megabytes 4000", "PACKED")
+    p.add_argument("dataset_dir", type=Path, metavar="DIR", help="folder of a data set in COCO format")
+    p.add_argument(
+        "target",
+        type=Path,
+        nargs="?",
+        metavar="PACKED",
+        help="new folder for the packed data set (default: none, the tar files in the image folders of DIR get an "
+        "index)",
+    )
+    p.add_argument(
+        "--megabytes", type=positive, default=1000, metavar="N", help="size of the tar files (default: %(default)s)"
+    )
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``cond-detr pack``; see :func:`parser` for its arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: if the data set cannot be used, has no images to pack, or the target exists.
+    """
+    options = parser().parse_args(argv)
+    if options.target is None:
+        index(options.dataset_dir)
+        return 0
+    if os.path.lexists(options.target):
+        raise InputError(f"{options.target} exists already; choose a new folder")
+    # annotations that cannot be used are found before anything is written
+    splits = [(*find_split(options.dataset_dir, split), split) for split in SPLITS]
+    read = [list(dict.fromkeys(read_annotations(file).images.names)) for _, file, _ in splits]
+    make_folder(options.target / "annotations")
+    for (folder, file, split), names in zip(splits, read, strict=True):
+        load = FolderLoader(folder)
+        make_folder(options.target / split)
+        bar = tqdm(names, f"pack {split}", unit="image", leave=False, disable=None)
+        count = write_shards(options.target / split, ((name, load.path_of(name)) for name in bar), options.megabytes)
+        shutil.copyfile(file, options.target / "annotations" / f"instances_{split}.json")
+        print(f"{split}: {count} images in {len(tar_files(options.target / split))} tar files")
+    return 0
+
+
+def index(dataset_dir: Path) -> None:
+    """Writes the index of the tar files in each image folder of a data set.
+
+    Raises:
+        InputError: if there are none.
+    """
+    folders = [folder for split in SPLITS if tar_files(folder := find_split(dataset_dir, split)[0])]
+    if not folders:
+        raise InputError(f"the image folders of {dataset_dir} hold no tar files; name a folder to pack the images into")
+    for folder in folders:
+        print(f"{folder}: {write_index(folder)} images in {len(tar_files(folder))} tar files")
+
+
+if __name__ == "__main__":
+    run(main)
