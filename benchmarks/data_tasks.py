@@ -126,7 +126,8 @@ def evaluate_ours(folder: Path) -> Row:
 
     annotations, rows = detected(folder)
     found, row = measured(lambda: evaluate_table(annotations, rows))
-    return {**row, "found": [found.metrics[name] for name in ("AP", "AP50", "AP75", "APS", "APM", "APL")]}
+    values = [found.metrics[name] for name in ("AP", "AP50", "AP75", "APS", "APM", "APL")]
+    return {**row, "found": [-1 if value is None else value for value in values]}
 
 
 def evaluate_pycocotools(folder: Path) -> Row:

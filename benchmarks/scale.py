@@ -141,9 +141,25 @@ def main() -> None:
     """Prints the table for the given numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], metavar="N")
-    for name, value in vars(DEFAULTS).items():
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=float if isinstance(value, float) else type(value), default=value, metavar="X")
+    add = parser.add_argument
+    add("--images", type=float, help="training images (default: COCO's)")
+    add("--epochs", type=int, help="passes over them")
+    add("--batch", type=int, help="images of a GPU in a step")
+    add("--step-rate", type=float, help="images a second of a GPU in training")
+    add("--core-rate", type=float, help="images a second that a core prepares")
+    add("--cores", type=int, help="cores of each GPU")
+    add("--image-bytes", type=float, help="bytes of an image file")
+    add("--storage", type=float, help="bytes a second that a machine reads")
+    add("--parameters", type=float, help="parameters of the network")
+    add("--link", type=float, help="bytes a second between GPUs of a machine")
+    add("--network", type=float, help="bytes a second of each GPU between machines")
+    add("--machine", type=int, help="GPUs of a machine")
+    add("--val-images", type=float, help="images of an evaluation")
+    add("--evaluate-rate", type=float, help="images a second of a GPU in evaluation")
+    add("--metrics", type=float, help="seconds that the metrics take")
+    add("--start", type=float, help="seconds until the first step")
+    add("--price", type=float, help="price of a GPU and hour")
+    parser.set_defaults(**vars(DEFAULTS))
     options = vars(parser.parse_args())
     gpus = options.pop("gpus")
     print(table(Parts(**options), gpus))

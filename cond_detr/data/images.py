@@ -148,7 +148,8 @@ def decode(
 
 def _upright(image: Image.Image, turn: bool) -> Image.Image:
     """Converts to 8-bit RGB, rotated by the EXIF tag if wanted, and drops the metadata, so that this happens once."""
-    image = ImageOps.exif_transpose(image) if turn else image
+    if turn and image.getexif().get(ORIENTATION, 1) != 1:  # or it is copied
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image)
         # cameras and scanners store 10, 12 or 14 bits in 16
@@ -184,7 +185,7 @@ def resized(size: Size, short: int, longest: int) -> Size:
 
 def pixels_of(image: Image.Image) -> Tensor:
     """The pixels of an RGB image, (3, H, W) uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def resize(pixels: Tensor, size: Size) -> Tensor:

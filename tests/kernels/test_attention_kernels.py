@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
-    "paper": Shape(1, 2, 300, 1050, 32, 32, 32),
+    "paper": Shape(1, 1, 300, 1050, 32, 32, 32),
     "one query": Shape(2, 2, 1, 130, 32, 32, 32),
     "one key": Shape(1, 2, 33, 1, 16, 16, 16),
     "299 keys": Shape(2, 1, 100, 299, 32, 32, 32),
