@@ -67,7 +67,7 @@ def ratio(row: Row, ours: Row) -> float:
 
 def run(folder: Path, record: Record) -> bool:
     """Fills the record; returns whether all found the same."""
-    ours: dict[str, Row] = {}
+    ours: dict[str, tuple[Row, list[float]]] = {}
     agree = True
     for name in tqdm(TASKS, unit="task", leave=False, disable=None):
         try:
@@ -76,10 +76,14 @@ def run(folder: Path, record: Record) -> bool:
             record.note(f"{name}: {first_line(problem)}")
             agree = agree and not name.endswith("ours")
             continue
-        mine = ours.setdefault(row["task"], row)
-        found = row.pop("found") if row is not mine else row["found"]
-        if differ(found, mine["found"]):
-            record.note(f"{name} found {found}, and ours {mine['found']}")
+        found = row.pop("found")
+        if row["impl"] == "ours":
+            ours[row["task"]] = row, found
+        if row["task"] not in ours:
+            continue
+        mine, wanted = ours[row["task"]]
+        if differ(found, wanted):
+            record.note(f"{name} found {found}, and ours {wanted}")
             agree = False
         record.add([{**row, "times_ours": ratio(row, mine)}])
     return agree

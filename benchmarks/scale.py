@@ -162,6 +162,8 @@ def main() -> None:
     parser.set_defaults(**vars(DEFAULTS))
     options = vars(parser.parse_args())
     gpus = options.pop("gpus")
+    if min(gpus) < 1 or options["cores"] < 2 or min(options.values()) < 0:
+        parser.error("expected at least 1 GPU, at least 2 cores for each, and no number below 0")
     print(table(Parts(**options), gpus))
 
 

@@ -32,7 +32,10 @@ def device_named(name: str | None) -> torch.device:
 
 
 def use_threads(count: int | None) -> None:
-    """Sets the number of CPU threads of torch, of the matcher and of the evaluation; None changes nothing."""
+    """Sets the number of CPU threads of torch, of the matcher and, before the first one, of the evaluation.
+
+    None changes nothing.
+    """
     if count is not None:
         torch.set_num_threads(count)
         os.environ["RAYON_NUM_THREADS"] = str(count)  # hotcoco's

@@ -143,18 +143,21 @@ def from_rank_zero(make: Callable[[], T]) -> T:
     """Calls a function on rank 0 and returns its result on every rank.
 
     Raises:
-        InputError: on every rank, if ``make`` raised it on rank 0.
+        InputError: on every rank, if ``make`` raised it on rank 0; on the others also if it raised anything else.
     """
     if not dist.is_initialized():
         return make()
     box: list[Any] = [None, None]
+    failure: Exception | None = None
     if rank() == 0:
         try:
             box[0] = make()
-        except InputError as error:
-            box[1] = error
+        except Exception as error:
+            failure = error
+            unknown = InputError("the first process of this run has failed: what it printed says why")
+            box[1] = error if isinstance(error, InputError) else unknown
     dist.broadcast_object_list(box)
-    if box[1] is not None:
-        raise box[1]
+    if failure or box[1]:
+        raise failure or box[1]
     result: T = box[0]
     return result

@@ -150,15 +150,16 @@ def _images(images: Sequence[ImageEntry]) -> Images:
 
 def _fill_in_boxes(annotations: Sequence[AnnotationEntry], segmentations: Segmentations) -> None:
     """Gives annotations without a box the bounds of their polygons or their mask."""
-    boxes = list(map(_BBOX, annotations))
-    without = [i for i, box in enumerate(boxes) if box is None] if type(None) in set(map(type, boxes)) else []
+    if type(None) not in set(map(type, map(_BBOX, annotations))):
+        return
+    without = [i for i, annotation in enumerate(annotations) if annotation.bbox is None]
     for i, shape in zip(without, segmentations(without), strict=True):
         if shape:
             annotations[i].bbox = bounds_of(shape) or DAMAGED  # type: ignore[assignment]
 
 
 # Stands for the box of a segmentation that has none
-DAMAGED = "damaged"
+DAMAGED = object()
 
 
 def bounds_of(segmentation: Any) -> tuple[float, ...] | None:
@@ -230,10 +231,11 @@ def _boxes(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:
 
 def _areas(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:
     """(M,) float64 areas; :data:`MISSING` where there is none, and NaN where it is no number."""
-    areas: Sequence[Any] = list(map(_AREA, annotations))
-    if not set(map(type, areas)) <= {float, int}:
-        areas = [MISSING if a is msgspec.UNSET else math.nan if a is None else a for a in areas]
-    return np.fromiter(areas, np.float64, len(areas))
+    try:
+        return np.fromiter(map(_AREA, annotations), np.float64, len(annotations))
+    except TypeError:  # it is not there, or no number
+        known = (MISSING if a is msgspec.UNSET else math.nan if a is None else a for a in map(_AREA, annotations))
+        return np.fromiter(known, np.float64, len(annotations))
 
 
 def _what_is_wrong(entry: AnnotationEntry, *, known_image: bool, known_category: bool) -> str:
@@ -245,11 +247,11 @@ def _what_is_wrong(entry: AnnotationEntry, *, known_image: bool, known_category:
     if entry.iscrowd not in (0, 1):
         return f"has iscrowd {shown(entry.iscrowd)}; expected 0 or 1"
     bbox: Any = entry.bbox
-    if bbox is None or bbox == DAMAGED:
+    if bbox is None or bbox is DAMAGED:
         why = "there is no segmentation to take one from" if bbox is None else "its segmentation is damaged"
         return f"has no box: bbox is None, and {why}"
     if isinstance(bbox, tuple):
-        bbox = [int(v) if isinstance(v, float) and v.is_integer() else v for v in bbox]
+        bbox = [int(v) if isinstance(v, float) and v.is_integer() and abs(v) < 2**53 else v for v in bbox]
     elif not isinstance(bbox, list):
         return f"has no box: bbox is {shown(bbox)}"
     return f"has bbox {shown(bbox)}; expected [left, top, width, height], finite, with width and height not negative"
@@ -260,7 +262,8 @@ def _kept(objects: Objects, images: Images, notes: list[str]) -> tuple[Objects, 
     usable = objects.images >= 0
     sizes = images.sizes[objects.images]
     first, extent = objects.boxes[:, :2], objects.boxes[:, 2:]
-    inside = ((first < sizes) & (first + extent > 0) & (extent > 0)).all(1)
+    with np.errstate(all="ignore"):  # those that are not usable can be anything
+        inside = ((first < sizes) & (first + extent > 0) & (extent > 0)).all(1)
     kept = np.flatnonzero(usable & (inside | objects.crowds))
     outside = int(usable.sum()) - len(kept)
     dropped = {"empty or outside the image": outside} if outside else {}

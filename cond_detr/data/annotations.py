@@ -5,7 +5,7 @@ copies as soon as it looks at them. Arrays take a fiftieth of the memory, and ar
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
 
@@ -90,6 +90,7 @@ class Annotations:
         objects: the boxes that were kept, with crowds.
         dropped: number of boxes that were left out, by reason.
         notes: sentences about what was read otherwise than it stands there.
+        starts: (N + 1,) int64 index of the first object of each image, and after the last.
     """
 
     name: str
@@ -98,16 +99,17 @@ class Annotations:
     objects: Objects
     dropped: dict[str, int]
     notes: tuple[str, ...] = ()
+    starts: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # now, so that loading processes share it
+        starts = np.searchsorted(self.objects.images, np.arange(len(self.images) + 1))
+        object.__setattr__(self, "starts", starts)
 
     @property
     def records(self) -> "Records":
         """Each image with its ground truth."""
         return Records(self)
-
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """(N + 1,) index of the first object of each image, and after the last."""
-        return np.searchsorted(self.objects.images, np.arange(len(self.images) + 1))
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:

@@ -132,18 +132,24 @@ def decode(
             with image_file(source) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise InputError(f"it has {image.width}x{image.height} pixels, more than {MOST_PIXELS}")
-                sideways = turn and image.getexif().get(ORIENTATION) in SIDEWAYS
-                size = image.size
-                if at_least:
-                    width, height = at_least[::-1] if sideways else at_least
-                    image.draft("RGB", (math.ceil(MARGIN * width), math.ceil(MARGIN * height)))
-                return Decoded(_upright(image, turn), size[::-1] if sideways else size)
+                whole = _draft(image, turn, at_least) if at_least and image.format in {"JPEG", "MPO"} else None
+                upright = _upright(image, turn)
+                return Decoded(upright, whole or upright.size)
     except FileNotFoundError:
         raise InputError(f"{name} does not exist") from None
     except UnidentifiedImageError:
         raise InputError(f"{name} cannot be read: it is no image in a format of {', '.join(FORMATS)}") from None
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
+
+
+def _draft(image: Image.Image, turn: bool, at_least: Size) -> Size:
+    """Has a JPEG decoded at a fraction of its size, if it is large enough; returns its (width, height) as a whole."""
+    whole = image.size
+    sideways = turn and image.getexif().get(ORIENTATION) in SIDEWAYS
+    width, height = at_least[::-1] if sideways else at_least
+    image.draft("RGB", (math.ceil(MARGIN * width), math.ceil(MARGIN * height)))
+    return whole[::-1] if sideways else whole
 
 
 def _upright(image: Image.Image, turn: bool) -> Image.Image:

@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from numpy.typing import NDArray
 from PIL import Image
 
 from cond_detr.data.annotations import Annotations, ImageRecord
 from cond_detr.data.images import ORIENTATION, SIDEWAYS, Size, decode, image_file
-from cond_detr.data.shards import Shards
+from cond_detr.data.shards import Shards, tar_files
 from cond_detr.errors import InputError
-from cond_detr.files import why_no_folder
+from cond_detr.files import why_no_file, why_no_folder
 
 # Images whose headers are looked at to find out a data set's convention
 LOOKED_AT = 512
@@ -60,26 +62,36 @@ class FolderLoader:
         """What :func:`cond_detr.data.images.decode` reads an image from, and what messages call it.
 
         Raises:
-            InputError: if the name leads out of the folder, or is in none of its shards.
+            InputError: if the name leads out of the folder, or the image is in a shard that cannot be read.
         """
-        if not self.shards:
-            path = self.path_of(file_name)
-            return path, f"image {path}"
-        for spelling in self._spellings(file_name):
-            entry = self.shards.find(spelling)
-            if entry is not None:
-                return io.BytesIO(self.shards.read(entry)), f"image {self.folder / file_name}"
-        raise InputError(f"image {file_name} is in none of the tar files of {self.folder}")
+        entry = self._entry_of(file_name)
+        path = self.path_of(file_name)
+        source = io.BytesIO(self.shards.read(entry)) if self.shards and entry is not None else path
+        return source, f"image {path}"
 
     def bytes_of(self, file_name: str) -> bytes:
         """The content of the file of an image.
 
         Raises:
-            InputError: as :meth:`source_of`.
-            OSError: if it cannot be read.
+            InputError: as :meth:`source_of`, or if it cannot be read.
         """
-        source, _ = self.source_of(file_name)
-        return source.read_bytes() if isinstance(source, Path) else source.getvalue()
+        source, name = self.source_of(file_name)
+        if not isinstance(source, Path):
+            return source.getvalue()
+        if not source.is_file():
+            raise InputError(f"{name} {why_no_file(source)}")
+        try:
+            return source.read_bytes()
+        except OSError as error:
+            raise InputError(f"{name} cannot be read: {error.strerror}") from None
+
+    def holds(self, file_name: str) -> bool:
+        """Whether there is an image of that name, in the folder or in its shards."""
+        return self._entry_of(file_name) is not None or self.path_of(file_name).is_file()
+
+    def _entry_of(self, file_name: str) -> NDArray[Any] | None:
+        found = map(self.shards.find, self._spellings(file_name)) if self.shards else ()
+        return next((entry for entry in found if entry is not None), None)
 
     def path_of(self, file_name: str) -> Path:
         """Where an image is: also where its name was written on another system, or with other composed letters.
@@ -150,6 +162,8 @@ def with_loader(annotations: Annotations, folder: Path, exif: str) -> tuple[Anno
         exif: the setting of that name.
     """
     load = FolderLoader(folder, shards=Shards.open(folder))
+    if not load.shards and tar_files(folder) and not load.holds(annotations.images.names[0]):
+        raise InputError(f"image folder {folder} holds tar files without an index; run cond-detr pack on the data set")
     turn, remark = exif_convention(load, annotations.records, exif)
     if remark:
         annotations = replace(annotations, notes=(*annotations.notes, remark))

@@ -170,6 +170,8 @@ def _loader(
         worker_init_fn=_leave_process_group,
         persistent_workers=persistent and workers > 0,
         timeout=(timeout or PATIENCE) if workers else 0,
+        # they share the arrays of the annotations, which other ways of starting processes would copy
+        multiprocessing_context="fork" if workers else None,
     )
     return cast("DataLoader[Batch]", loader)
 

@@ -5,26 +5,30 @@ are mapped into memory, not read. Its entries are sorted by a hash of the name.
 """
 
 import hashlib
+import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cond_detr.errors import InputError
+from cond_detr.data.images import IMAGE_SUFFIXES
+from cond_detr.errors import InputError, shown
 from cond_detr.files import read_json, replacing, why_no_file, write_json
 
 INDEX, SHARDS = "index.npy", "shards.json"
+# Bytes of an image, that 32 bits can hold
+LARGEST = 2**32
 ENTRY = np.dtype([("name", "<u8"), ("offset", "<u8"), ("size", "<u4"), ("shard", "<u4")])
 
 
 def key_of(name: str) -> int:
-    """The hash of a file name by which the index is sorted."""
-    raw = name.encode("utf-8", errors="surrogateescape")
+    """The hash of a file name by which the index is sorted; the same for "a.jpg" and "./a.jpg"."""
+    raw = PurePosixPath(name).as_posix().encode("utf-8", errors="surrogateescape")
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
 
@@ -44,17 +48,15 @@ class Shards:
 
     @classmethod
     def open(cls, folder: Path) -> "Shards | None":
-        """Opens the shards of an image folder; None if it has no tar files.
+        """Opens the shards of an image folder; None if it has no index.
 
         Raises:
-            InputError: if there is no index, or it is damaged or of other shards.
+            InputError: if the index is damaged or of other shards.
         """
-        there = {path.name: path.stat().st_size for path in tar_files(folder)}
-        if not there:
-            return None
-        advice = "run cond-detr pack on the data set again"
         if not (folder / SHARDS).exists() and not (folder / INDEX).exists():
-            raise InputError(f"image folder {folder} holds tar files without an index; run cond-detr pack on it")
+            return None
+        there = {path.name: path.stat().st_size for path in tar_files(folder)}
+        advice = "run cond-detr pack on the data set again"
         shards = read_json(folder / SHARDS, "list of shards")
         if shards != {"shards": there}:
             raise InputError(f"list of shards {folder / SHARDS} is not that of the tar files beside it; {advice}")
@@ -66,7 +68,7 @@ class Shards:
         except Exception as error:  # a damaged file can raise anything
             raise InputError(f"index {path} cannot be read: {error}; {advice}") from None
         if not isinstance(index, np.memmap) or index.dtype != ENTRY or index.ndim != 1:
-            raise InputError(f"index {path} is none of this program; {advice}")
+            raise InputError(f"index {path} was not written by this program; {advice}")
         return cls(folder, tuple(there), index)
 
     def find(self, name: str) -> NDArray[Any] | None:
@@ -79,17 +81,21 @@ class Shards:
         """The bytes of an image.
 
         Raises:
-            InputError: if its shard is damaged.
+            InputError: if its shard cannot be read, or is not what the index says.
         """
         number, offset, size = int(entry["shard"]), int(entry["offset"]), int(entry["size"])
         if number >= len(self.names):
-            raise InputError(f"index {self.folder / INDEX} is damaged: it names a shard that there is not")
+            raise InputError(f"index {self.folder / INDEX} is damaged: it names a shard that does not exist")
         path = self.folder / self.names[number]
-        with path.open("rb", buffering=0) as file:
-            if offset + size > path.stat().st_size:
-                raise InputError(f"index {self.folder / INDEX} is damaged: {path.name} is not that long")
-            file.seek(offset)
-            return file.read(size)
+        try:
+            with path.open("rb") as file:
+                file.seek(min(offset, path.stat().st_size))
+                content = file.read(size)
+        except OSError as error:
+            raise InputError(f"tar file {path} cannot be read: {error.strerror}") from None
+        if len(content) < size:
+            raise InputError(f"index {self.folder / INDEX} is damaged: {path.name} is not that long")
+        return content
 
     def without(self, names: Iterable[str]) -> int:
         """The number of images in the shards that are not among the given ones."""
@@ -109,7 +115,7 @@ def write_index(folder: Path) -> int:
         The number of images.
 
     Raises:
-        InputError: if a file is no uncompressed tar file, or a name is in them twice.
+        InputError: if a file is no uncompressed tar file, or damaged, or an image is in them twice.
         OSError: if the index cannot be written.
     """
     paths = tar_files(folder)
@@ -119,8 +125,10 @@ def write_index(folder: Path) -> int:
         for name, offset, size in members(path)
     ]
     index = np.sort(np.array(rows, ENTRY), order="name")
-    if (index["name"][1:] == index["name"][:-1]).any():
-        raise InputError(f"a name is more than once in the tar files of {folder}")
+    twice = index["name"][1:][index["name"][1:] == index["name"][:-1]]
+    if len(twice):
+        names = (name for path in paths for name, *_ in members(path) if key_of(name) == twice[0])
+        raise InputError(f"image {shown(next(names))} is more than once in the tar files of {folder}")
     with replacing(folder / INDEX) as file:
         np.save(file, index, allow_pickle=False)
     write_json(folder / SHARDS, {"shards": {path.name: path.stat().st_size for path in paths}})
@@ -128,46 +136,55 @@ def write_index(folder: Path) -> int:
 
 
 def members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, position and length in bytes of each file in a tar file.
+    """Name, position and length in bytes of each image in a tar file.
 
     Raises:
-        InputError: if it is no uncompressed tar file.
+        InputError: if it is no uncompressed tar file, is damaged, or holds a link in place of an image.
     """
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if member.isreg() and not member.issparse():
-                    yield member.name.removeprefix("./"), member.offset_data, member.size
                 tar.members = []  # type: ignore[attr-defined]  # or all of them are kept
+                if PurePosixPath(member.name).suffix.lower() not in IMAGE_SUFFIXES:
+                    continue
+                if not member.isreg() or member.issparse() or member.size >= LARGEST:
+                    raise InputError(f"{path} holds image {shown(member.name)} as a link, or as none of this size")
+                yield member.name, member.offset_data, member.size
+            # a damaged header ends it without a word; the true end is zeros
+            with path.open("rb") as file:
+                file.seek(tar.offset)
+                if any(file.read(tarfile.BLOCKSIZE)):
+                    raise InputError(f"{path} is damaged: there is no header at byte {tar.offset}")
+    except InputError:
+        raise
     except (tarfile.TarError, ValueError, OSError) as error:
         raise InputError(f"{path} is no uncompressed tar file: {error}") from None
 
 
-def write_shards(folder: Path, files: Iterable[tuple[str, Path]], megabytes: int) -> int:
+def write_shards(folder: Path, images: Iterable[tuple[str, bytes]], megabytes: int) -> int:
     """Packs images into tar files, with their index.
 
     Args:
         folder: an empty folder for them.
-        files: name and path of each image.
+        images: name and content of each.
         megabytes: size of a tar file after which the next begins.
 
     Returns:
         The number of images.
 
     Raises:
-        OSError: if one cannot be read or written.
+        OSError: if a file cannot be written.
     """
-    waiting = iter(files)
+    waiting = iter(images)
     entry = next(waiting, None)
     number = 0
     while entry:
         with replacing(folder / f"{number:05d}.tar") as file, tarfile.open(fileobj=file, mode="w:") as tar:
             while entry and tar.offset < megabytes << 20:
-                name, path = entry
+                name, content = entry
                 about = tarfile.TarInfo(name)
-                about.size = path.stat().st_size
-                with path.open("rb") as image:
-                    tar.addfile(about, image)
+                about.size = len(content)
+                tar.addfile(about, io.BytesIO(content))
                 entry = next(waiting, None)
         number += 1
     return write_index(folder)

@@ -4,10 +4,13 @@ import os
 
 import hotcoco
 import numpy as np
+from numpy.typing import NDArray
 
 from cond_detr.data.annotations import Annotations
 from cond_detr.evaluate.accumulated import Accumulated, Grid
 
+# Classes of a confusion matrix: it has the square of that
+MOST_CONFUSED = 2000
 # The process whose threads it computes with. A fork of it has none, and would wait for them for ever
 _started_in: int | None = None
 
@@ -43,7 +46,24 @@ def accumulate(annotations: Annotations, found: Grid, confusion_above: float) ->
     evaluation = hotcoco.COCOeval(truth, truth.load_res(numbered), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
-    confusion = evaluation.confusion_matrix(min_score=confusion_above)["matrix"].astype(np.int64)
+    confusion = None
+    if len(annotations.classes) <= MOST_CONFUSED:
+        sure = numbered[(found[:, 5] >= confusion_above) & ~on_crowds(annotations, found)]
+        confusion = hotcoco.COCOeval(truth, truth.load_res(sure), "bbox").confusion_matrix()["matrix"].astype(np.int64)
     curves = evaluation.eval
     assert curves is not None
     return Accumulated(curves["precision"], curves["scores"], curves["recall"], confusion)
+
+
+def on_crowds(annotations: Annotations, found: Grid) -> NDArray[np.bool_]:
+    """(n,) bool, True for detections of which half or more lies in a crowd of their class, as COCO forgives them."""
+    crowds = annotations.objects[annotations.objects.crowds]
+    forgiven = np.zeros(len(found), np.bool_)
+    for image, label, (left, top, width, height) in zip(crowds.images, crowds.labels, crowds.boxes, strict=True):
+        rows = np.flatnonzero((found[:, 0] == image) & (found[:, 6] == label))
+        boxes = found[rows, 1:5]
+        low = np.maximum(boxes[:, :2], [left, top])
+        high = np.minimum(boxes[:, :2] + boxes[:, 2:], [left + width, top + height])
+        inside = (high - low).clip(min=0).prod(1)
+        forgiven[rows] |= inside >= 0.5 * boxes[:, 2:].prod(1)
+    return forgiven

@@ -40,8 +40,9 @@ class Evaluation:
         per_class: AP, AP50 and AR of each class by name.
         precision: precision of each class by name, at an IoU of 0.5, for the recalls 0, 0.01 ... 1.
         scores: the score at which each of these recalls is reached.
-        confusion: which classes are taken for which, of detections with a score of at least 0.3 and at an IoU of 0.5,
-            most frequent first; None if the evaluator does not tell.
+        confusion: which classes are taken for which, most frequent first. Detections with a score of at least 0.3, the
+            best first, take the object that they overlap most, of whatever class, if its IoU is at least 0.5 and no
+            other has it; those on crowds of their class are left out. None if the evaluator does not tell.
     """
 
     metrics: dict[str, float | None]
@@ -63,7 +64,11 @@ def evaluate_table(
         evaluator: package that computes the numbers. They are the same, but pycocotools gives no confusions.
     """
     if evaluator == "hotcoco" and not by_hotcoco.usable():
-        print("warning: pycocotools evaluates in a fork of a process in which hotcoco has threads", file=sys.stderr)
+        print(
+            "warning: hotcoco cannot be used in a fork of a process that has used it; pycocotools evaluates, without "
+            "confusions",
+            file=sys.stderr,
+        )
         evaluator = "pycocotools"
     if evaluator == "hotcoco":
         accumulated = by_hotcoco.accumulate(annotations, found, CONFUSED_ABOVE)

@@ -76,7 +76,9 @@ def measure(
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco",
     device: torch.device = CPU,
 ) -> Evaluation:
-    """Computes COCO's metrics of the detections of all processes, on the first of them; every process gets the result.
+    """Computes COCO's metrics of the detections of all processes; every process gets the result.
+
+    hotcoco takes a second, and runs in the first of them. For pycocotools the others might wait too long.
 
     Args:
         dataset: the data set.
@@ -85,6 +87,8 @@ def measure(
         device: carries the exchange between processes.
     """
     rows = distributed.gather_rows(table(dataset.annotations, found), device).numpy()
+    if evaluator == "pycocotools":
+        return evaluate_table(dataset.annotations, rows, evaluator)
     return distributed.from_rank_zero(lambda: evaluate_table(dataset.annotations, rows, evaluator))
 
 

@@ -7,15 +7,16 @@ are the same to the last bit.
 import argparse
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.layouts import FolderLoader, find_split
-from cond_detr.data.shards import tar_files, write_index, write_shards
+from cond_detr.data.shards import Shards, tar_files, write_index, write_shards
 from cond_detr.errors import InputError
 from cond_detr.files import make_folder
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
 
     Raises:
-        InputError: if the data set cannot be used, has no images to pack, or the target exists.
+        InputError: if the data set cannot be used, lacks an image, or the target exists.
     """
     options = parser().parse_args(argv)
     if options.target is None:
@@ -55,18 +56,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if os.path.lexists(options.target):
         raise InputError(f"{options.target} exists already; choose a new folder")
-    # annotations that cannot be used are found before anything is written
-    splits = [(*find_split(options.dataset_dir, split), split) for split in SPLITS]
-    read = [list(dict.fromkeys(read_annotations(file).images.names)) for _, file, _ in splits]
-    make_folder(options.target / "annotations")
-    for (folder, file, split), names in zip(splits, read, strict=True):
-        load = FolderLoader(folder)
-        make_folder(options.target / split)
-        bar = tqdm(names, f"pack {split}", unit="image", leave=False, disable=None)
-        count = write_shards(options.target / split, ((name, load.path_of(name)) for name in bar), options.megabytes)
-        shutil.copyfile(file, options.target / "annotations" / f"instances_{split}.json")
-        print(f"{split}: {count} images in {len(tar_files(options.target / split))} tar files")
+    make_folder(options.target.parent)
+    # complete or not at all
+    with tempfile.TemporaryDirectory(dir=options.target.parent, prefix=".unfinished.") as name:
+        said = [pack(options.dataset_dir, split, Path(name) / "packed", options.megabytes) for split in SPLITS]
+        (Path(name) / "packed").rename(options.target)
+    print("\n".join(said))
     return 0
+
+
+def pack(dataset_dir: Path, split: str, target: Path, megabytes: int) -> str:
+    """Packs a split of a data set; returns a line about it.
+
+    Raises:
+        InputError: if the annotations cannot be used, or an image is missing or cannot be read.
+    """
+    folder, file = find_split(dataset_dir, split)
+    load = FolderLoader(folder, shards=Shards.open(folder))
+    names = list(dict.fromkeys(PurePosixPath(name).as_posix() for name in read_annotations(file).images.names))
+    for name in names:  # before the first is read
+        if not load.holds(name):
+            raise InputError(f"image {name} is not in {folder}")
+    make_folder(target / split)
+    make_folder(target / "annotations")
+    bar = tqdm(names, f"pack {split}", unit="image", leave=False, disable=None)
+    count = write_shards(target / split, ((name, load.bytes_of(name)) for name in bar), megabytes)
+    shutil.copyfile(file, target / "annotations" / f"instances_{split}.json")
+    return f"{split}: {counted(count, tar_files(target / split))}"
+
+
+def counted(images: int, shards: Sequence[Path]) -> str:
+    """How many images are in how many tar files."""
+    return f"{images} images in {len(shards)} tar file{'s' if len(shards) != 1 else ''}"
 
 
 def index(dataset_dir: Path) -> None:
@@ -79,7 +100,7 @@ def index(dataset_dir: Path) -> None:
     if not folders:
         raise InputError(f"the image folders of {dataset_dir} hold no tar files; name a folder to pack the images into")
     for folder in folders:
-        print(f"{folder}: {write_index(folder)} images in {len(tar_files(folder))} tar files")
+        print(f"{folder}: {counted(write_index(folder), tar_files(folder))}")
 
 
 if __name__ == "__main__":

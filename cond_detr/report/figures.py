@@ -42,7 +42,7 @@ def score_figure(evaluation: Evaluation) -> Any:
     if f1.any():
         best = int(f1.argmax())
         axes.axvline(scores[best], color="gray", linewidth=1, linestyle=":")
-        axes.set_title(f"best F1, {f1[best]:.2f}, at a score of {scores[best]:.2f}", fontsize=10)
+        axes.set_title(f"best F1, {f1[best]:.2f}, near a score of {scores[best]:.2f}", fontsize=10)
     axes.set(xlabel="score", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="lower left")
     axes.grid(alpha=0.3)
@@ -50,8 +50,9 @@ def score_figure(evaluation: Evaluation) -> Any:
 
 
 def over_score(evaluation: Evaluation) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Scores 0, 0.01 ... 1, and precision and recall of the detections above each, on average over the classes.
+    """Scores 0, 0.01 ... 1, recall of the detections above each, and COCO's precision there, averaged over the classes.
 
+    That precision is the best at this recall or a higher one, so at a score it may be that of a lower one.
     Classes without objects do not count; a class without detections above a score has neither there.
     """
     scores = np.linspace(0, 1, 101)

@@ -190,7 +190,7 @@ class Trainer:
         started = time.perf_counter() - progress.seconds
         bar = progress_bar(progress.epoch, self.config.train.epochs, progress.step, self.batches.steps)
         self.pace.begin_epoch()
-        loaded = self.pace.waited_for(on_device(checked(self.loader), self.device))
+        loaded = self.pace.waited_for(on_device(checked(self.loader), self.device), self.device)
         for batches in _groups(loaded, self.config.train.accumulate):
             sums += self._step(step, batches)
             progress.step += 1
@@ -204,6 +204,7 @@ class Trainer:
         bar.close()
         # the processes' mean, so that each of them can go on from it; the state is safe before the evaluation begins
         progress.loss_sums = self._finite(distributed.mean_over_ranks(sums).tolist())
+        self.pace.count_waiting()
         self.pace.report_waiting(self.workers)
         self.recorder.save_last(self.state())
         stop.raise_if_stopped(self.device, self._where())
@@ -240,6 +241,7 @@ class Trainer:
         progress = self.progress
         self.sanitised.report()
         progress.loss_sums = self._finite(sums.tolist())
+        self.pace.count_waiting()
         left = self.pace.left(progress.epoch, progress.step, progress.seconds)
         bar.set_postfix_str(f"loss {progress.loss_sums[0] / progress.step:.3f}, {left} left")
         self.looks += 1

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+import torch
 from tqdm import tqdm
 
 from cond_detr import distributed
@@ -35,24 +36,38 @@ class Pace:
         self.waiting = 0.0
         self._began = self._epoch_began = 0.0
         self._said_so = False
+        self._waits: list[tuple[float, torch.cuda.Event | None, torch.cuda.Event | None]] = []
         self._asked = (0, 0, 0.0)
 
     def begin_epoch(self) -> None:
         """Call before an epoch."""
         self.waiting, self._epoch_began = 0.0, time.perf_counter()
+        self._waits.clear()
 
-    def waited_for(self, items: Iterable[T]) -> Iterator[T]:
-        """Yields items, and counts in ``waiting`` the seconds until each is there, but for the first."""
-        iterator, number = iter(items), 0
+    def waited_for(self, items: Iterable[T], device: torch.device) -> Iterator[T]:
+        """Yields items, and notes for how long the device has nothing to do until each is there, but for the first.
+
+        A GPU is still busy with what the host has asked of it before. Then what counts is the time between the last
+        that it did for one item and the first for the next, as far as the host was waiting.
+        """
+        iterator, first = iter(items), True
         while True:
-            began = time.perf_counter()
+            ended, began = _mark(device), time.perf_counter()
             try:
                 item = next(iterator)
             except StopIteration:
                 return
-            self.waiting += (time.perf_counter() - began) * (number > 0)
-            number += 1
+            if not first:
+                self._waits.append((time.perf_counter() - began, ended, _mark(device)))
+            first = False
             yield item
+
+    def count_waiting(self) -> None:
+        """Adds up in ``waiting`` what was noted. Call after a host-device synchronisation."""
+        for seconds, ended, begun in self._waits:
+            idle = ended.elapsed_time(begun) / 1000 if ended and begun else seconds
+            self.waiting += min(seconds, idle)
+        self._waits.clear()
 
     def report_waiting(self, workers: int) -> None:
         """Says once in a run if the training waits for images for a good part of an epoch."""
@@ -60,7 +75,8 @@ class Pace:
         if share < WORTH_SAYING or self._said_so or distributed.rank():
             return
         self._said_so = True
-        tqdm.write(f"waiting     for images {share:.0%} of the time, with workers {workers}", file=sys.stdout)
+        with_them = f"with {workers} loading processes (--workers)"
+        tqdm.write(f"waiting     for images {share:.0%} of the time, {with_them}", file=sys.stdout)
 
     def begin_evaluation(self) -> None:
         """Call before an evaluation."""
@@ -85,6 +101,15 @@ class Pace:
         steps = (self.epochs - epoch) * self.steps - step
         each = (seconds - last_seconds) / (step - last_step)
         return duration(steps * each + (self.epochs - epoch) * self.evaluation)
+
+
+def _mark(device: torch.device) -> torch.cuda.Event | None:
+    """A moment in the work of a GPU; None on the CPU, which does what it is asked at once."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def duration(seconds: float) -> str:

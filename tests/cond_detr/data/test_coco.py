@@ -233,6 +233,17 @@ def test_large_photos_are_decoded_at_a_fraction(
         torch.testing.assert_close(reduced.boxes, whole.boxes)
 
 
+def test_a_tiff_is_as_large_as_it_is(tmp_path: Path) -> None:
+    """Pillow turns TIFFs itself, and their tag still asks for it; a size that fits neither way is refused."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (100, 40)).save(tmp_path / "a.tif", exif=exif)
+    load = FolderLoader(tmp_path)
+    assert load("a.tif", (40, 100), (20, 50)).size == (40, 100)
+    with pytest.raises(InputError, match=r"a\.tif is 40x100 pixels, but its annotations say 100x40"):
+        load("a.tif", (100, 40))
+
+
 def test_batches_are_padded_at_the_right_and_bottom() -> None:
     images = [torch.ones(3, 4, 6), torch.ones(3, 5, 3)]
     stacked, padding = pad_images(images)

@@ -1,6 +1,7 @@
 """Images in tar files: the same bits as in a folder, and a sentence for whatever is wrong with them."""
 
 import io
+import json
 import re
 import shutil
 import tarfile
@@ -92,7 +93,7 @@ def test_several_shards_and_names_as_others_write_them(tmp_path: Path) -> None:
     for number, name in enumerate(names):
         for spelling in (name.removeprefix("./"), name.removeprefix("./").replace("/", "\\")):
             assert load(spelling, (20, 10)).getpixel((3, 3)) == (number, 0, 0)
-    with pytest.raises(InputError, match=r"e\.png is in none of the tar files"):
+    with pytest.raises(InputError, match=r"e\.png does not exist"):
         load("e.png", (20, 10))
     with pytest.raises(InputError, match="is outside its folder"):
         load("../a.png", (20, 10))
@@ -103,17 +104,15 @@ def test_shards_have_the_size_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     files = []
     for i in range(7):
-        path = tmp_path / f"{i}.bin"
-        path.write_bytes(rng.bytes(600_000))
-        files.append((path.name, path))
+        files.append((f"{i}.png", rng.bytes(600_000)))
     assert write_shards(tmp_path / "shards", files, 1) == 7
     shards = Shards.open(tmp_path / "shards")
     assert shards is not None
     assert len(shards.names) == 4
-    for name, path in files:
+    for name, content in files:
         entry = shards.find(name)
         assert entry is not None
-        assert shards.read(entry) == path.read_bytes()
+        assert shards.read(entry) == content
 
 
 def damaged_index(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -139,10 +138,10 @@ WRONG = {
     "a longer shard": (lambda f: (f / "00000.tar").write_bytes(bytes(99)), "is not that of the tar files beside it"),
     "index cut off": (lambda f: (f / INDEX).write_bytes((f / INDEX).read_bytes()[:150]), "cannot be read"),
     "objects": (lambda f: np.save(f / INDEX, np.array([print]), allow_pickle=True), "cannot be read: .*objects"),
-    "other numbers": (lambda f: np.save(f / INDEX, np.zeros(3)), "is none of this program"),
-    "in a table": (lambda f: np.save(f / INDEX, np.zeros((3, 3), ENTRY)), "is none of this program"),
+    "other numbers": (lambda f: np.save(f / INDEX, np.zeros(3)), "was not written by this program"),
+    "in a table": (lambda f: np.save(f / INDEX, np.zeros((3, 3), ENTRY)), "was not written by this program"),
     "far away": (lambda f: damaged_index(f, far_away), "is not that long"),
-    "no such shard": (lambda f: damaged_index(f, other_shard), "a shard that there is not"),
+    "no such shard": (lambda f: damaged_index(f, other_shard), "a shard that does not exist"),
 }
 
 
@@ -168,14 +167,90 @@ def test_packing_refuses(dataset_dir: Path, tmp_path: Path, capsys: pytest.Captu
     assert exit_code(pack.main, dataset_dir) == 2
     assert "x.tar is no uncompressed tar file" in capsys.readouterr().err
     (dataset_dir / "val/x.tar").unlink()
-    next((dataset_dir / "train").iterdir()).unlink()
+    missing = next((dataset_dir / "train").iterdir())
+    missing.unlink()
     assert exit_code(pack.main, dataset_dir, tmp_path / "packed") == 2
-    assert "No such file or directory" in capsys.readouterr().err
+    assert f"image {missing.name} is not in {dataset_dir / 'train'}" in capsys.readouterr().err
+    missing.mkdir()
+    assert exit_code(pack.main, dataset_dir, tmp_path / "packed") == 2
+    assert f"image {missing.name} is not in" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "there"}
+
+
+def test_packed_again(packed: Path, tmp_path: Path) -> None:
+    """Into smaller files, and with names as other tools begin them."""
+    file = packed / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["file_name"] = "./" + image["file_name"]
+    file.write_text(json.dumps(content))
+    assert exit_code(pack.main, packed, tmp_path / "again") == 0
+    assert isinstance(split_of(packed, "train")[0], Sample)
+    assert isinstance(split_of(tmp_path / "again", "train")[0], Sample)
+
+
+def test_a_tar_file_beside_loose_images(dataset_dir: Path) -> None:
+    """Somebody's backup; also after somebody has indexed it."""
+    image = next(path for path in (dataset_dir / "val").iterdir() if path.name > "val-00000.png")
+    with tarfile.open(dataset_dir / "val/backup.tar", "w") as tar:
+        tar.add(image, image.name)
+    assert isinstance(split_of(dataset_dir, "val")[0], Sample)
+    assert exit_code(pack.main, dataset_dir) == 0
+    image.unlink()
+    assert all(isinstance(split_of(dataset_dir, "val")[i], Sample) for i in range(6))
+
+
+def test_a_shard_that_vanishes_while_training(packed: Path) -> None:
+    dataset = split_of(packed, "val")
+    (packed / "val/00000.tar").unlink()
+    error = dataset[0]
+    assert isinstance(error, InputError)
+    assert re.search(r"tar file .*00000\.tar cannot be read: No such file", str(error))
+
+
+def damage_second_header(path: Path) -> None:
+    with tarfile.open(path) as tar:
+        second = tar.getmembers()[1].offset
+    content = bytearray(path.read_bytes())
+    content[second : second + 512] = b"x" * 512
+    path.write_bytes(content)
+
+
+def link_in_place_of_an_image(path: Path) -> None:
+    with tarfile.open(path, "a") as tar:
+        about = tarfile.TarInfo("link.png")
+        about.type, about.linkname = tarfile.LNKTYPE, "val-00000.png"
+        tar.addfile(about)
+
+
+def twice_the_same(path: Path) -> None:
+    shutil.copy(path, path.with_name("1.tar"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (damage_second_header, r"00000\.tar is damaged: there is no header at byte \d+"),
+        (link_in_place_of_an_image, r"00000\.tar holds image 'link\.png' as a link"),
+        (twice_the_same, r"image 'val-0000\d\.png' is more than once in the tar files of .*val"),
+    ],
+)
+def test_tar_files_that_cannot_be_indexed(packed: Path, change: Callable[[Path], None], sentence: str) -> None:
+    change(packed / "val/00000.tar")
+    with pytest.raises(InputError, match=sentence):
+        write_index(packed / "val")
+
+
+def test_other_files_in_tar_files_are_left_out(packed: Path) -> None:
+    with tarfile.open(packed / "val/00000.tar", "a") as tar:
+        for _ in range(2):
+            tar.addfile(tarfile.TarInfo("README.txt"))
+    assert write_index(packed / "val") == 6
 
 
 def test_indexes_what_others_have_packed(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "val"):
         (packed / split / INDEX).unlink()
     assert exit_code(pack.main, packed) == 0
-    assert "24 images in 1 tar files" in capsys.readouterr().out
+    assert "24 images in 1 tar file\n" in capsys.readouterr().out
     assert isinstance(split_of(packed, "train")[3], Sample)
