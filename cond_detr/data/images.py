@@ -125,7 +125,7 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about a file that can be read
             if isinstance(source, Image.Image):
-                image = _upright(source, turn)
+                image = _upright(source.copy(), turn)
                 return Decoded(image, image.size)
             if isinstance(source, (str, os.PathLike)) and Path(source).exists() and not Path(source).is_file():
                 raise InputError("it is a folder" if Path(source).is_dir() else "it is no regular file")
@@ -153,7 +153,10 @@ def _draft(image: Image.Image, turn: bool, at_least: Size) -> Size:
 
 
 def _upright(image: Image.Image, turn: bool) -> Image.Image:
-    """Converts to 8-bit RGB, rotated by the EXIF tag if wanted, and drops the metadata, so that this happens once."""
+    """Converts to 8-bit RGB, rotated by the EXIF tag if wanted, and drops the metadata, so that this happens once.
+
+    The image may be changed, and is what is returned if it is RGB already.
+    """
     if turn and image.getexif().get(ORIENTATION, 1) != 1:  # or it is copied
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
@@ -163,7 +166,9 @@ def _upright(image: Image.Image, turn: bool) -> Image.Image:
         image = Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
     elif image.mode in {"I", "F"}:
         raise ValueError(f"its pixels have 32 bits (mode {image.mode}), expected 8 or 16")
-    rgb = image.convert("RGB")
+    image.load()  # before its file is closed
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    rgb.getexif().clear()
     rgb.info = {}
     return rgb
 
@@ -190,8 +195,10 @@ def resized(size: Size, short: int, longest: int) -> Size:
 
 
 def pixels_of(image: Image.Image) -> Tensor:
-    """The pixels of an RGB image, (3, H, W) uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    """The pixels of an RGB image, (3, H, W) uint8; not to be written to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # NumPy's array of them is read-only
+        return torch.from_numpy(np.asarray(image)).permute(2, 0, 1)
 
 
 def resize(pixels: Tensor, size: Size) -> Tensor:

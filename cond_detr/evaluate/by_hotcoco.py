@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from cond_detr.data.annotations import Annotations
 from cond_detr.evaluate.accumulated import Accumulated, Grid
 
+# What makes numbers from 1 of the indices of images and classes in a table
+NUMBERED = np.array([1.0, 0, 0, 0, 0, 0, 1])
 # Classes of a confusion matrix: it has the square of that
 MOST_CONFUSED = 2000
 # The process whose threads it computes with. A fork of it has none, and would wait for them for ever
@@ -41,14 +43,14 @@ def accumulate(annotations: Annotations, found: Grid, confusion_above: float) ->
         area=objects.areas,
         iscrowd=objects.crowds,
     )
-    numbered = found.copy()
-    numbered[:, [0, 6]] += 1
+    numbered = found + NUMBERED
     evaluation = hotcoco.COCOeval(truth, truth.load_res(numbered), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     confusion = None
     if len(annotations.classes) <= MOST_CONFUSED:
-        sure = numbered[(found[:, 5] >= confusion_above) & ~on_crowds(annotations, found)]
+        sure = numbered[found[:, 5] >= confusion_above]
+        sure = sure[~on_crowds(annotations, sure - NUMBERED)]
         confusion = hotcoco.COCOeval(truth, truth.load_res(sure), "bbox").confusion_matrix()["matrix"].astype(np.int64)
     curves = evaluation.eval
     assert curves is not None
@@ -59,8 +61,11 @@ def on_crowds(annotations: Annotations, found: Grid) -> NDArray[np.bool_]:
     """(n,) bool, True for detections of which half or more lies in a crowd of their class, as COCO forgives them."""
     crowds = annotations.objects[annotations.objects.crowds]
     forgiven = np.zeros(len(found), np.bool_)
-    for image, label, (left, top, width, height) in zip(crowds.images, crowds.labels, crowds.boxes, strict=True):
-        rows = np.flatnonzero((found[:, 0] == image) & (found[:, 6] == label))
+    by_image = np.argsort(found[:, 0], kind="stable")
+    begins, ends = (np.searchsorted(found[by_image, 0], crowds.images, side) for side in ("left", "right"))
+    for begin, end, label, (left, top, width, height) in zip(begins, ends, crowds.labels, crowds.boxes, strict=True):
+        rows = by_image[begin:end]
+        rows = rows[found[rows, 6] == label]
         boxes = found[rows, 1:5]
         low = np.maximum(boxes[:, :2], [left, top])
         high = np.minimum(boxes[:, :2] + boxes[:, 2:], [left + width, top + height])

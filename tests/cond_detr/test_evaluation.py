@@ -229,6 +229,7 @@ def test_nothing_can_be_measured_without_objects(evaluator: Evaluator) -> None:
         assert set(evaluation_of(annotations, each, evaluator).metrics.values()) == {None}
 
 
+@pytest.mark.usefixtures("one_thread")  # torch's own threads are not there in a fork either
 def test_a_fork_evaluates_as_well(capfd: pytest.CaptureFixture[str]) -> None:
     """It has none of the threads of its parent, which hotcoco would wait for."""
     annotations = shapes.make_split("val", 3).annotations
