@@ -121,10 +121,15 @@ def numpy_extension() -> Pybind11Extension:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Builds and installs, on Linux."""
     if sys.platform != "linux":
         sys.exit(f"cond-detr builds and runs on Linux only, and this is {sys.platform}")
     setup(
         ext_modules=[torch_extension(find_cuda_home()), numpy_extension()],
         cmdclass={"build_ext": cpp_extension.BuildExtension},
     )
+
+
+if __name__ == "__main__":
+    main()

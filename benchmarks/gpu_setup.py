@@ -22,10 +22,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # without these there is neither a build nor a test
-NEEDED = ("torch", "triton", "setuptools", "pip", "pybind11", "numpy", "scipy", "pytest", "PIL", "tqdm", "safetensors")
+NEEDED = (
+    *("torch", "triton", "setuptools", "pip", "pybind11", "numpy", "scipy", "pytest", "PIL", "tqdm", "safetensors"),
+    *("pycocotools", "hotcoco", "msgspec"),
+)
 # without one of these, some tests, rows or pictures are absent, or the run is slower
 USEFUL = (
-    *("ninja", "hypothesis", "xdist", "transformers", "torchvision", "pycocotools", "matplotlib"),
+    *("ninja", "hypothesis", "xdist", "transformers", "torchvision", "matplotlib"),
     *("lap", "torch_linear_assignment", "flash_attn.cute"),
 )
 PACKAGES = {"cond_detr": "cond_detr", "cond_detr_kernels": "kernels"}

@@ -120,6 +120,20 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
 
 
+def processes_here() -> int:
+    """Number of processes of the run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
+
+
+def gather_objects(each: T) -> list[T]:
+    """The objects that the processes pass, in the order of the ranks; waits for all of them."""
+    if not dist.is_initialized():
+        return [each]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, each)
+    return found
+
+
 def gather_rows(rows: Tensor, device: torch.device) -> Tensor:
     """Concatenates the rows of all processes, in the order of the ranks; every process gets the result.
 

@@ -15,17 +15,20 @@ from tqdm import tqdm
 
 from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.annotations import Annotations, ImageRecord
-from cond_detr.data.images import IMAGE_SUFFIXES
+from cond_detr.data.images import IMAGE_SUFFIXES, InputSize
 from cond_detr.data.layouts import FolderLoader, find_split, with_loader
 from cond_detr.errors import InputError, shown
+from cond_detr.models.resnet import LAYOUTS
 from cond_detr.predict.detections import ground_truth
 from cond_detr.predict.drawing import draw_detections, sheet
 from cond_detr.presets import PRESETS
 
 # In pixels: narrower boxes are easily lost in the network's stride
 SMALL = 8
-# Of the presets for real images
-FEWEST_QUERIES = PRESETS["small"].model.num_queries
+# Of the preset for people's own images, which has the fewest queries and the smallest images
+OWN = PRESETS["small"]
+FEWEST_QUERIES = OWN.model.num_queries
+SIZE = InputSize(OWN.data.image_size, OWN.data.max_size, LAYOUTS[OWN.model.backbone].stride(OWN.model.dilation))
 
 
 @dataclass
@@ -68,6 +71,7 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
         try:
             load(record.file_name, record.size)
             found.digests[record.file_name] = sha256(load.bytes_of(record.file_name)).digest()
+            SIZE.check(record.size, f"for preset small, image {record.file_name}")
         except InputError as error:
             found.problems.append(str(error))
     found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]

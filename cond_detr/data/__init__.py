@@ -8,6 +8,7 @@ from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.data.images import ImageLoader
 from cond_detr.data.layouts import find_split, with_loader
+from cond_detr.data.sharing import read_once
 
 
 def open_split(data: DataConfig, split: str, stride: int, *, seed: int = 0) -> CocoDataset:
@@ -27,6 +28,6 @@ def open_split(data: DataConfig, split: str, stride: int, *, seed: int = 0) -> C
         annotations, load = shapes.make_split(split)
     else:
         folder, annotation_file = find_split(Path(data.dataset_dir), split)
-        annotations = read_annotations(annotation_file)
+        annotations = read_once(lambda: read_annotations(annotation_file))
         annotations, load = with_loader(annotations, folder, data.exif)
     return CocoDataset(annotations, load, data, stride, train=split == "train", seed=seed)

@@ -6,6 +6,7 @@ import fcntl
 import http.server
 import io
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from pycocotools import mask
 
@@ -31,7 +33,7 @@ from cond_detr.data import open_split
 from cond_detr.data.annotation_checks import check_annotations
 from cond_detr.data.annotations import Annotations
 from cond_detr.data.description import crowded, describe_data
-from cond_detr.data.images import open_image
+from cond_detr.data.images import InputSize, open_image
 from cond_detr.data.layouts import FolderLoader
 from cond_detr.data.loading import checked, eval_loader
 from cond_detr.evaluate.over_dataset import classes_in
@@ -721,3 +723,64 @@ def test_a_reader_that_has_seen_enough(arguments: list[str]) -> None:
     )
     os.close(write)
     assert done.stderr == ""
+
+
+def test_w7_what_counts_is_the_size_that_the_network_gets(tmp_path: Path) -> None:
+    """A 24x24 image is enlarged; of a 4000x36 one the network sees lines."""
+    size = InputSize(800, 1333, 32)
+    size.check((24, 24), "image a")
+    with pytest.raises(InputError, match="image b of 4000x36 pixels is too narrow: the network gets 1333x12"):
+        size.check((4000, 36), "image b")
+    sizes = {"0.png": (24, 24), "1.png": (900, 9)}
+    images = [{"id": i, "file_name": name, "width": w, "height": h} for i, (name, (w, h)) in enumerate(sizes.items())]
+    pictures = {name: Image.new("RGB", each) for name, each in sizes.items()}
+    data = folder_with(tmp_path / "data", content(images=images, annotations=[]), pictures)
+    (problem,) = [each for each in check_split(data, "val").problems if "narrow" in each]
+    assert problem.startswith("for preset small, image 1.png of 900x9 pixels is too narrow")
+
+
+PROGRESS = {
+    "epoch": [-1, 1.5, "1", None, [1], 10**30, math.nan],
+    "step": [-1, 2**70, "0", None, {}],
+    "seconds": [math.inf, math.nan, -1.0, "x"],
+    "loss_sums": [[1.0], [math.nan] * 4, "four", None],
+    "best_ap": [math.inf, "x", None],
+    "history": [None, [1], [{"epoch": "1"}], {"a": 1}],
+    "num_images": [0, "8", None],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in PROGRESS.items() for value in values])
+def test_s9_damaged_progress(name: str, value: Any, tmp_path: Path) -> None:
+    file = Path(__file__).parents[1] / "data/last-0.1.0.pt"
+    saved = torch.load(file, weights_only=True)
+    assert name in saved["progress"]
+    saved["progress"][name] = value
+    torch.save(saved, tmp_path / "last.pt")
+    with pytest.raises(InputError, match=r"last\.pt .*progress"):
+        Checkpoint.load(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_r8_other_systems_are_refused_in_a_sentence(platform: str) -> None:
+    """README and metadata say Linux as well."""
+    root = Path(__file__).parents[2]
+    code = f"import runpy, sys; main = runpy.run_path('setup.py')['main']; sys.platform = {platform!r}; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode
+    assert "Linux" in done.stderr.strip().splitlines()[-1]
+    assert "Operating System :: POSIX :: Linux" in (root / "pyproject.toml").read_text()
+    assert "On Linux, `pip install" in (root / "README.md").read_text()
+
+
+@pytest.mark.parametrize("picture", [Image.new("RGB", (9, 9)), Figure((1, 1))], ids=["predictions", "metrics"])
+def test_n5_who_looks_at_a_picture_sees_the_last_one_or_the_next(
+    picture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.png"
+    files.write_picture(path, picture)
+    seen = []
+    monkeypatch.setattr(files.os, "fsync", lambda _: seen.append(Image.open(path).copy().size))
+    files.write_picture(path, Image.new("RGB", (30, 40)))
+    assert seen[0] != (30, 40)
+    assert Image.open(path).size == (30, 40)
