@@ -46,7 +46,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 table { border-collapse: collapse; margin-bottom: 1.5rem; }
 td, th { padding: .15rem .8rem .15rem 0; text-align: right; overflow-wrap: normal; }
-td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere; }
+td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere; min-width: 3rem; }
 .wide { overflow-x: auto; } .wide svg { min-width: 44rem; background: #fff; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-size: .85rem; color: var(--dim); }

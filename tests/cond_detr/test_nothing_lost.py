@@ -26,6 +26,7 @@ from cond_detr.data import open_split
 from cond_detr.data.loading import checked, eval_loader
 from cond_detr.evaluate import __main__ as evaluate
 from cond_detr.export import __main__ as export
+from cond_detr.pack import __main__ as pack
 from cond_detr.predict import __main__ as predict
 from cond_detr.report import __main__ as report
 from cond_detr.train import __main__ as train
@@ -55,6 +56,7 @@ WRITING = {
     "convert a backbone": (convert.main, ["{run}/best.pt", "{out}/x.pth", "--to", "torchvision"]),
     "report": (report.main, ["{run}", "--output", "{out}/page.html", "--device", "cpu", "--workers", "0"]),
     "check-data": (check_data.main, ["{data}", "--output-dir", "{out}"]),
+    "pack": (pack.main, ["{data}", "{out}/packed"]),
     "attention": (attention.main, ["--checkpoint", "{run}/best.pt", "--output-dir", "{out}", *ON_CPU]),
 }  # fmt: skip
 
