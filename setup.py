@@ -88,6 +88,7 @@ def torch_extension(cuda_home: str | None) -> Extension:
             "-DUSE_CUDA",
             "-Xcompiler=" + ",".join(host),
             "-Xptxas=--warn-on-spills",
+            "--threads=4",  # of the architectures
             *cuda_arch_flags(cuda_home),
         ]
         folders = [Path(cuda_home, name) for name in ("lib64", "lib", "targets/x86_64-linux/lib")]

@@ -14,7 +14,7 @@ def test_the_model_is_one_graph(fused: bool) -> None:
     network = ConditionalDETR.from_preset("shapes", 3, fused_attn=fused, encoder_layers=1, decoder_layers=2).network
     torch._dynamo.reset()
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    for height, width in ((32, 48), (48, 32), (64, 64)):
+    for height, width in ((32, 48), (64, 64)):
         images = torch.randn(2, 3, height, width)
         padding = torch.zeros(2, height, width, dtype=torch.bool)
         padding[0, :, width // 2 :] = True

@@ -133,10 +133,18 @@ def check(
         assert_close(f"the gradient of {name}", grad, want_grad, tolerance)
 
 
+# The interpreter takes seconds for each: in bf16 only what has everything
+VARIANTS = [
+    pytest.param(dtype, mask, p, id=f"{'fp32' if dtype == torch.float32 else 'bf16'}-{mask}-p={p}")
+    for dtype in (torch.float32, torch.bfloat16)
+    for mask in ("none", "right and bottom")
+    for p in (0.0, 0.1)
+    if DEVICE.type == "cuda" or dtype == torch.float32 or (mask != "none" and p)
+]
+
+
 @pytest.mark.parametrize("deterministic", [True, False], ids=["deterministic", "one pass"])
-@pytest.mark.parametrize("dropout_p", [0.0, 0.1], ids=["p=0", "p=.1"])
-@pytest.mark.parametrize("mask", ["none", "right and bottom"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(("dtype", "mask", "dropout_p"), VARIANTS)
 @pytest.mark.parametrize("name", [name for name in SHAPES if name not in ("paper", "one key")])
 def test_agrees_with_fp64(name: str, dtype: torch.dtype, mask: str, dropout_p: float, deterministic: bool) -> None:
     check(make_problem(SHAPES[name], dtype, mask, dropout_p), deterministic)
@@ -157,7 +165,7 @@ def test_agrees_at_the_papers_size(multiprocessors: int, dropout_p: float) -> No
 @pytest.mark.parametrize("multiprocessors", [1, 132], ids=["whole", "keys split"])
 @pytest.mark.parametrize("mask", ["random", "first keys", "all of one image", "all"])
 def test_masks(mask: str, multiprocessors: int) -> None:
-    problem = make_problem(Shape(2, 1, 70, 900, 32, 32, 32), torch.float32, mask)
+    problem = make_problem(Shape(2, 1, 70, 450, 32, 32, 32), torch.float32, mask)
     for deterministic in (True, False):
         check(problem, deterministic, multiprocessors)
 
