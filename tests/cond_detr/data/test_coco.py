@@ -197,6 +197,15 @@ def test_data_sets_can_be_sent_to_worker_processes(dataset_dir: Path, builtin: b
     assert isinstance(pickle.loads(ForkingPickler.dumps(dataset))[0], Sample)
 
 
+def test_annotations_may_come_in_any_order() -> None:
+    """Each image gets its own boxes, in the order of the file."""
+    order = [(7, 1), (3, 2), (7, 3), (3, 4), (7, 5)]
+    entries = [{"image_id": image, "category_id": 1, "bbox": [0, 0, width, 9]} for image, width in order]
+    records = check_annotations(content(annotations=entries), "f.json").records
+    widths = {record.image_id: record.boxes[:, 2].tolist() for record in records}
+    assert widths == {3: [2, 4], 7: [1, 3, 5]}
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_large_photos_are_decoded_at_a_fraction(
     tmp_path: Path, orientation: int, monkeypatch: pytest.MonkeyPatch
