@@ -31,7 +31,7 @@ def metrics_figure(history: Sequence[dict[str, Any]]) -> Any:
         precision.plot(epochs, values, marker=".", label=key)
     precision.set(xlabel="epoch", ylabel="average precision, %", ylim=(0, 100))
     for axes in (losses, precision):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
     return figure

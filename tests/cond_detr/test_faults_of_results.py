@@ -185,9 +185,10 @@ def test_n6_detections_can_be_scored(finished: Path, tmp_path: Path) -> None:
     assert exit_code(predict.main, *checkpoint, tmp_path / "unknown.png", "--annotations", truth) == 2
 
 
-def test_n7_curves_in_percent_and_whole_epochs() -> None:
+@pytest.mark.parametrize("epochs", [1, 2, 3, 11])
+def test_n7_curves_in_percent_and_whole_epochs(epochs: int) -> None:
     losses = dict.fromkeys(("train_loss", "train_loss_classification", "train_loss_l1", "train_loss_giou"), 1.0)
-    history = [{"epoch": i + 1, "AP": 0.5, "AP50": 0.7, "AP75": None, **losses} for i in range(2)]
+    history = [{"epoch": i + 1, "AP": 0.5, "AP50": 0.7, "AP75": None, **losses} for i in range(epochs)]
     figure = metrics_figure(history)
     precision = figure.axes[1]
     assert precision.get_ylabel() == "average precision, %"
