@@ -47,11 +47,11 @@ SEED = 20211
 
 FORWARD = [
     Blocks(*sizes)
-    for sizes in ((64, 128, 4, 2), (64, 64, 4, 3), (128, 128, 8, 2), (128, 64, 8, 3), (64, 128, 4, 3), (64, 32, 4, 2))
+    for sizes in ((64, 64, 4, 3), (64, 128, 4, 3), (64, 128, 4, 2), (64, 32, 4, 3), (64, 32, 4, 2), (128, 128, 8, 2))
 ]
-QUERIES_BLOCKS = [Blocks(*sizes) for sizes in ((64, 64, 4, 2), (64, 128, 8, 2), (32, 64, 4, 2), (64, 64, 8, 2))]
-KEYS_BLOCKS = [Blocks(*sizes) for sizes in ((64, 128, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2), (32, 128, 8, 2))]
-ONE_PASS_BLOCKS = [Blocks(*sizes) for sizes in ((64, 64, 4, 2), (64, 128, 8, 2), (32, 64, 4, 2), (64, 64, 8, 2))]
+QUERIES_BLOCKS = [Blocks(*sizes) for sizes in ((64, 64, 4, 3), (64, 128, 4, 3), (64, 64, 4, 2), (64, 32, 4, 4))]
+KEYS_BLOCKS = [Blocks(*sizes) for sizes in ((32, 64, 4, 3), (64, 64, 4, 2), (64, 128, 8, 2), (32, 128, 4, 2))]
+ONE_PASS_BLOCKS = [Blocks(*sizes) for sizes in ((64, 64, 4, 3), (64, 64, 4, 2), (32, 64, 4, 3), (64, 128, 8, 2))]
 
 # The backward kernels of either implementation, and the configurations to try
 Changes = list[tuple[Callable[[Tuning, Blocks], Tuning], list[Blocks]]]

@@ -110,21 +110,22 @@ _EXACT = {
 }
 # Per architecture: configurations for keys of up to so many bytes, content, spatial part and value together. 192 are
 # the paper's heads in half precision, 384 in fp32. Chosen by their registers, spills and instructions, and by how much
-# of a device they keep busy, as benchmarks/kernel_report.py counts these; speeds are measured on 9.0 only.
+# of a device they keep busy, as benchmarks/kernel_report.py counts these; those of 9.0 by their times on an H200.
 _TABLE: dict[int, dict[int, Tuning]] = {
     80: {192: _AMPERE_HALF, 384: _AMPERE_SINGLE, 768: _WIDE, 1536: _WIDEST},
     90: {
         192: Tuning(
-            forward=Blocks(64, 128, 4, 2),
-            backward_queries=Blocks(64, 64, 4, 2),
-            backward_keys=Blocks(64, 128, 8, 2),
-            backward=Blocks(64, 64, 4, 2),
+            forward=Blocks(64, 64, 4, 3),
+            backward_queries=Blocks(64, 64, 4, 3),
+            backward_keys=Blocks(32, 64, 4, 3),
+            backward=Blocks(64, 64, 4, 3),
+            one_pass=False,
         ),
         384: Tuning(
-            forward=Blocks(64, 64, 4, 2),
-            backward_queries=Blocks(64, 64, 4, 2),
+            forward=Blocks(64, 64, 4, 3),
+            backward_queries=Blocks(64, 64, 4, 3),
             backward_keys=Blocks(64, 128, 8, 2),
-            backward=Blocks(32, 64, 4, 2),
+            backward=Blocks(32, 64, 4, 3),
         ),
         768: _WIDE,
         1536: _WIDEST,
@@ -148,9 +149,19 @@ _TABLE: dict[int, dict[int, Tuning]] = {
     120: {192: replace(_AMPERE_HALF, forward=Blocks(64, 128, 4, 2)), 384: _AMPERE_SINGLE, 768: _WIDE, 1536: _WIDEST},
 }
 
+# The same with dropout, where that is not the same
+_WITH_DROPOUT = {
+    (90, 192): Tuning(
+        forward=Blocks(64, 128, 4, 3),
+        backward_queries=Blocks(64, 128, 4, 3),
+        backward_keys=Blocks(32, 64, 4, 3),
+        backward=Blocks(64, 64, 4, 3),
+    )
+}
+
 
 def tuning_for(capability: int, problem: Problem) -> Tuning:
-    """The configurations of the table for an architecture, and for the size and precision of the operands.
+    """The configurations of the table for an architecture, for the size and precision of the operands, and for dropout.
 
     Args:
         capability: compute capability, 90 for 9.0. One that is not in the table gets the row of the previous one.
@@ -158,8 +169,12 @@ def tuning_for(capability: int, problem: Problem) -> Tuning:
     """
     # of a key's content, spatial part and value together
     row_bytes = problem.value.element_size() * sum(map(column_block, problem.dims))
-    rows = _EXACT if dot_precision(problem.value.dtype) == "ieee" else _TABLE[_row_of(capability)]
-    return rows[min(size for size in rows if size >= row_bytes)]
+    arch = _row_of(capability)
+    rows = _EXACT if dot_precision(problem.value.dtype) == "ieee" else _TABLE[arch]
+    size = min(size for size in rows if size >= row_bytes)
+    if problem.dropout_p and rows is not _EXACT:
+        return _WITH_DROPOUT.get((arch, size), rows[size])
+    return rows[size]
 
 
 def _row_of(capability: int) -> int:
@@ -172,6 +187,8 @@ def _row_of(capability: int) -> int:
 # of a part, written and read, against what the device's memory carries per score of a multiprocessor
 COMBINE_SCORES = 40_000
 SCORES_PER_NUMBER = 0.07
+# How much longer a score takes with dropout
+DROPOUT_COST = 2.0
 # What a program alone on a multiprocessor gets out of it; estimated, as all of these
 LONE_SHARE = 0.4
 # A program of fewer tiles spends most of its time on getting started
@@ -204,7 +221,8 @@ def key_splits(problem: Problem, blocks: Blocks, multiprocessors: int) -> int:
         if splits == 1:
             return scores
         numbers = splits * batch * heads * queries * problem.dims[2]
-        return scores + COMBINE_SCORES + numbers * SCORES_PER_NUMBER
+        combining = COMBINE_SCORES + numbers * SCORES_PER_NUMBER
+        return scores + combining / (DROPOUT_COST if problem.dropout_p else 1.0)
 
     return min(range(1, max(1, tiles // LEAST_TILES) + 1), key=cost)
 
