@@ -50,6 +50,11 @@ class ModelConfig:
         least=1,
         below=MOST_QUERIES,
     )
+    queries: Literal["points", "boxes"] = setting(
+        "points",
+        "what queries stand for: a reference point, as in the paper; or a box, which each decoder layer refines "
+        "(DAB-DETR, Conditional DETR v2)",
+    )
     fused_attn: bool = setting(
         False,
         "use the fused attention kernels: for cross-attention, and on CUDA for the encoder's self-attention on padded "
@@ -79,9 +84,10 @@ class ModelConfig:
 class LossConfig:
     """The losses and their weights, which are also the weights of the matching cost (section 3.4)."""
 
-    classification: Literal["focal", "softmax"] = setting(
+    classification: Literal["focal", "softmax", "varifocal", "mal"] = setting(
         "focal",
-        'classification loss (Table 4): focal, or softmax with a "no object" class as in DETR',
+        'classification loss (Table 4): focal, or softmax with a "no object" class as in DETR; or with the IoUs of '
+        "the boxes as targets, varifocal (VarifocalNet) or mal (DEIM)",
         group=ABLATIONS,
     )
     class_weight: float = setting(2.0, "weight of the classification term in loss and matching cost", group=MATCHING)
@@ -122,6 +128,21 @@ class DataConfig:
         "smallest short side in training, as a fraction of --image-size (paper augmentation only)",
         least=0.05,
         most=1,
+    )
+    colour: float = setting(
+        0.0,
+        "largest random change of brightness, contrast and saturation in training, as a fraction",
+        most=1,
+        metavar="F",
+    )
+    zoom: float = setting(
+        0.0,
+        "largest random change of scale in training, as a fraction; it is moved, and cut off or filled with grey",
+        below=1,
+        metavar="F",
+    )
+    mosaic: float = setting(
+        0.0, "probability in training that an image is made of four of the data set", most=1, metavar="P"
     )
     exif: Literal["auto", "turn", "ignore"] = setting(
         "auto",
@@ -167,12 +188,34 @@ class TrainConfig:
         below=1,
         metavar="DECAY",
     )
+    freeze: Literal["nothing", "backbone", "encoder", "decoder"] = setting(
+        "nothing", "keep the weights of the network up to this part as they are"
+    )
+    patience: int = setting(
+        0, "stop after so many epochs without a better AP; 0: train all epochs", below=2**31, metavar="EPOCHS"
+    )
+    query_groups: int = setting(
+        1,
+        "sets of object queries in training, each matched on its own (Group DETR); detection has the first of them",
+        least=1,
+        below=2**10,
+        metavar="K",
+    )
+    denoising: int = setting(
+        0, "noised copies of the ground truth as further queries in training (DN-DETR)", below=2**10, metavar="N"
+    )
     seed: int = setting(0, "seed of all randomness")
     deterministic: bool = setting(False, "use deterministic algorithms only")
     amp: Literal["off", "bf16"] = setting("off", "bf16: the network runs in bf16 autocast; off: in fp32", group=MEMORY)
     matmul_precision: Literal["high", "highest"] = setting(
         "high",
         "fp32 matrix products on CUDA: in TF32 (high) or in fp32 (highest); also applies to prediction",
+        group=MEMORY,
+    )
+    checkpointing: bool = setting(
+        False,
+        "gradient checkpointing: compute the activations of encoder, cross-attention and a pretrained backbone again "
+        "in the backward pass; takes less memory and more time",
         group=MEMORY,
     )
     compile: bool = setting(False, "compile the network with torch.compile", group=MEMORY)

@@ -1,4 +1,4 @@
-"""The paper's augmentation (section 4.1): flips, scales and crops.
+"""The paper's augmentation (section 4.1), flips, scales and crops; and changes of colour and scale for small data.
 
 The caller seeds a random generator for each image and epoch, so that a sample depends neither on the worker that makes
 it nor on interruptions of the training.
@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cond_detr.config import DataConfig
-from cond_detr.data.images import Size, resize, resized
+from cond_detr.data.images import GREY, Size, resize, resized
 
 Region: TypeAlias = tuple[int, int, int, int]  # left, top, width, height in pixels
 
@@ -21,6 +22,8 @@ Region: TypeAlias = tuple[int, int, int, int]  # left, top, width, height in pix
 NUM_SCALES = 11
 SCALES_BEFORE_CROP = (0.5, 0.625, 0.75)
 CROP_SIZES = (0.48, 0.75)
+# Of red, green and blue, how bright they look (ITU-R BT.601)
+BRIGHTNESS = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,43 @@ def crop(sample: Annotated, region: Region) -> Annotated:
 
 
 @dataclass(frozen=True)
+class Zoom:
+    """A change of scale, after which the image is moved.
+
+    Attributes:
+        factor: above 1 to enlarge the image, of which a part is cut off; below 1 to shrink it, with grey around it.
+        place: (x, y) in [0, 1], where it stands: 0 for as far left or up as it goes.
+    """
+
+    factor: float
+    place: tuple[float, float]
+
+
+def zoom(sample: Annotated, drawn: Zoom, size: Size) -> Annotated:
+    """Scales an image to ``size``, (width, height) in pixels, times the factor, and cuts or fills it to ``size``."""
+    scaled = scale(sample, (max(1, round(size[0] * drawn.factor)), max(1, round(size[1] * drawn.factor))))
+    # how far the image's corner is moved, negative to the left
+    left, top = (round((new - own) * at) for new, own, at in zip(size, scaled.size, drawn.place, strict=True))
+    cut = crop(scaled, (max(0, -left), max(0, -top), min(size[0], scaled.size[0]), min(size[1], scaled.size[1])))
+    if cut.size == size:
+        return cut
+    pixels = torch.full((3, size[1], size[0]), GREY, dtype=torch.uint8)
+    x, y = max(0, left), max(0, top)
+    pixels[:, y : y + cut.size[1], x : x + cut.size[0]] = cut.pixels
+    return replace(cut, pixels=pixels, boxes=cut.boxes + np.array([x, y, x, y], np.float32))
+
+
+def recolour(pixels: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
+    """Multiplies brightness, contrast and saturation of (3, H, W) uint8 pixels, each by a factor."""
+    weights = torch.tensor(BRIGHTNESS).view(3, 1, 1)
+    values = pixels.float() * brightness
+    mean = (values * weights).sum(0).mean()
+    values = mean + (values - mean) * contrast
+    grey = (values * weights).sum(0)
+    return (grey + (values - grey) * saturation).round_().clamp_(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """The random choices for one image, drawn before it is decoded so that its final size is known.
 
@@ -78,17 +118,24 @@ class Augmentation:
         first_size: (width, height) to scale to before cropping, or None.
         crop: what to cut out, or None.
         size: final (width, height).
+        zoom: change of scale at the end, or None.
+        colours: factors of brightness, contrast and saturation, or None.
     """
 
     flip: bool
     first_size: Size | None
     crop: Region | None
     size: Size
+    zoom: Zoom | None = None
+    colours: tuple[float, float, float] | None = None
 
     @property
     def first(self) -> Size:
         """(width, height) that the whole image is scaled to."""
-        return self.first_size or self.size
+        if self.first_size:
+            return self.first_size
+        factor = self.zoom.factor if self.zoom else 1.0
+        return round(self.size[0] * factor), round(self.size[1] * factor)
 
 
 def draw_crop(size: Size, smallest: int, largest: int, rng: np.random.Generator) -> Region:
@@ -107,13 +154,23 @@ def draw_crop(size: Size, smallest: int, largest: int, rng: np.random.Generator)
 
 
 def draw_augmentation(size: Size, data: DataConfig, rng: np.random.Generator) -> Augmentation:
-    """Draws the training augmentation of an image, of the kind ``data.augment``.
+    """Draws the training augmentation of an image: of the kind ``data.augment``, and further changes if wanted.
 
     Args:
         size: (width, height) of the image.
         data: kind of augmentation and sizes.
         rng: random generator.
     """
+    drawn = _draw_kind(size, data, rng)
+    if data.zoom:
+        drawn = replace(drawn, zoom=Zoom(rng.uniform(1 - data.zoom, 1 + data.zoom), (rng.random(), rng.random())))
+    if data.colour:
+        factors = rng.uniform(1 - data.colour, 1 + data.colour, 3).tolist()
+        drawn = replace(drawn, colours=(factors[0], factors[1], factors[2]))
+    return drawn
+
+
+def _draw_kind(size: Size, data: DataConfig, rng: np.random.Generator) -> Augmentation:
     mirrored = data.augment != "none" and rng.random() < 0.5
     short = data.image_size
     if data.augment != "paper":
@@ -135,4 +192,7 @@ def augment(sample: Annotated, drawn: Augmentation) -> Annotated:
         sample = scale(sample, drawn.first_size)
     if drawn.crop:
         sample = crop(sample, drawn.crop)
-    return scale(sample, drawn.size)
+    sample = zoom(sample, drawn.zoom, drawn.size) if drawn.zoom else scale(sample, drawn.size)
+    if drawn.colours:
+        sample = replace(sample, pixels=recolour(sample.pixels, *drawn.colours))
+    return sample

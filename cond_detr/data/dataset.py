@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 from cond_detr.boxes import xyxy_to_cxcywh
 from cond_detr.config import DataConfig
 from cond_detr.data.annotations import Annotations, ImageRecord
-from cond_detr.data.augment import Annotated, Augmentation, augment, draw_augmentation, scale
+from cond_detr.data.augment import Annotated, Augmentation, augment, draw_augmentation, recolour, scale
 from cond_detr.data.batching import Sample
 from cond_detr.data.images import ImageLoader, InputSize, Size, pixels_of
+from cond_detr.data.mosaic import IMAGES, mosaic
 from cond_detr.errors import InputError
 
 
@@ -60,15 +61,12 @@ class CocoDataset(Dataset[Sample | InputError]):
 
     def __getitem__(self, index: int) -> Sample | InputError:
         record = self.annotations.records[index]
-        drawn = self._augmentation(index, record.size) if self.train else None
-        # evaluation decodes images as whole, so that its numbers are those of other programs
         try:
-            image = self.load(record.file_name, record.size, drawn.first if drawn else None)
-            self.input_size.check(record.size, f"image {record.file_name}")
+            sample = self._training_sample(index) if self.train else self._open(index, None)
         except InputError as error:
             return error
-        sample = decoded(pixels_of(image), record)
-        sample = augment(sample, drawn) if drawn else scale(sample, self.input_size.of(record.size))
+        if not self.train:
+            sample = scale(sample, self.input_size.of(record.size))
         return Sample(
             sample.pixels,
             torch.from_numpy(sample.labels),
@@ -76,6 +74,36 @@ class CocoDataset(Dataset[Sample | InputError]):
             record.image_id,
             record.size,
         )
+
+    def _open(self, index: int, wanted: Size | None) -> Annotated:
+        """Opens an image: for training at about a size or larger, for evaluation as a whole.
+
+        Evaluation decodes images as a whole so that its numbers are those of other programs.
+
+        Raises:
+            InputError: if it cannot be used.
+        """
+        record = self.annotations.records[index]
+        image = self.load(record.file_name, record.size, wanted)
+        self.input_size.check(record.size, f"image {record.file_name}")
+        return decoded(pixels_of(image), record)
+
+    def _training_sample(self, index: int) -> Annotated:
+        """The augmented image, or a mosaic of it and others.
+
+        Raises:
+            InputError: if an image cannot be used.
+        """
+        drawn = self._augmentation(index, self.annotations.records[index].size)
+        # a stream of its own, so that the other choices are the same with and without mosaics
+        seed = self.seed, int(self._epoch), index, 1
+        rng = np.random.default_rng(seed)
+        if rng.random() >= self.data.mosaic:
+            return augment(self._open(index, drawn.first), drawn)
+        chosen = [index, *rng.integers(0, len(self), IMAGES - 1).tolist()]
+        sizes = [self.annotations.records[each].size for each in chosen]
+        sample = mosaic(drawn.size, sizes, lambda i, wanted: self._open(chosen[i], wanted), (*seed, 2))
+        return replace(sample, pixels=recolour(sample.pixels, *drawn.colours)) if drawn.colours else sample
 
 
 def decoded(pixels: Tensor, record: ImageRecord) -> Annotated:

@@ -36,6 +36,8 @@ class ImageLoader(Protocol):
         """
 
 
+# What stands where an image has nothing, near the mean of photos
+GREY = 114
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Formats that are decoded here; others may start programs, as EPS does

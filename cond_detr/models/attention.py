@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cond_detr.models.position_encoding import ImagePosition
+from cond_detr.models.queries import QuerySets
 from cond_detr_kernels import KeyMask, conditional_attention
 from cond_detr_kernels.conditional_attention import attention_weights, conditional_attention_reference
 
@@ -36,6 +37,41 @@ def attention_mask(padding: KeyMask | None) -> Tensor | None:
 def padded_keys(padding: KeyMask | None) -> Tensor | None:
     """Mask for the reference: (B, S) bool, True where padded."""
     return None if padding is None else padding.padding
+
+
+def attend_within(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout_p: float, sets: QuerySets | None
+) -> Tensor:
+    """Self-attention among N queries, (B, N, d_model) each and of the result, within each set.
+
+    Args:
+        query: projected queries.
+        key: projected keys.
+        value: projected values.
+        num_heads: number of heads.
+        dropout_p: dropout of the attention weights.
+        sets: how the queries are divided; None if each sees all.
+    """
+
+    def attend(parts: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
+        q, k, v = (split_heads(part, num_heads) for part in parts)
+        return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p))
+
+    sequences = query, key, value
+    if sets is None:
+        return attend(sequences)
+    batch, length, width = query.shape
+    matched = sets.groups * sets.size
+    folded = tuple(part[:, :matched].reshape(batch * sets.groups, sets.size, width) for part in sequences)
+    out = attend(folded).reshape(batch, matched, width)
+    if sets.real is None:
+        return out
+    targets = sets.real.shape[1]
+    # a query without a target sees itself, as a softmax over nothing has no value
+    mask = sets.real[:, None] | torch.eye(targets, dtype=torch.bool, device=sets.real.device)
+    folded = tuple(part[:, matched:].reshape(batch * sets.denoising, targets, width) for part in sequences)
+    noised = attend(folded, mask.repeat_interleave(sets.denoising, 0)[:, None])
+    return torch.cat([out, noised.reshape(batch, length - matched, width)], dim=1)
 
 
 class AttentionMaps(NamedTuple):
@@ -141,25 +177,19 @@ class QuerySelfAttention(nn.Module):
         self.out_proj = nn.Linear(d_model, d_model)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """Attends from every query to every other: (B, N, d_model) -> (B, N, d_model).
+    def forward(self, x: Tensor, query_pos: Tensor, sets: QuerySets | None = None) -> Tensor:
+        """Attends from every query to every other of its set: (B, N, d_model) -> (B, N, d_model).
 
         Args:
             x: (B, N, d_model) decoder embeddings.
             query_pos: (B or 1, N, d_model) object query embeddings.
+            sets: how the queries are divided; None for one set.
         """
         query, key, value = project(x, self.q_content_proj, self.k_content_proj, self.v_proj)
         query_place, key_place = project(query_pos, self.q_pos_proj, self.k_pos_proj)
-        return self.out_proj(
-            merge_heads(
-                F.scaled_dot_product_attention(
-                    split_heads(query + query_place, self.num_heads),
-                    split_heads(key + key_place, self.num_heads),
-                    split_heads(value, self.num_heads),
-                    dropout_p=self.dropout if self.training else 0.0,
-                )
-            )
-        )
+        dropout_p = self.dropout if self.training else 0.0
+        query, key = query + query_place, key + key_place
+        return self.out_proj(attend_within(query, key, value, self.num_heads, dropout_p, sets))
 
 
 class ConditionalCrossAttention(nn.Module):

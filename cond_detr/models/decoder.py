@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 from cond_detr.config import ModelConfig
 from cond_detr.models.attention import ConditionalCrossAttention, QuerySelfAttention
+from cond_detr.models.mlp import MLP
 from cond_detr.models.position_encoding import ImagePosition, point_embedding
+from cond_detr.models.predictions import boxes_at
+from cond_detr.models.queries import Queries, QuerySets, box_embedding
+from cond_detr.models.recompute import Recomputing
 from cond_detr.models.spatial_query import SpatialQuery
 from cond_detr_kernels import KeyMask
 
@@ -35,9 +39,9 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def attend_to_queries(self, x: Tensor, query_pos: Tensor) -> Tensor:
+    def attend_to_queries(self, x: Tensor, query_pos: Tensor, sets: QuerySets | None) -> Tensor:
         """Self-attention with residual and norm: x (B or 1, N, d_model) -> the same shape."""
-        return self.norm1(x + self.dropout(self.self_attn(x, query_pos)))
+        return self.norm1(x + self.dropout(self.self_attn(x, query_pos, sets)))
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Adds the cross-attention and applies the feed-forward network: the layer's output (B or 1, N, d_model).
@@ -51,7 +55,7 @@ class DecoderLayer(nn.Module):
         return self.norm3(x + self.dropout(self.linear2(hidden)))
 
 
-class ConditionalDecoder(nn.Module):
+class ConditionalDecoder(Recomputing):
     """The decoder stack: each layer scales the embedded reference points by a function of its input (section 3.3).
 
     Args:
@@ -73,28 +77,70 @@ class ConditionalDecoder(nn.Module):
         self.dropout = m.dropout
         self.norm = nn.LayerNorm(m.d_model)
         self.spatial_query = SpatialQuery(m.spatial_query, m.projection, m.d_model, m.num_heads, m.decoder_layers)
+        boxes = m.queries == "boxes"
+        self.box_position = MLP(2 * m.d_model, m.d_model, m.d_model, num_layers=2) if boxes else None
+        self.box_scale = MLP(m.d_model, m.d_model, 2, num_layers=2) if boxes else None
 
     def forward(
-        self, query_pos: Tensor, reference: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
-    ) -> Tensor:
-        """Decodes N object queries; returns the normalised output of every layer, (L, B, N, d_model).
+        self, queries: Queries, memory: Tensor, position: ImagePosition, padding: KeyMask | None, box_head: MLP
+    ) -> tuple[Tensor, Tensor]:
+        """Decodes N object queries.
 
         Args:
-            query_pos: (1, N, d_model) object query embeddings, the same for all images.
-            reference: (1, N, 2) reference points (x, y) in [0, 1].
+            queries: object queries with their reference points, or boxes.
             memory: (B, S, d_model) encoder output.
             position: embedded positions of the image features.
             padding: mask of the (B, S) padded positions, or None.
+            box_head: predicts boxes, which become the queries of the next layer if queries are boxes.
+
+        Returns:
+            The normalised output of every layer, (L, B, N, d_model); and what boxes are relative to, the reference
+            points as given or the boxes that each layer has begun with, (L, B or 1, N, 4).
         """
-        embedding = point_embedding(reference, query_pos.shape[-1]).to(query_pos.dtype)
-        x = torch.zeros_like(query_pos)
+        reference, query_pos = queries.reference, queries.embedding
+        x = self._first(queries, memory.shape[0])
+        embedding = point_embedding(reference[..., :2], x.shape[-1]).to(x.dtype)
+        outputs, references = [], []
+        for i, layer in enumerate(cast("list[DecoderLayer]", self.layers)):
+            if self.box_position is not None:
+                query_pos = self.box_position(box_embedding(reference, x.shape[-1]))
+                embedding = point_embedding(reference[..., :2], x.shape[-1])
+            assert query_pos is not None
+            attended = layer.attend_to_queries(x, query_pos, queries.sets)
+            spatial = self.spatial_query(embedding, x, attended, first=i == 0)
+            if self.box_scale is not None:
+                spatial = scaled_by_size(spatial, self.box_scale(x).float().sigmoid(), reference)
+            found = self.run(layer.cross_attn, attended, query_pos, spatial, memory, position, padding)
+            x = layer.finish(attended, found)
+            outputs.append(self.norm(x))
+            references.append(reference)
+            if self.box_position is not None:
+                with torch.no_grad():  # each layer learns its own refinement (Deformable DETR)
+                    reference = boxes_at(box_head(outputs[-1]), reference)
+        stacked = queries.reference
+        if self.box_position is not None:
+            stacked = torch.stack([each.expand_as(references[-1]) for each in references])
+        return torch.stack(outputs), stacked
+
+    def _first(self, queries: Queries, batch: int) -> Tensor:
+        """The first decoder embeddings (B or 1, N, d_model)."""
+        if queries.content is not None:
+            return queries.content
+        x = self.norm.weight.new_zeros(*queries.reference.shape[:2], len(self.norm.weight))
         if self.training and self.dropout > 0:
             # dropout differs between images; without it, queries are the same for all up to the first cross-attention
-            x = x.expand(memory.shape[0], -1, -1)
-        outputs = []
-        for i, layer in enumerate(cast("list[DecoderLayer]", self.layers)):
-            attended = layer.attend_to_queries(x, query_pos)
-            spatial = self.spatial_query(embedding, x, attended, first=i == 0)
-            x = layer.finish(attended, layer.cross_attn(attended, query_pos, spatial, memory, position, padding))
-            outputs.append(self.norm(x))
-        return torch.stack(outputs)
+            x = x.expand(batch, -1, -1)
+        return x
+
+
+def scaled_by_size(spatial: Tensor, size: Tensor, boxes: Tensor) -> Tensor:
+    """Spatial queries that look as far as boxes are wide and high (DAB-DETR, equation 6): the shape of ``spatial``.
+
+    Args:
+        spatial: (B or 1, N, d_model) spatial queries, the channels of y first.
+        size: (B or 1, N, 2) width and height that the query looks for, in [0, 1].
+        boxes: (B or 1, N, 4) cxcywh in [0, 1].
+    """
+    ratio = size / boxes[..., 2:].clamp(min=1e-3)
+    y, x = spatial.chunk(2, dim=-1)
+    return torch.cat([y * ratio[..., 1:], x * ratio[..., :1]], dim=-1)

@@ -10,16 +10,30 @@ from cond_detr.config import ModelConfig
 from cond_detr.models.attention import (
     AttentionMaps,
     HeadProjections,
-    SelfAttention,
+    attend_within,
     attention_mask,
     merge_heads,
+    project,
     single_weights,
     split_heads,
 )
 from cond_detr.models.decoder import DecoderLayer
+from cond_detr.models.mlp import MLP
 from cond_detr.models.network import Network
 from cond_detr.models.position_encoding import ImagePosition
+from cond_detr.models.queries import Queries, QuerySets
+from cond_detr.models.recompute import Recomputing
 from cond_detr_kernels import KeyMask
+
+
+class AddedQuerySelfAttention(HeadProjections):
+    """Multi-head self-attention among object queries, which are added to queries and keys, not to values."""
+
+    def forward(self, x: Tensor, query_pos: Tensor, sets: QuerySets | None = None) -> Tensor:
+        """Attends from every query to every other of its set, as QuerySelfAttention of Conditional DETR."""
+        query, key = project(x + query_pos, self.q_proj, self.k_proj)
+        dropout_p = self.dropout if self.training else 0.0
+        return self.out_proj(attend_within(query, key, self.v_proj(x), self.num_heads, dropout_p, sets))
 
 
 class AddedCrossAttention(HeadProjections):
@@ -59,7 +73,7 @@ class AddedCrossAttention(HeadProjections):
         return AttentionMaps(weights(x, memory), weights(query_pos, dense), weights(x + query_pos, memory + dense))
 
 
-class DETRDecoder(nn.Module):
+class DETRDecoder(Recomputing):
     """The decoder stack of DETR, which does not use reference points.
 
     Args:
@@ -70,7 +84,7 @@ class DETRDecoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(
             DecoderLayer(
-                SelfAttention(m.d_model, m.num_heads, m.dropout),
+                AddedQuerySelfAttention(m.d_model, m.num_heads, m.dropout),
                 AddedCrossAttention(m.d_model, m.num_heads, m.dropout),
                 m.d_model,
                 m.ffn_dim,
@@ -81,16 +95,19 @@ class DETRDecoder(nn.Module):
         self.norm = nn.LayerNorm(m.d_model)
 
     def forward(
-        self, query_pos: Tensor, _reference: Tensor, memory: Tensor, position: ImagePosition, padding: KeyMask | None
-    ) -> Tensor:
+        self, queries: Queries, memory: Tensor, position: ImagePosition, padding: KeyMask | None, _box_head: MLP
+    ) -> tuple[Tensor, Tensor]:
         """Decodes N object queries as :meth:`cond_detr.models.decoder.ConditionalDecoder.forward`."""
-        x = torch.zeros_like(query_pos).expand(memory.shape[0], -1, -1)
+        assert queries.embedding is not None
+        query_pos = queries.embedding
+        x = torch.zeros_like(query_pos) if queries.content is None else queries.content
+        x = x.expand(memory.shape[0], -1, -1)
         outputs = []
         for layer in cast("list[DecoderLayer]", self.layers):
-            attended = layer.attend_to_queries(x, query_pos)
-            x = layer.finish(attended, layer.cross_attn(attended, query_pos, memory, position, padding))
+            attended = layer.attend_to_queries(x, query_pos, queries.sets)
+            x = layer.finish(attended, self.run(layer.cross_attn, attended, query_pos, memory, position, padding))
             outputs.append(self.norm(x))
-        return torch.stack(outputs)
+        return torch.stack(outputs), queries.reference
 
 
 class DETRNetwork(Network):

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cond_detr.models.attention import SelfAttention
+from cond_detr.models.recompute import Recomputing
 from cond_detr_kernels import KeyMask
 
 
@@ -40,7 +41,7 @@ class EncoderLayer(nn.Module):
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """A stack of encoder layers without a final norm: (B, S, d_model) -> (B, S, d_model).
 
     Args:
@@ -69,5 +70,5 @@ class Encoder(nn.Module):
             padding: mask of the (B, S) padded positions, or None.
         """
         for layer in self.layers:
-            x = layer(x, position, padding)
+            x = self.run(layer, x, position, padding)
         return x

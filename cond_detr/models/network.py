@@ -12,7 +12,8 @@ from cond_detr.errors import InputError, shown
 from cond_detr.models.encoder import Encoder
 from cond_detr.models.mlp import MLP
 from cond_detr.models.position_encoding import image_position
-from cond_detr.models.predictions import Predictions
+from cond_detr.models.predictions import Predictions, boxes_at
+from cond_detr.models.queries import Queries
 from cond_detr.models.reference_point import ReferencePoint
 from cond_detr.models.resnet import LAYOUTS, ResNet
 from cond_detr_kernels import KeyMask, prepare_key_mask
@@ -41,7 +42,7 @@ def check(m: ModelConfig) -> None:
         raise InputError(f"`d_model` must be a multiple of 4 * `num_heads`, got {m.d_model} and {m.num_heads} heads")
     standard = ModelConfig()
     if m.kind == "detr":
-        for name in ("spatial_query", "projection", "fused_attn"):
+        for name in ("spatial_query", "projection", "fused_attn", "queries"):
             if getattr(m, name) != getattr(standard, name):
                 raise InputError(f"`{name}` belongs to conditional cross-attention, which plain DETR lacks")
     elif m.spatial_query in {"csq-t", "csq-p", "csq-c"} and m.projection != standard.projection:
@@ -49,6 +50,22 @@ def check(m: ModelConfig) -> None:
             f"`projection` {m.projection} is a form of the transformation of the embedding, "
             f"of which `spatial_query` {m.spatial_query} has none"
         )
+    if m.queries == "boxes":
+        check_box_queries(m)
+
+
+def check_box_queries(m: ModelConfig) -> None:
+    """Checks that settings fit queries that are boxes.
+
+    Raises:
+        InputError: if they do not.
+    """
+    if m.spatial_query in {"csq-t", "csq-c"}:
+        raise InputError(f"`queries` boxes needs their positions, which `spatial_query` {m.spatial_query} leaves out")
+    if m.reference_point != ModelConfig().reference_point:
+        raise InputError(f"`reference_point` {m.reference_point} belongs to `queries` points; boxes are their own")
+    if not m.offset_regression:
+        raise InputError("`queries` boxes are refined by offsets; `offset_regression` must be True, got False")
 
 
 def padded_positions(padding: Tensor, *, fused: bool) -> KeyMask:
@@ -92,8 +109,9 @@ class Network(nn.Module):
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.input_proj = nn.Conv2d(self.backbone.channels, m.d_model, 1)
         self.encoder = Encoder(m.encoder_layers, m.d_model, m.num_heads, m.ffn_dim, m.dropout, fused=m.fused_attn)
-        self.query_embed = nn.Embedding(m.num_queries, m.d_model)
-        reference_point = m.reference_point if uses_reference_point(m) else "origin"
+        boxes = m.queries == "boxes"
+        self.query_embed = None if boxes else nn.Embedding(m.num_queries, m.d_model)
+        reference_point = "boxes" if boxes else m.reference_point if uses_reference_point(m) else "origin"
         self.reference_point = ReferencePoint(reference_point, m.num_queries, m.d_model)
         self.decoder = type(self).decoder_class(m)
         self.class_head = new_class_head(m.d_model, num_classes, softmax=softmax)
@@ -103,14 +121,20 @@ class Network(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.query_embed.weight.device
+        return self.class_head.weight.device
 
-    def forward(self, images: Tensor, padding: Tensor | None = None) -> Predictions:
+    def object_queries(self) -> Queries:
+        """The network's own object queries."""
+        embedding = None if self.query_embed is None else self.query_embed.weight[None]
+        return Queries(embedding, self.reference_point(embedding).sigmoid())
+
+    def forward(self, images: Tensor, padding: Tensor | None = None, queries: Queries | None = None) -> Predictions:
         """Predicts classes and boxes of all object queries, in every decoder layer.
 
         Args:
             images: (B, 3, H, W) fp32, normalised.
             padding: (B, H, W) bool, True where padded; None if nothing is.
+            queries: the queries of a training step, its own among them; None for :meth:`object_queries`.
         """
         features = self.input_proj(self.backbone(images))
         d_model, height, width = features.shape[1:]
@@ -122,17 +146,15 @@ class Network(nn.Module):
             mask = padded_positions(padding.flatten(1), fused=self.m.fused_attn)
             position = image_position(padding, d_model)
         memory = self.encoder(features.flatten(2).transpose(1, 2), position.dense(), mask)
-        query_pos = self.query_embed.weight[None]
-        reference = self.reference_point(query_pos).sigmoid()
-        outputs = self.decoder(query_pos, reference, memory, position, mask)
+        if queries is None:
+            queries = self.object_queries()
+        outputs, reference = self.decoder(queries, memory, position, mask, self.box_head)
         return Predictions(self.class_head(outputs).float(), self._boxes(outputs, reference))
 
     def _boxes(self, outputs: Tensor, reference: Tensor) -> Tensor:
-        """Boxes (L, B, Q, 4) in [0, 1]; centres are offsets from reference points before the sigmoid (equation 1)."""
-        raw = self.box_head(outputs).float()
-        if self.m.offset_regression:
-            raw = torch.cat([raw[..., :2] + torch.logit(reference, eps=1e-5), raw[..., 2:]], dim=-1)
-        return raw.sigmoid()
+        """Boxes (L, B, Q, 4) in [0, 1], of outputs (L, B, Q, d_model)."""
+        raw = self.box_head(outputs)
+        return boxes_at(raw, reference) if self.m.offset_regression else raw.float().sigmoid()
 
     def renew_class_head(self, num_classes: int) -> None:
         """Replaces the class head by an untrained one for ``num_classes`` classes."""
@@ -145,7 +167,8 @@ class Network(nn.Module):
             for name, parameter in module.named_parameters():
                 if parameter.dim() > 1 and name != "points":
                     nn.init.xavier_uniform_(parameter)
-        nn.init.normal_(self.query_embed.weight)
+        if self.query_embed is not None:
+            nn.init.normal_(self.query_embed.weight)
         if self.m.offset_regression:
             for parameter in self.box_head.layers[-1].parameters():
                 nn.init.zeros_(parameter)

@@ -21,6 +21,18 @@ class Predictions(NamedTuple):
     boxes: Tensor
 
 
+def boxes_at(raw: Tensor, reference: Tensor) -> Tensor:
+    """Boxes (..., 4) in [0, 1]: offsets from reference points or boxes before the sigmoid (equation 1).
+
+    Args:
+        raw: (..., 4) output of the box head.
+        reference: (..., 2) or (..., 4) in [0, 1], of a shape that broadcasts; what it lacks is no offset.
+    """
+    known = reference.shape[-1]
+    raw = raw.float()
+    return torch.cat([raw[..., :known] + torch.logit(reference, eps=1e-5), raw[..., known:]], dim=-1).sigmoid()
+
+
 def query_scores(logits: Tensor) -> Tensor:
     """Scores of a network trained with softmax: (B, Q, C + 1) logits -> (B, Q, C).
 

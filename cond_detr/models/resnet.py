@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cond_detr.models.normalization import FrozenBatchNorm2d, SyncedBatchNorm2d
+from cond_detr.models.recompute import Recomputing
 
 Norm = Callable[[int], nn.Module]
 
@@ -135,7 +136,7 @@ LAYOUTS = {
 }
 
 
-class ResNet(nn.Module):
+class ResNet(Recomputing):
     """A ResNet without its classifier: (B, 3, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)).
 
     Args:
@@ -160,6 +161,7 @@ class ResNet(nn.Module):
                 channels = width * layout.block.expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
         self.num_stages = len(layout.depths)
+        self.fixed_norm = layout.norm is FrozenBatchNorm2d
         self.channels = channels
         self.stride = layout.stride(dilation)
         _initialise(self)
@@ -172,7 +174,9 @@ class ResNet(nn.Module):
         x = F.relu_(convolve(self.conv1, self.bn1, images))
         x = F.max_pool2d(x, 3, 2, 1)
         for i in range(self.num_stages):
-            x = cast(nn.Module, getattr(self, f"layer{i + 1}"))(x)
+            stage = cast(nn.Module, getattr(self, f"layer{i + 1}"))
+            # batch norm that counts its statistics would count them twice
+            x = self.run(stage, x) if self.fixed_norm else stage(x)
         return x
 
 

@@ -69,7 +69,7 @@ def detect(model: Model, images: Sequence[Image.Image], threshold: float, top: i
         InputError: if the weights are not fp32.
     """
     network, data = model.network, model.config.data
-    weight = network.query_embed.weight
+    weight = network.class_head.weight
     if weight.dtype != torch.float32:
         raise InputError(f"a detector must have float32 weights (autocast makes it faster), got {weight.dtype}")
     pixels = torch.stack([fitted(image, data.image_size, data.max_size) for image in images])

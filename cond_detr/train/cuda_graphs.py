@@ -35,6 +35,8 @@ def why_not(config: Config, model: nn.Module, device: torch.device) -> str | Non
         return f"{device} is not a CUDA device"
     if config.train.deterministic:
         return "deterministic algorithms may wait for the device"
+    if config.train.checkpointing:
+        return "gradient checkpointing reads the state of the random generator"
     if config.loss.matcher != "native":
         return f"the matcher {config.loss.matcher!r} works on the host"
     if distributed.world_size() > 1 and any(isinstance(m, SyncedBatchNorm2d) for m in model.modules()):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -31,6 +31,7 @@ from cond_detr.models.model import Model
 from cond_detr.train.criterion import Criterion
 from cond_detr.train.cuda_graphs import CudaRecorder, GraphedStep, why_not
 from cond_detr.train.ema import WeightAverage
+from cond_detr.train.freezing import freeze, train_unfrozen
 from cond_detr.train.interruption import StopSignals
 from cond_detr.train.memory import rehearse
 from cond_detr.train.optim import lr_factor, make_optimizer, restore, set_lr
@@ -38,6 +39,7 @@ from cond_detr.train.pace import Pace, progress_bar
 from cond_detr.train.recorder import Recorder
 from cond_detr.train.sanitised import Sanitised
 from cond_detr.train.step import TrainStep
+from cond_detr.train.training_queries import for_training, own_state, restore_queries
 from cond_detr.weights.checkpoint import Checkpoint
 from cond_detr.weights.progress import LOSS_NAMES, Progress
 
@@ -81,9 +83,11 @@ class Trainer:
         self.device = model.device
         self.workers = loading_processes(model.config.data, how.workers, self.device)
         self.eval_classes = classes_in(data.val, model.classes)
-        self.criterion = Criterion(model.config.loss)
+        self.frozen = freeze(model.network, train.freeze)
+        self.trained = for_training(model.network, train).to(model.device)
+        self.criterion = Criterion(model.config.loss, train.query_groups, train.denoising)
         self.graphs = train.cuda_graphs and why_not(model.config, model.network, self.device) is None
-        self.optimizer = make_optimizer(model.network, train, capturable=self.graphs)
+        self.optimizer = make_optimizer(self.trained, train, capturable=self.graphs)
         self.average = WeightAverage(model, train.ema) if train.ema else None
         self.batches = ShuffledBatches(
             data.train,
@@ -128,6 +132,7 @@ class Trainer:
         if (checkpoint.average is None) == (self.average is not None):
             raise InputError(f"`resume`: {path} must hold averaged weights if `ema` is set, and only then")
         checkpoint.load_into(self.model.network)
+        restore_queries(self.trained, checkpoint)
         try:
             done = progress.epoch * self.batches.steps + progress.step
             restore(self.optimizer, checkpoint.optimizer, done, self.config.train.clip_norm)
@@ -148,14 +153,23 @@ class Trainer:
         if not self.resumed:  # a state that has not yet led to a step replaces none that has
             self.recorder.save_last(self.state())
         if self.device.type == "cuda":
-            rehearse(self.model, self.criterion, self.data.train)
-        step = self._make_step()
-        with StopSignals() as stop:
-            while self.progress.epoch < self.config.train.epochs:
-                self._train_epoch(step, stop)
-                self._finish_epoch()
-                if self.progress.epoch < self.config.train.epochs:
-                    stop.raise_if_stopped(self.device, self._where())
+            rehearse(self.model, self.trained, self.criterion, self.data.train)
+        step = make_step(self)
+        try:
+            with StopSignals() as stop:
+                while not self._is_done():
+                    self._train_epoch(step, stop)
+                    self._finish_epoch()
+                    if not self._is_done():
+                        stop.raise_if_stopped(self.device, self._where())
+        finally:
+            for parameter in self.frozen:
+                parameter.requires_grad_(True)
+
+    def _is_done(self) -> bool:
+        """Whether the last epoch is over, or ``patience`` is."""
+        train, progress = self.config.train, self.progress
+        return progress.epoch >= train.epochs or bool(train.patience and progress.epochs_since_best() >= train.patience)
 
     def state(self) -> Checkpoint:
         """The current state as a checkpoint to resume from; the recorder sets its path."""
@@ -167,22 +181,12 @@ class Trainer:
             average=self.average.model.network.state_dict() if self.average else None,
             progress=self.progress,
             optimizer=self.optimizer.state_dict(),
+            queries=own_state(self.trained),
         )
-
-    def _make_step(self) -> TrainStep | GraphedStep:
-        train = self.config.train
-        network: nn.Module = self.model.network
-        if train.compile:
-            network = torch.compile(network)  # type: ignore[assignment]
-        if distributed.world_size() > 1 and not self.graphs:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(network, device_ids=ids)
-        step = TrainStep(self.model.network, network, self.criterion, self.optimizer, train)
-        return GraphedStep(step, CudaRecorder(self.device)) if self.graphs else step
 
     def _train_epoch(self, step: TrainStep | GraphedStep, stop: StopSignals) -> None:
         progress = self.progress
-        self.model.network.train()
+        train_unfrozen(self.trained, self.model.network, self.config.train.freeze)
         self.data.train.set_epoch(progress.epoch)
         self.batches.start(progress.epoch, progress.step)
         sums = torch.tensor(progress.loss_sums, dtype=torch.float64, device=self.device)
@@ -305,6 +309,19 @@ class Trainer:
             "lr": self._lr(),
             **result.metrics,
         }
+
+
+def make_step(trainer: Trainer) -> TrainStep | GraphedStep:
+    """Makes the step of a training: compiled, distributed and captured as its settings ask for."""
+    train, device = trainer.config.train, trainer.device
+    network = trainer.trained
+    if train.compile:
+        network = torch.compile(network)  # type: ignore[assignment]
+    if distributed.world_size() > 1 and not trainer.graphs:
+        ids = [device.index] if device.type == "cuda" else None
+        network = DistributedDataParallel(network, device_ids=ids)
+    step = TrainStep(trainer.trained, network, trainer.criterion, trainer.optimizer, train)
+    return GraphedStep(step, CudaRecorder(device)) if trainer.graphs else step
 
 
 def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -1,6 +1,7 @@
 """A trial step with the largest possible batch, so that a lack of memory shows in the first minute."""
 
 import torch
+from torch import nn
 
 from cond_detr.config import Config
 from cond_detr.data.batching import Batch, pad_targets
@@ -40,14 +41,14 @@ def empty_batch(batch_size: int, height: int, width: int, targets: int) -> Batch
     )
 
 
-def rehearse(model: Model, criterion: Criterion, dataset: CocoDataset) -> None:
+def rehearse(model: Model, network: nn.Module, criterion: Criterion, dataset: CocoDataset) -> None:
     """Runs forward and backward of the largest possible batch; leaves the model unchanged.
 
     Raises:
         InputError: if it does not fit into the memory of the device.
     """
     batch_size = model.config.train.images_per_pass
-    if not fits(batch_size, model, criterion, dataset):
+    if not fits(batch_size, model, network, criterion, dataset):
         height, width = largest_images(model.config, dataset)
         raise InputError(
             f"{batch_size} images of {width}x{height} pixels, the largest batch there can be, do not fit into the "
@@ -55,13 +56,14 @@ def rehearse(model: Model, criterion: Criterion, dataset: CocoDataset) -> None:
         )
 
 
-def largest_batch_size(model: Model, criterion: Criterion, dataset: CocoDataset, most: int) -> int:
+def largest_batch_size(model: Model, network: nn.Module, criterion: Criterion, dataset: CocoDataset, most: int) -> int:
     """Searches for the largest batch size whose backward pass fits into the memory of the model's device.
 
     The largest images are tried, with the memory reserved that the optimiser and the exchange of gradients take.
 
     Args:
         model: the model.
+        network: its network, or that with training queries.
         criterion: the loss.
         dataset: the training set.
         most: largest batch size to try.
@@ -70,12 +72,12 @@ def largest_batch_size(model: Model, criterion: Criterion, dataset: CocoDataset,
         InputError: if not even one image fits.
     """
     # AdamW's two moments, and the buffer in which processes exchange gradients
-    trained = sum(parameter.numel() for parameter in model.network.parameters() if parameter.requires_grad)
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     kept = torch.empty(3 * trained, device=model.device)
     fitting, failing = 0, most + 1
     while failing - fitting > 1:
         candidate = min(2 * fitting or 1, (fitting + failing) // 2)
-        if fits(candidate, model, criterion, dataset):
+        if fits(candidate, model, network, criterion, dataset):
             fitting = candidate
         else:
             failing = candidate
@@ -87,18 +89,19 @@ def largest_batch_size(model: Model, criterion: Criterion, dataset: CocoDataset,
     return fitting
 
 
-def fits(batch_size: int, model: Model, criterion: Criterion, dataset: CocoDataset) -> bool:
+def fits(batch_size: int, model: Model, network: nn.Module, criterion: Criterion, dataset: CocoDataset) -> bool:
     """Whether forward and backward of the largest batch fit into memory, twice with CUDA graphs.
 
     CUDA graphs have a memory pool of their own, beside that of eager mode.
 
     Args:
         batch_size: number of images.
-        model: the model; it is left unchanged.
+        model: the model.
+        network: its network, or that with training queries; it is left unchanged.
         criterion: the loss.
         dataset: the training set.
     """
-    network, device, train = model.network, model.device, model.config.train
+    device, train = model.device, model.config.train
     height, width = largest_images(model.config, dataset)
     most = int(dataset.annotations.counts.max())
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}

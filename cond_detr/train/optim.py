@@ -15,7 +15,7 @@ def make_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool = F
     """Creates AdamW for the trainable parameters, with weight decay on all of them, as in DETR.
 
     Args:
-        model: the network.
+        model: the network, or one with training queries.
         train: learning rates and weight decay.
         capturable: whether CUDA graphs will capture it; it then reads the learning rates from the device, where
             :func:`set_lr` puts them.
@@ -23,7 +23,7 @@ def make_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool = F
     groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[name.startswith("backbone.")].append(parameter)
+            groups[name.startswith(("backbone.", "network.backbone."))].append(parameter)
     return torch.optim.AdamW(
         [
             {"params": groups[False], "lr": train.lr, "initial_lr": train.lr},

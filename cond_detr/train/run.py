@@ -26,6 +26,7 @@ from cond_detr.train.memory import largest_batch_size
 from cond_detr.train.recorder import Recorder
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.train.tensorboard import Events
+from cond_detr.train.training_queries import for_training
 from cond_detr.weights.buildable import check_buildable
 from cond_detr.weights.checkpoint import Checkpoint
 from cond_detr.weights.transfer import load_weights
@@ -235,7 +236,11 @@ def with_largest_batch(model: Model, data: Data) -> Config:
             "`batch_size` auto: processes share batch norm here, and cannot search on their own; give a number"
         )
     most = max(1, len(data.train) // (config.train.accumulate * distributed.world_size()))
-    found = largest_batch_size(model, Criterion(config.loss), data.train, most)
+    criterion = Criterion(config.loss, config.train.query_groups, config.train.denoising)
+    # the run draws its own
+    with torch.random.fork_rng([model.device]):
+        trained = for_training(model.network, config.train).to(model.device)
+    found = largest_batch_size(model, trained, criterion, data.train, most)
     found = distributed.least_over_ranks(found, model.device)
     return configure(config, {"batch_size": found})
 

@@ -33,7 +33,7 @@ def forward_backward(
     """Runs forward and backward of a batch; adds to the gradients.
 
     Args:
-        network: the network.
+        network: the network, or one with training queries.
         criterion: the loss.
         batch: images and targets, on the device of the network.
         num_boxes: scalar that the losses are divided by.
@@ -41,7 +41,7 @@ def forward_backward(
         share: as in :meth:`cond_detr.train.criterion.Criterion.__call__`.
     """
     with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=amp == "bf16"):
-        predictions = network(*batch.inputs())
+        predictions = network(*batch.inputs(), *([batch.targets] if criterion.denoising else []))
     losses = criterion(predictions, batch.targets, num_boxes, share)
     losses.total.backward()
     parts = (losses.total, losses.classification, losses.l1, losses.giou)
@@ -52,8 +52,8 @@ class TrainStep:
     """An optimiser step in eager mode.
 
     Args:
-        model: the network whose parameters are trained.
-        network: the module to call: the same network, or a wrapper of it.
+        model: the module whose parameters are trained, :func:`cond_detr.train.training_queries.for_training`.
+        network: the module to call: the same, or a wrapper of it.
         criterion: the loss.
         optimizer: optimiser of the parameters.
         train: gradient clipping, precision and accumulation.

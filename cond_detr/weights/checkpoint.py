@@ -36,6 +36,7 @@ class Checkpoint:
         progress: state of the training; None in files for prediction only.
         optimizer: state of the optimiser; None likewise.
         trained: what is known of the training, as in :class:`cond_detr.models.model.Model`.
+        queries: parameters of queries that only training has; None without them, or in files for prediction only.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Checkpoint:
     progress: Progress | None = None
     optimizer: dict[str, Any] | None = None
     trained: dict[str, Any] | None = None
+    queries: StateDict | None = None
 
     def save(self) -> None:
         """Writes the file. A .safetensors file has what detection needs, but no training state to resume from.
@@ -64,7 +66,12 @@ class Checkpoint:
             write(self.path, safetensors.torch.save(_contiguous(self.average or self.model), described))
             return
         progress = asdict(self.progress) if self.progress else None
-        optional = {"average": self.average, "progress": progress, "optimizer": self.optimizer}
+        optional = {
+            "average": self.average,
+            "progress": progress,
+            "optimizer": self.optimizer,
+            "queries": self.queries,
+        }
         present = {name: value for name, value in optional.items() if value is not None}
         write(self.path, {**about, "model": self.model, **present})
 
@@ -93,13 +100,14 @@ class Checkpoint:
             average = checked_state(content["average"]) if "average" in content else None
             progress = Progress.read(content["progress"]) if "progress" in content else None
             trained = _facts(content.get("trained", {}))
+            queries = checked_state(content["queries"]) if "queries" in content else None
         except KeyError as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: it has no {error}") from None
         except InputError as error:
             raise InputError(f"checkpoint {path} cannot be used: {error}") from None
         except (TypeError, RecursionError) as error:
             raise InputError(f"checkpoint {path} is incomplete or of another version: {error}") from None
-        return cls(path, config, classes, model, average, progress, content.get("optimizer"), trained)
+        return cls(path, config, classes, model, average, progress, content.get("optimizer"), trained, queries)
 
     def load_into(self, network: nn.Module, *, average: bool = False) -> None:
         """Loads the parameters into a network.
@@ -122,13 +130,32 @@ class Checkpoint:
         """
         own = network.state_dict()
         for state in (self.model, self.average or self.model):
-            wrong = [n for n in own.keys() | state.keys() if shape_in(own, n) != shape_in(state, n)]
-            if wrong:
-                name = min(wrong)
-                raise InputError(
-                    f"checkpoint {self.path} is of another architecture: {len(wrong)} tensors differ, "
-                    f"such as {shown(name)[1:-1]}: expected {shape_in(own, name)}, got {shape_in(state, name)}"
-                )
+            if different := _different(own, state):
+                raise InputError(f"checkpoint {self.path} is of another architecture: {different}")
+
+    def check_queries(self, own: StateDict) -> None:
+        """Checks that the file has the queries that only training has.
+
+        Args:
+            own: their state in the run that resumes.
+
+        Raises:
+            InputError: if names or shapes of tensors differ.
+        """
+        if different := _different(own, self.queries or {}):
+            raise InputError(f"checkpoint {self.path} is of other `query_groups` or `denoising`: {different}")
+
+
+def _different(own: StateDict, state: StateDict) -> str | None:
+    """What differs between the tensors of two states; None if nothing does."""
+    wrong = [n for n in own.keys() | state.keys() if shape_in(own, n) != shape_in(state, n)]
+    if not wrong:
+        return None
+    name = min(wrong)
+    return (
+        f"{len(wrong)} tensors differ, such as {shown(name)[1:-1]}: "
+        f"expected {shape_in(own, name)}, got {shape_in(state, name)}"
+    )
 
 
 def _listed(values: Any, name: str) -> list[Any]:

@@ -39,6 +39,11 @@ class Progress:
     best_ap: float = -1.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    def epochs_since_best(self) -> int:
+        """Finished epochs after the best one; 0 as long as AP cannot be measured."""
+        reached = [i for i, record in enumerate(self.history) if record["AP"] is None or record["AP"] >= self.best_ap]
+        return len(self.history) - 1 - reached[-1] if reached else 0
+
     @classmethod
     def read(cls, values: Any) -> "Progress":
         """Checks the progress read from a checkpoint file.

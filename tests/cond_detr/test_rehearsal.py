@@ -50,7 +50,7 @@ def test_largest_batch(parts: Any, sizes: list[tuple[int, int]], size_step: int,
 def test_leaves_the_model_as_it_was(parts: Any) -> None:
     model, criterion, dataset = parts
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    rehearse(model, criterion, dataset)
+    rehearse(model, model.network, criterion, dataset)
     for name, tensor in model.network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(parameter.grad is None for parameter in model.network.parameters())
@@ -64,7 +64,7 @@ def test_says_what_does_not_fit(parts: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(model.network.backbone, "forward", too_large)
     with pytest.raises(InputError, match=r"4 images of \d+x\d+ pixels.*do not fit.*lower `batch_size`"):
-        rehearse(model, criterion, dataset)
+        rehearse(model, model.network, criterion, dataset)
 
 
 @pytest.mark.parametrize(("room", "most", "want"), [(1, 100, 1), (5, 100, 5), (64, 100, 64), (100, 7, 7), (37, 40, 37)])
@@ -75,11 +75,11 @@ def test_finds_the_largest_batch(parts: Any, monkeypatch: pytest.MonkeyPatch, ro
         return batch_size <= room
 
     monkeypatch.setattr("cond_detr.train.memory.fits", with_little_memory)
-    assert largest_batch_size(model, criterion, dataset, most) == want
+    assert largest_batch_size(model, model.network, criterion, dataset, most) == want
 
 
 def test_says_that_nothing_fits(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, criterion, dataset = parts
     monkeypatch.setattr("cond_detr.train.memory.fits", lambda *_: False)
     with pytest.raises(InputError, match="not even one image fits"):
-        largest_batch_size(model, criterion, dataset, 8)
+        largest_batch_size(model, model.network, criterion, dataset, 8)
