@@ -4,11 +4,12 @@ Both begin with the same backbone, which has learnt to classify (pretraining.py)
 learning rate stays as it is and a moving average of the weights is evaluated: so each epoch of a curve is a result, and
 not one that waits for the rate to drop. Every run is ``python -m cond_detr.train`` in a folder of its own: what is
 there already is not run again, and what was interrupted goes on. ``--ablations`` trains the rows of section 4.3, Tables
-3 and 4 and Figure 5 instead.
+3 and 4 and Figure 5 instead; ``--beyond`` what others have added since.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -26,7 +27,22 @@ from pretraining import pretrain
 # 256 positions; a tenth of the transformer's rate for the backbone, as in the paper
 PROTOCOL = ["--preset", "dc5-shapes", "--num-queries", "50", "--backbone-lr", "1e-4", "--ema", "0.998"]
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+GOALS = (0.5, 0.7)
+FORMATS = {"AP": ".3f", "lowest": ".3f", "highest": ".3f", "ratio": ".1f"}
 MODELS = {"Conditional DETR": [], "DETR": ["--model", "detr"]}
+GROUPS, DENOISING, BOXES = ["--query-groups", "5"], ["--denoising", "5"], ["--queries", "boxes"]
+BEYOND = {
+    "Conditional DETR": [],
+    "5 query groups": GROUPS,
+    "5 denoising copies": DENOISING,
+    "groups and denoising": [*GROUPS, *DENOISING],
+    "boxes": BOXES,
+    "boxes and denoising": [*BOXES, *DENOISING],
+    "boxes, groups and denoising": [*BOXES, *GROUPS, *DENOISING],
+    "DETR": ["--model", "detr"],
+    "DETR, 5 query groups": ["--model", "detr", *GROUPS],
+    "DETR, 5 denoising copies": ["--model", "detr", *DENOISING],
+}
 # (table, row, switches); Conditional DETR as it is stands in all of them
 DETR_ROW = ["--model", "detr", "--reference-point", "predicted"]
 ABLATIONS = [
@@ -83,15 +99,19 @@ def train(run: Run, root: Path, threads: int) -> Row:
         options = ["--resume"] if (folder / "last.pt").exists() else new
         command = [sys.executable, "-m", "cond_detr.train", *options, "--output-dir", str(folder)]
         with (folder / "output.txt").open("a") as output:
-            subprocess.run(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            )
+            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        with (folder / "cpu_seconds.txt").open("a") as file:
+            file.write(f"{used.ru_utime + used.ru_stime}\n")
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
     curve = [[record["epoch"], record["AP"], record["AP50"]] for record in history(folder)]
-    return {"model": run.model, "switches": list(run.switches), "seed": run.seed, "curve": curve}
+    row = {"model": run.model, "switches": list(run.switches), "seed": run.seed, "curve": curve}
+    if (folder / "cpu_seconds.txt").exists():
+        row["cpu_seconds"] = sum(map(float, (folder / "cpu_seconds.txt").read_text().split()))
+    return row
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
@@ -146,6 +166,27 @@ def mean_epochs(rows: Sequence[Row], level: float) -> float | None:
     """Of the seeds, or None if one of them does not get there."""
     needed = [epochs for row in rows if (epochs := epochs_to(row, level)) is not None]
     return statistics.mean(needed) if len(needed) == len(rows) else None
+
+
+def beyond_table(rows: Sequence[Row]) -> list[Row]:
+    """For each way to train: epochs and CPU minutes to AP levels, means of the seeds if all get there."""
+    table = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == model]
+        epochs = len(mine[0]["curve"])
+        minutes = statistics.mean(row.get("cpu_seconds", math.nan) for row in mine) / 60 / epochs
+        needed = {goal: mean_epochs(mine, goal) for goal in GOALS}
+        table.append(
+            {
+                "row": model,
+                **{f"epochs_to_{goal}": value for goal, value in needed.items()},
+                **{f"minutes_to_{goal}": value and value * minutes for goal, value in needed.items()},
+                "minutes_per_epoch": minutes,
+                "AP": statistics.mean(map(final, mine)),
+                "seeds": len(mine),
+            }
+        )
+    return table
 
 
 def curves_picture(rows: Sequence[Row], title: str) -> object:
@@ -214,6 +255,7 @@ def main() -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="one seed, 10 epochs")
     parser.add_argument("--ablations", action="store_true", help="the paper's ablations instead of the comparison")
+    parser.add_argument("--beyond", action="store_true", help="query groups, denoising and boxes as queries instead")
     parser.add_argument("--epochs", type=int, metavar="N", help="of every run (default: 18, of ablations 3)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each model (default: 3)")
     parser.add_argument(
@@ -223,7 +265,9 @@ def main() -> int:
     options = parser.parse_args()
     epochs = options.epochs or (10 if options.quick else 3 if options.ablations else 18)
     seeds = range(options.seeds or (1 if options.quick else 3))
-    wanted = [(f"{t}: {n}", s) for t, n, s in ABLATIONS] if options.ablations else list(MODELS.items())
+    wanted = list((BEYOND if options.beyond else MODELS).items())
+    if options.ablations:
+        wanted = [(f"{t}: {n}", s) for t, n, s in ABLATIONS]
     distinct = {tuple(switches): name for name, switches in reversed(wanted)}
     runs = [Run(distinct[tuple(switches)], tuple(switches), seed, epochs) for _, switches in wanted for seed in seeds]
     where = machine()
@@ -231,9 +275,10 @@ def main() -> int:
     backbone_weights(options.output_dir)
     jobs = options.jobs or (1 if torch.cuda.is_available() else torch.get_num_threads())
     rows = train_all(runs, options.output_dir, jobs)
-    table = ablation_table(rows) if options.ablations else comparison(rows)
-    numbers = {"AP": ".3f", "lowest": ".3f", "highest": ".3f"} if options.ablations else {"ratio": ".1f"}
-    formats = {**dict.fromkeys(table[0], ""), **numbers}
+    table = (ablation_table if options.ablations else beyond_table if options.beyond else comparison)(rows)
+    formats = {name: FORMATS.get(name, ".1f" if name.startswith(("epochs_", "minutes_")) else "") for name in table[0]}
+    if not (options.ablations or options.beyond):
+        formats["AP"] = ""  # names of levels
     print_table(table, formats)
     if options.json:
         write_json(options.json, "convergence_bench", where, rows)

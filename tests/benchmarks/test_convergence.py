@@ -23,7 +23,23 @@ def test_curves_of_both_models(tmp_path: Path, dataset_dir: Path, monkeypatch: p
         "DETR": [1, 2],
     }
     assert (tmp_path / "curves.png").exists()
-    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(convergence_bench, "machine", lambda: "here")
     monkeypatch.setattr(convergence_bench, "write_json", lambda *_: None)
     assert convergence_bench.main() == 0
+
+
+def test_minutes_to_levels() -> None:
+    """Of three seeds, one of which does not reach the second level."""
+    curves = ([0.2, 0.5, 0.8], [0.5, 0.6, 0.7], [0.1, 0.2, 0.6])
+    rows = [
+        {"model": "a", "curve": [[i + 1, ap, ap] for i, ap in enumerate(curve)], "cpu_seconds": 360.0}
+        for curve in curves
+    ]
+    (row,) = convergence_bench.beyond_table(rows)
+    assert row["epochs_to_0.5"] == 2.0
+    assert row["minutes_to_0.5"] == 4.0
+    assert row["epochs_to_0.7"] is None
+    assert row["minutes_to_0.7"] is None
+    assert row["minutes_per_epoch"] == 2.0
+    assert row["AP"] == pytest.approx(0.7)
