@@ -11,13 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface, ConditionalDetrConfig, ResNetConfig
 from transformers import ConditionalDetrForObjectDetection as TheirModel
 from transformers.loss import loss_deformable_detr
 from transformers.masking_utils import sdpa_mask
 
-from cond_detr_kernels import MatchWeights, conditional_attention, match
+from cond_detr_kernels import HungarianMatcher, conditional_attention
 
 
 def attention(
@@ -48,31 +47,9 @@ def attention(
     return out.transpose(1, 2), None
 
 
-class Matcher(nn.Module):
-    """In place of a ``HungarianMatcher``: the same arguments and results, by one call and without SciPy."""
-
-    def __init__(self, class_cost: float, bbox_cost: float, giou_cost: float) -> None:
-        super().__init__()
-        self.weights = MatchWeights(class_cost, bbox_cost, giou_cost)
-
-    def forward(self, outputs: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """Queries and targets that belong together, for each image."""
-        labels = pad_sequence([target["class_labels"] for target in targets], batch_first=True)
-        boxes = pad_sequence([target["boxes"] for target in targets], batch_first=True)
-        counts = [len(target["class_labels"]) for target in targets]
-        pred_index, _ = match(
-            outputs["logits"][None],  # one layer
-            outputs["pred_boxes"][None],
-            labels,
-            boxes,
-            torch.tensor(counts, device=labels.device),
-            weights=self.weights,
-        )
-        pairs = []
-        for queries, count in zip(pred_index[0], counts, strict=True):
-            found = (queries[:count] >= 0).nonzero()[:, 0]  # all, unless there are more targets than queries
-            pairs.append((queries[found], found))
-        return pairs
+def matcher(class_cost: float, bbox_cost: float, giou_cost: float) -> HungarianMatcher:
+    """Ours, by the arguments of the package's."""
+    return HungarianMatcher(class_cost, bbox_cost, giou_cost, classification="focal")
 
 
 AttentionInterface.register("cond_detr", attention)
@@ -118,7 +95,7 @@ def main() -> None:
     images = batch()
     theirs = loss_and_gradient(model(), images)
 
-    loss_deformable_detr.DeformableDetrHungarianMatcher = Matcher  # type: ignore[misc, assignment]
+    loss_deformable_detr.DeformableDetrHungarianMatcher = matcher  # type: ignore[misc, assignment]
     detector = model()
     detector.set_attn_implementation("cond_detr")
     ours = loss_and_gradient(detector, images)

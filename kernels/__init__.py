@@ -4,10 +4,11 @@ They do not depend on the detector and can be used in any DETR: :func:`condition
 :func:`linear_sum_assignment`. Each has a reference implementation in plain PyTorch or SciPy.
 """
 
-from cond_detr_kernels.assignment import MatchStatus, MatchWeights, linear_sum_assignment, match
+from cond_detr_kernels.assignment import HungarianMatcher, MatchStatus, MatchWeights, linear_sum_assignment, match
 from cond_detr_kernels.conditional_attention import KeyMask, attention_path, conditional_attention, prepare_key_mask
 
 __all__ = [
+    "HungarianMatcher",
     "KeyMask",
     "MatchStatus",
     "MatchWeights",

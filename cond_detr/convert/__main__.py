@@ -81,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_folder(checkpoint, state, options.target, timm=options.to == "transformers-timm")
     elif options.to == OURS:
         make_folder(options.target.parent)
-        replace(checkpoint, path=options.target, model=state, average=None, progress=None, optimizer=None).save()
+        replace(
+            checkpoint, path=options.target, model=state, average=None, progress=None, optimizer=None, queries=None
+        ).save()
     else:
         make_folder(options.target.parent)
         state = from_ours(state, checkpoint.config.model.kind, options.to)

@@ -14,7 +14,7 @@ from cond_detr_kernels import attention_path
 
 
 def describe(model: Model, train_set: CocoDataset, val_set: CocoDataset) -> str:
-    """Describes a run: data, model, attention, step and batch, a line or two each."""
+    """Describes a run: data, model, queries, attention, step and batch, a line or two each."""
     config, device, train = model.config, model.device, model.config.train
     parameters = sum(p.numel() for p in model.network.parameters()) / 1e6
     per_step = train.images_per_pass * train.accumulate * distributed.world_size()
@@ -24,12 +24,23 @@ def describe(model: Model, train_set: CocoDataset, val_set: CocoDataset) -> str:
             f"            {describe_data(val_set)}",
             *crowded(train_set.annotations, config.model.num_queries),
             f"model       {config.model.kind}, preset {config.preset}, {parameters:.1f} M parameters, on {device}",
+            f"queries     {describe_queries(config)}",
             f"attention   {describe_attention(config, device)}",
             f"step        {describe_step(config, model.network, device)}",
             f"batch       {per_step} images a step = {train.images_per_pass} x {train.accumulate} accumulated "
             f"x {distributed.world_size()} processes",
         ]
     )
+
+
+def describe_queries(config: Config) -> str:
+    """Says what object queries are, and which ones training has besides."""
+    m, train = config.model, config.train
+    text = f"{m.num_queries}, boxes" if m.queries == "boxes" else str(m.num_queries)
+    more = [f"{train.query_groups} sets of them"] if train.query_groups > 1 else []
+    if train.denoising:
+        more.append(f"{train.denoising} noised copies of the targets")
+    return f"{text}; in training {' and '.join(more)}" if more else text
 
 
 def describe_attention(config: Config, device: torch.device) -> str:
@@ -50,6 +61,10 @@ def describe_step(config: Config, network: Network, device: torch.device) -> str
     if train.cuda_graphs:
         obstacle = why_not(config, network, device)
         parts.append(f"no CUDA graphs: {obstacle}" if obstacle else "CUDA graphs")
+    if train.checkpointing:
+        parts.append("gradient checkpointing")
+    if train.freeze != "nothing":
+        parts.append(f"frozen up to the {train.freeze}")
     if train.ema:
         parts.append(f"weights averaged with decay {train.ema:g}")
     return ", ".join(parts)

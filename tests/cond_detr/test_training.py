@@ -213,6 +213,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, empty: boo
     # a low rate: Adam turns rounding errors of gradients that are nearly zero into steps of the full rate
     options = ["--preset", "shapes", "--dataset-dir", dataset, "--epochs", 3, "--workers", 0, "--device", "cpu"]
     options += ["--lr", "1e-4", "--backbone-lr", "1e-4"]
+    options += ["--query-groups", 2, "--queries", "boxes"] if empty else []
     both = start_train(*options, "--batch-size", 4, "--output-dir", tmp_path / "both", processes=2)
     output, _ = both.communicate(timeout=200)
     assert both.returncode == 0, output

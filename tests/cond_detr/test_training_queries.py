@@ -32,6 +32,7 @@ from cond_detr.train.step import TrainStep
 from cond_detr.train.training_queries import WithTrainingQueries, for_training, noised_boxes, noised_labels
 from tests.cond_detr.conftest import exit_code
 from tests.cond_detr.test_cuda_graphs import Repeater
+from tests.cond_detr.test_training import start_train
 from tests.conftest import write_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -366,6 +367,18 @@ def test_detection_is_what_it_was(data: Path, tmp_path: Path) -> None:
     assert abs(sizes[0] - sizes[1]) < 1000
     plain, more = (ConditionalDETR.from_checkpoint(tmp_path / name / "best.pt") for name in ("plain", "more"))
     assert [n for n, _ in plain.network.named_modules()] == [n for n, _ in more.network.named_modules()]
+
+
+def test_a_process_without_objects_takes_part(tmp_path: Path) -> None:
+    """Of two processes one has nothing to make noise of."""
+    dataset = write_dataset(tmp_path / "data", train=8, val=2)
+    path = dataset / "annotations" / "instances_train.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, "annotations": raw["annotations"][:1]}))
+    options = [*OPTIONS, *EVERYTHING[:-6], "--dataset-dir", dataset, "--epochs", 1, "--output-dir", tmp_path / "run"]
+    process = start_train(*options, "--batch-size", 2, processes=2)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
 
 
 @torch.no_grad()
