@@ -31,14 +31,17 @@ GOALS = (0.5, 0.7)
 FORMATS = {"AP": ".3f", "lowest": ".3f", "highest": ".3f", "ratio": ".1f"}
 MODELS = {"Conditional DETR": [], "DETR": ["--model", "detr"]}
 GROUPS, DENOISING, BOXES = ["--query-groups", "5"], ["--denoising", "5"], ["--queries", "boxes"]
+MAL = ["--classification", "mal"]
 BEYOND = {
     "Conditional DETR": [],
+    "matchability-aware loss": MAL,
     "5 query groups": GROUPS,
     "5 denoising copies": DENOISING,
     "groups and denoising": [*GROUPS, *DENOISING],
     "boxes": BOXES,
     "boxes and denoising": [*BOXES, *DENOISING],
-    "boxes, groups and denoising": [*BOXES, *GROUPS, *DENOISING],
+    "groups, denoising and that loss": [*GROUPS, *DENOISING, *MAL],
+    "all of them": [*BOXES, *GROUPS, *DENOISING, *MAL],
     "DETR": ["--model", "detr"],
     "DETR, 5 query groups": ["--model", "detr", *GROUPS],
     "DETR, 5 denoising copies": ["--model", "detr", *DENOISING],

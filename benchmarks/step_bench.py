@@ -121,7 +121,8 @@ def configured(setting: Setting, variant: Variant) -> Config:
     return replace(
         config,
         model=replace(config.model, fused_attn=variant.fused_attn),
-        loss=replace(config.loss, matcher=variant.matcher),
+        # the loss that the transformers package has
+        loss=replace(config.loss, matcher=variant.matcher, classification="focal"),
         train=replace(config.train, amp=variant.amp),
     )
 

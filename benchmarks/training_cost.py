@@ -72,7 +72,7 @@ def make_batch(size: Size) -> Batch:
 
 def make_module(size: Size, values: dict[str, Any]) -> tuple[nn.Module, TrainStep]:
     """What is trained, and its step."""
-    config = configured(size.preset, {**values, "fused_attn": True})
+    config = configured(size.preset, {"classification": "focal", **values, "fused_attn": True})
     module = for_training(new_network(config, 6), config.train).train()
     criterion = Criterion(config.loss, config.train.query_groups, config.train.denoising)
     return module, TrainStep(module, module, criterion, make_optimizer(module, config.train), config.train)
@@ -80,7 +80,7 @@ def make_module(size: Size, values: dict[str, Any]) -> tuple[nn.Module, TrainSte
 
 def multiply_adds(size: Size, values: dict[str, Any], batch: Batch) -> float:
     """Of the forward pass, in 10^9 for each image. Nothing is computed: the tensors have shapes only."""
-    config = configured(size.preset, values)
+    config = configured(size.preset, {"classification": "focal", **values})
     module = for_training(new_network(config, 6), config.train).train()
     arguments = [*batch.inputs(), batch.targets] if config.train.denoising else [*batch.inputs()]
     fake = FakeTensorMode(allow_non_fake_inputs=True)

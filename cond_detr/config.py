@@ -93,8 +93,8 @@ class LossConfig:
     class_weight: float = setting(2.0, "weight of the classification term in loss and matching cost", group=MATCHING)
     l1_weight: float = setting(5.0, "weight of the L1 term", group=MATCHING)
     giou_weight: float = setting(2.0, "weight of the generalised IoU term", group=MATCHING)
-    focal_alpha: float = setting(0.25, "alpha of the focal loss", most=1, group=MATCHING)
-    focal_gamma: float = setting(2.0, "gamma of the focal loss", group=MATCHING)
+    focal_alpha: float = setting(0.25, "alpha of focal loss and focal matching cost", most=1, group=MATCHING)
+    focal_gamma: float = setting(2.0, "gamma of focal loss and focal matching cost", group=MATCHING)
     no_object_weight: float = setting(0.1, 'weight of the "no object" class in the softmax loss', group=MATCHING)
     matcher: Literal["native", "scipy"] = setting(
         "native", "matching by our solver (native) or by SciPy, the reference", group=MATCHING

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cond_detr.config import Config, DataConfig, ModelConfig, TrainConfig, configure
+from cond_detr.config import Config, DataConfig, LossConfig, ModelConfig, TrainConfig, configure
 from cond_detr.errors import InputError, shown
 
 _PAPER = Config()
@@ -25,8 +25,12 @@ _SHAPES = Config(
     train=TrainConfig(epochs=15, batch_size=16, eval_batch_size=100, lr=1e-3, backbone_lr=1e-3, schedule="one-cycle"),
 )
 
+# Learns twice as much in the first epochs as the focal loss, which the paper's own presets keep, and takes no longer
+_SMALL_LOSS = LossConfig(classification="mal")
+
 PRESETS: dict[str, Config] = {
-    "shapes": _SHAPES,
+    "shapes": replace(_SHAPES, loss=_SMALL_LOSS),
+    # on which the paper's claims are checked, with the paper's loss
     "dc5-shapes": replace(_SHAPES, model=replace(_SHAPES.model, dilation=True)),
     # a few hundred real images, from scratch. Features of stride 8, or small objects are a position or less; and no
     # encoder, whose attention would take half of the time and brought nothing on 768 positions
@@ -41,6 +45,7 @@ PRESETS: dict[str, Config] = {
             dropout=0.0,
             num_queries=60,
         ),
+        loss=_SMALL_LOSS,
         data=DataConfig(image_size=192, max_size=320, min_scale=0.8),
         train=TrainConfig(epochs=80, batch_size=4, eval_batch_size=4, lr=7e-4, backbone_lr=7e-4, schedule="one-cycle"),
     ),

@@ -84,10 +84,14 @@ class Zoom:
     factor: float
     place: tuple[float, float]
 
+    def scaled(self, size: Size) -> Size:
+        """(width, height) of an image of that size, once it is enlarged or shrunk."""
+        return max(1, round(size[0] * self.factor)), max(1, round(size[1] * self.factor))
+
 
 def zoom(sample: Annotated, drawn: Zoom, size: Size) -> Annotated:
     """Scales an image to ``size``, (width, height) in pixels, times the factor, and cuts or fills it to ``size``."""
-    scaled = scale(sample, (max(1, round(size[0] * drawn.factor)), max(1, round(size[1] * drawn.factor))))
+    scaled = scale(sample, drawn.scaled(size))
     # how far the image's corner is moved, negative to the left
     left, top = (round((new - own) * at) for new, own, at in zip(size, scaled.size, drawn.place, strict=True))
     cut = crop(scaled, (max(0, -left), max(0, -top), min(size[0], scaled.size[0]), min(size[1], scaled.size[1])))
@@ -134,8 +138,7 @@ class Augmentation:
         """(width, height) that the whole image is scaled to."""
         if self.first_size:
             return self.first_size
-        factor = self.zoom.factor if self.zoom else 1.0
-        return round(self.size[0] * factor), round(self.size[1] * factor)
+        return self.zoom.scaled(self.size) if self.zoom else self.size
 
 
 def draw_crop(size: Size, smallest: int, largest: int, rng: np.random.Generator) -> Region:
@@ -192,6 +195,11 @@ def augment(sample: Annotated, drawn: Augmentation) -> Annotated:
         sample = scale(sample, drawn.first_size)
     if drawn.crop:
         sample = crop(sample, drawn.crop)
+    return finish(sample, drawn)
+
+
+def finish(sample: Annotated, drawn: Augmentation) -> Annotated:
+    """The last part of an augmentation: scales an image to its final size, and changes scale and colours if wanted."""
     sample = zoom(sample, drawn.zoom, drawn.size) if drawn.zoom else scale(sample, drawn.size)
     if drawn.colours:
         sample = replace(sample, pixels=recolour(sample.pixels, *drawn.colours))

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from cond_detr.boxes import xyxy_to_cxcywh
 from cond_detr.config import DataConfig
 from cond_detr.data.annotations import Annotations, ImageRecord
-from cond_detr.data.augment import Annotated, Augmentation, augment, draw_augmentation, recolour, scale
+from cond_detr.data.augment import Annotated, Augmentation, augment, draw_augmentation, finish, scale
 from cond_detr.data.batching import Sample
 from cond_detr.data.images import ImageLoader, InputSize, Size, pixels_of
 from cond_detr.data.mosaic import IMAGES, mosaic
@@ -102,8 +102,9 @@ class CocoDataset(Dataset[Sample | InputError]):
             return augment(self._open(index, drawn.first), drawn)
         chosen = [index, *rng.integers(0, len(self), IMAGES - 1).tolist()]
         sizes = [self.annotations.records[each].size for each in chosen]
-        sample = mosaic(drawn.size, sizes, lambda i, wanted: self._open(chosen[i], wanted), (*seed, 2))
-        return replace(sample, pixels=recolour(sample.pixels, *drawn.colours)) if drawn.colours else sample
+        mirrored = self.data.augment != "none"
+        open_part = lambda i, wanted: self._open(chosen[i], wanted)  # noqa: E731 - of two arguments
+        return finish(mosaic(drawn.size, sizes, open_part, (*seed, 2), mirrored=mirrored), drawn)
 
 
 def decoded(pixels: Tensor, record: ImageRecord) -> Annotated:

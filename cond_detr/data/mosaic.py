@@ -50,15 +50,21 @@ def assemble(size: Size, parts: Sequence[Annotated], where: Sequence[Region]) ->
 
 
 def mosaic(
-    size: Size, sizes: Sequence[Size], open_part: Callable[[int, Size], Annotated], seed: Sequence[int]
+    size: Size,
+    sizes: Sequence[Size],
+    open_part: Callable[[int, Size], Annotated],
+    seed: Sequence[int],
+    *,
+    mirrored: bool = True,
 ) -> Annotated:
-    """Makes a mosaic of four images, each mirrored or not.
+    """Makes a mosaic of four images.
 
     Args:
         size: (width, height) of the result in pixels.
         sizes: (width, height) of the four images.
         open_part: opens one of the four by its number, at about a size or larger.
         seed: seed of the randomness.
+        mirrored: whether to mirror every other one, at random.
     """
     rng = np.random.default_rng(seed)
     where = cells(size, rng)
@@ -66,5 +72,5 @@ def mosaic(
     for i, cell in enumerate(where):
         wanted = fitting(sizes[i], cell)
         part = scale(open_part(i, wanted), wanted)
-        parts.append(flip(part) if rng.random() < 0.5 else part)
+        parts.append(flip(part) if mirrored and rng.random() < 0.5 else part)
     return assemble(size, parts, where)

@@ -83,7 +83,7 @@ class ConditionalDecoder(Recomputing):
 
     def forward(
         self, queries: Queries, memory: Tensor, position: ImagePosition, padding: KeyMask | None, box_head: MLP
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Decodes N object queries.
 
         Args:
@@ -94,33 +94,35 @@ class ConditionalDecoder(Recomputing):
             box_head: predicts boxes, which become the queries of the next layer if queries are boxes.
 
         Returns:
-            The normalised output of every layer, (L, B, N, d_model); and what boxes are relative to, the reference
-            points as given or the boxes that each layer has begun with, (L, B or 1, N, 4).
+            The normalised output of every layer, (L, B, N, d_model); what the box head makes of it, (L, B, N, 4); and
+            what that is relative to, the reference points as given or the boxes that each layer has begun with,
+            (L, B, N, 4).
         """
         reference, query_pos = queries.reference, queries.embedding
         x = self._first(queries, memory.shape[0])
         embedding = point_embedding(reference[..., :2], x.shape[-1]).to(x.dtype)
-        outputs, references = [], []
+        outputs, raw, references = [], [], []
         for i, layer in enumerate(cast("list[DecoderLayer]", self.layers)):
             if self.box_position is not None:
                 query_pos = self.box_position(box_embedding(reference, x.shape[-1]))
                 embedding = point_embedding(reference[..., :2], x.shape[-1])
+            if self.box_scale is not None:
+                embedding = scaled_by_size(embedding, self.box_scale(x).float().sigmoid(), reference)
             assert query_pos is not None
             attended = layer.attend_to_queries(x, query_pos, queries.sets)
             spatial = self.spatial_query(embedding, x, attended, first=i == 0)
-            if self.box_scale is not None:
-                spatial = scaled_by_size(spatial, self.box_scale(x).float().sigmoid(), reference)
             found = self.run(layer.cross_attn, attended, query_pos, spatial, memory, position, padding)
             x = layer.finish(attended, found)
             outputs.append(self.norm(x))
-            references.append(reference)
             if self.box_position is not None:
-                with torch.no_grad():  # each layer learns its own refinement (Deformable DETR)
-                    reference = boxes_at(box_head(outputs[-1]), reference)
-        stacked = queries.reference
-        if self.box_position is not None:
-            stacked = torch.stack([each.expand_as(references[-1]) for each in references])
-        return torch.stack(outputs), stacked
+                raw.append(box_head(outputs[-1]))
+                references.append(reference.expand_as(raw[-1]))
+                # each layer learns its own refinement (Deformable DETR)
+                reference = boxes_at(raw[-1].detach(), reference.detach())
+        stacked = torch.stack(outputs)
+        if self.box_position is None:
+            return stacked, box_head(stacked), queries.reference
+        return stacked, torch.stack(raw), torch.stack(references)
 
     def _first(self, queries: Queries, batch: int) -> Tensor:
         """The first decoder embeddings (B or 1, N, d_model)."""
@@ -133,14 +135,14 @@ class ConditionalDecoder(Recomputing):
         return x
 
 
-def scaled_by_size(spatial: Tensor, size: Tensor, boxes: Tensor) -> Tensor:
-    """Spatial queries that look as far as boxes are wide and high (DAB-DETR, equation 6): the shape of ``spatial``.
+def scaled_by_size(embedding: Tensor, size: Tensor, boxes: Tensor) -> Tensor:
+    """Embedded centres, with which queries look as far as boxes are wide and high (DAB-DETR, equation 6).
 
     Args:
-        spatial: (B or 1, N, d_model) spatial queries, the channels of y first.
+        embedding: (B or 1, N, d_model) embedded centres, the channels of y first.
         size: (B or 1, N, 2) width and height that the query looks for, in [0, 1].
         boxes: (B or 1, N, 4) cxcywh in [0, 1].
     """
     ratio = size / boxes[..., 2:].clamp(min=1e-3)
-    y, x = spatial.chunk(2, dim=-1)
+    y, x = embedding.chunk(2, dim=-1)
     return torch.cat([y * ratio[..., 1:], x * ratio[..., :1]], dim=-1)

@@ -95,8 +95,8 @@ class DETRDecoder(Recomputing):
         self.norm = nn.LayerNorm(m.d_model)
 
     def forward(
-        self, queries: Queries, memory: Tensor, position: ImagePosition, padding: KeyMask | None, _box_head: MLP
-    ) -> tuple[Tensor, Tensor]:
+        self, queries: Queries, memory: Tensor, position: ImagePosition, padding: KeyMask | None, box_head: MLP
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Decodes N object queries as :meth:`cond_detr.models.decoder.ConditionalDecoder.forward`."""
         assert queries.embedding is not None
         query_pos = queries.embedding
@@ -107,7 +107,8 @@ class DETRDecoder(Recomputing):
             attended = layer.attend_to_queries(x, query_pos, queries.sets)
             x = layer.finish(attended, self.run(layer.cross_attn, attended, query_pos, memory, position, padding))
             outputs.append(self.norm(x))
-        return torch.stack(outputs), queries.reference
+        stacked = torch.stack(outputs)
+        return stacked, box_head(stacked), queries.reference
 
 
 class DETRNetwork(Network):

@@ -148,13 +148,9 @@ class Network(nn.Module):
         memory = self.encoder(features.flatten(2).transpose(1, 2), position.dense(), mask)
         if queries is None:
             queries = self.object_queries()
-        outputs, reference = self.decoder(queries, memory, position, mask, self.box_head)
-        return Predictions(self.class_head(outputs).float(), self._boxes(outputs, reference))
-
-    def _boxes(self, outputs: Tensor, reference: Tensor) -> Tensor:
-        """Boxes (L, B, Q, 4) in [0, 1], of outputs (L, B, Q, d_model)."""
-        raw = self.box_head(outputs)
-        return boxes_at(raw, reference) if self.m.offset_regression else raw.float().sigmoid()
+        outputs, raw, reference = self.decoder(queries, memory, position, mask, self.box_head)
+        boxes = boxes_at(raw, reference) if self.m.offset_regression else raw.float().sigmoid()
+        return Predictions(self.class_head(outputs).float(), boxes)
 
     def renew_class_head(self, num_classes: int) -> None:
         """Replaces the class head by an untrained one for ``num_classes`` classes."""

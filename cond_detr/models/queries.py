@@ -11,6 +11,8 @@ from cond_detr.models.position_encoding import point_embedding
 class QuerySets(NamedTuple):
     """How the queries of a training step are divided; self-attention stays within a set.
 
+    A copy of a target does not see the object queries, as DN-DETR would let it: they know nothing of the targets.
+
     First come ``groups`` sets of ``size`` object queries (Group DETR), then ``denoising`` sets of T queries made from
     the T padded targets (DN-DETR).
 

@@ -21,7 +21,7 @@ def transform(embedding: Tensor, numbers: Tensor, projection: str, num_heads: in
     """Transforms position embeddings p to T p.
 
     Args:
-        embedding: (1, N, d_model) embeddings p.
+        embedding: (B or 1, N, d_model) embeddings p.
         numbers: (B, N, transformation_size) elements of T for each query.
         projection: form of T, but not "identity".
         num_heads: number of heads, the blocks of the form "block".
@@ -65,7 +65,7 @@ class SpatialQuery(nn.Module):
         """Spatial queries (B or 1, N, d_model) of one layer.
 
         Args:
-            embedding: (1, N, d_model) embedded reference points p_s.
+            embedding: (B or 1, N, d_model) embedded reference points p_s.
             x: (B or 1, N, d_model) output f of the previous layer.
             attended: (B or 1, N, d_model) output c of this layer's self-attention.
             first: whether this is the first layer. Its f is still zero, so T is the identity there, but for "csq-t".

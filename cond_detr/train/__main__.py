@@ -21,6 +21,7 @@ from cond_detr.train.interruption import Interrupted
 from cond_detr.train.run import Running, new_run, resumed_run
 from cond_detr.train.run_folder import RUNS, RunFolder
 from cond_detr.weights.checkpoint import Checkpoint
+from cond_detr.weights.progress import is_over
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,7 +134,8 @@ def latest() -> Path:
 def finished(checkpoint: Checkpoint) -> bool:
     """Whether a run has no epochs left. If it was killed before its log said so, the log is written here."""
     progress = checkpoint.progress
-    if progress is None or progress.epoch < checkpoint.config.train.epochs:
+    train = checkpoint.config.train
+    if progress is None or not is_over(progress.history, train.epochs, train.patience):
         return False
     folder = RunFolder(checkpoint.path.parent)
     if not folder.finished():
@@ -166,13 +168,13 @@ def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
     same = replace(
         wanted,
         data=replace(wanted.data, dataset_dir=config.data.dataset_dir),
-        train=replace(wanted.train, epochs=config.train.epochs),
+        train=replace(wanted.train, epochs=config.train.epochs, patience=config.train.patience),
     )
     if same != config:
         changed = [
             all_settings(Config)[name].option
             for name, value in values.items()
-            if name not in {"dataset_dir", "epochs"} and configure(config, {name: value}) != config
+            if name not in {"dataset_dir", "epochs", "patience"} and configure(config, {name: value}) != config
         ]
         raise InputError(
             f"`resume`: {', '.join(changed)} differs from what {checkpoint.path} was started with; leave it out, or "
@@ -182,6 +184,13 @@ def resumed_config(options: dict[str, Any], checkpoint: Checkpoint) -> Config:
         raise InputError(
             f"`resume`: nothing to resume, {checkpoint.path} has finished {checkpoint.progress.epoch} epochs; more of "
             f"them with `epochs`, such as `epochs` {2 * checkpoint.progress.epoch}"
+        )
+    if checkpoint.progress is not None and is_over(
+        checkpoint.progress.history, wanted.train.epochs, wanted.train.patience
+    ):
+        raise InputError(
+            f"`resume`: nothing to resume, {checkpoint.path} has had no better AP for {wanted.train.patience} epochs; "
+            f"go on with `patience`, such as `patience` {2 * wanted.train.patience}"
         )
     return wanted
 

@@ -107,7 +107,8 @@ class Criterion:
                 each = focal_loss(logits, classes, self.weights.focal_alpha, gamma)
             else:
                 quality = matched_iou(predictions.boxes.detach(), targets.boxes, pred_index)[..., None] * classes
-                each = varifocal_loss(logits, quality) if kind == "varifocal" else matchability_loss(logits, quality)
+                varifocal = kind == "varifocal"
+                each = varifocal_loss(logits, quality) if varifocal else matchability_loss(logits, quality, classes)
             if counted is not None:
                 each = each.where(counted[..., None], torch.zeros((), dtype=each.dtype, device=each.device))
             classification = each.sum(dim=(1, 2, 3))
@@ -209,7 +210,7 @@ def varifocal_loss(logits: Tensor, quality: Tensor, alpha: float = 0.75, gamma: 
     return torch.where(quality > 0, quality, alpha * score**gamma) * cross_entropy
 
 
-def matchability_loss(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> Tensor:
+def matchability_loss(logits: Tensor, quality: Tensor, targets: Tensor, gamma: float = 1.5) -> Tensor:
     """Matchability-aware loss (DEIM: Huang et al., CVPR 2025, equation 4), with its constant.
 
     A positive target is the IoU to the power gamma: -(q^gamma log p + (1 - q^gamma) log(1 - p)). Negative ones are
@@ -218,6 +219,7 @@ def matchability_loss(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> Te
     Args:
         logits: (L, B, Q, C).
         quality: (L, B, Q, C) IoU of the matched box at its class, else 0.
+        targets: (L, B, Q, C) bool, True at the class of a matched query; a box that misses its target counts as well.
         gamma: exponent.
 
     Returns:
@@ -225,7 +227,7 @@ def matchability_loss(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> Te
     """
     target = quality**gamma
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return cross_entropy * torch.where(quality > 0, 1.0, logits.detach().sigmoid() ** gamma)
+    return cross_entropy * torch.where(targets, 1.0, logits.detach().sigmoid() ** gamma)
 
 
 def softmax_loss(logits: Tensor, targets: Tensor, no_object_weight: float, counted: Tensor | None = None) -> Tensor:

@@ -31,7 +31,7 @@ from cond_detr.models.model import Model
 from cond_detr.train.criterion import Criterion
 from cond_detr.train.cuda_graphs import CudaRecorder, GraphedStep, why_not
 from cond_detr.train.ema import WeightAverage
-from cond_detr.train.freezing import freeze, train_unfrozen
+from cond_detr.train.freezing import train_unfrozen
 from cond_detr.train.interruption import StopSignals
 from cond_detr.train.memory import rehearse
 from cond_detr.train.optim import lr_factor, make_optimizer, restore, set_lr
@@ -41,7 +41,7 @@ from cond_detr.train.sanitised import Sanitised
 from cond_detr.train.step import TrainStep
 from cond_detr.train.training_queries import for_training, own_state, restore_queries
 from cond_detr.weights.checkpoint import Checkpoint
-from cond_detr.weights.progress import LOSS_NAMES, Progress
+from cond_detr.weights.progress import LOSS_NAMES, Progress, is_over
 
 # Steps between host-device synchronisations, at which the losses are read
 STEPS_PER_LOOK = 10
@@ -83,7 +83,6 @@ class Trainer:
         self.device = model.device
         self.workers = loading_processes(model.config.data, how.workers, self.device)
         self.eval_classes = classes_in(data.val, model.classes)
-        self.frozen = freeze(model.network, train.freeze)
         self.trained = for_training(model.network, train).to(model.device)
         self.criterion = Criterion(model.config.loss, train.query_groups, train.denoising)
         self.graphs = train.cuda_graphs and why_not(model.config, model.network, self.device) is None
@@ -155,21 +154,16 @@ class Trainer:
         if self.device.type == "cuda":
             rehearse(self.model, self.trained, self.criterion, self.data.train)
         step = make_step(self)
-        try:
-            with StopSignals() as stop:
-                while not self._is_done():
-                    self._train_epoch(step, stop)
-                    self._finish_epoch()
-                    if not self._is_done():
-                        stop.raise_if_stopped(self.device, self._where())
-        finally:
-            for parameter in self.frozen:
-                parameter.requires_grad_(True)
+        with StopSignals() as stop:
+            while not self._is_done():
+                self._train_epoch(step, stop)
+                self._finish_epoch()
+                if not self._is_done():
+                    stop.raise_if_stopped(self.device, self._where())
 
     def _is_done(self) -> bool:
         """Whether the last epoch is over, or ``patience`` is."""
-        train, progress = self.config.train, self.progress
-        return progress.epoch >= train.epochs or bool(train.patience and progress.epochs_since_best() >= train.patience)
+        return is_over(self.progress.history, self.config.train.epochs, self.config.train.patience)
 
     def state(self) -> Checkpoint:
         """The current state as a checkpoint to resume from; the recorder sets its path."""

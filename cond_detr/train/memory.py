@@ -6,9 +6,12 @@ from torch import nn
 from cond_detr.config import Config
 from cond_detr.data.batching import Batch, pad_targets
 from cond_detr.data.dataset import CocoDataset
+from cond_detr.data.mosaic import IMAGES
 from cond_detr.errors import InputError
 from cond_detr.models.model import Model
 from cond_detr.train.criterion import Criterion
+from cond_detr.train.cuda_graphs import why_not
+from cond_detr.train.freezing import train_unfrozen
 from cond_detr.train.step import forward_backward
 
 
@@ -39,6 +42,11 @@ def empty_batch(batch_size: int, height: int, width: int, targets: int) -> Batch
         image_ids=(0,) * batch_size,
         sizes=[(width, height)] * batch_size,
     )
+
+
+def most_targets(dataset: CocoDataset) -> int:
+    """The most targets that an image can have: a mosaic has those of several images."""
+    return int(dataset.annotations.counts.max()) * (IMAGES if dataset.data.mosaic else 1)
 
 
 def rehearse(model: Model, network: nn.Module, criterion: Criterion, dataset: CocoDataset) -> None:
@@ -103,13 +111,13 @@ def fits(batch_size: int, model: Model, network: nn.Module, criterion: Criterion
     """
     device, train = model.device, model.config.train
     height, width = largest_images(model.config, dataset)
-    most = int(dataset.annotations.counts.max())
+    most = most_targets(dataset)
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    network.train()
+    train_unfrozen(network, model.network, train.freeze)
     try:
         batch = empty_batch(batch_size, height, width, most).to(device)
         graphs = None
-        if train.cuda_graphs and device.type == "cuda":
+        if train.cuda_graphs and why_not(model.config, model.network, device) is None:
             before = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
             forward_backward(network, criterion, batch, batch.targets.counts.sum(), train.amp)

@@ -24,10 +24,12 @@ def make_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool = F
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[name.startswith(("backbone.", "network.backbone."))].append(parameter)
+    rates = {False: train.lr, True: train.backbone_lr}
     return torch.optim.AdamW(
         [
-            {"params": groups[False], "lr": train.lr, "initial_lr": train.lr},
-            {"params": groups[True], "lr": train.backbone_lr, "initial_lr": train.backbone_lr},
+            {"params": parameters, "lr": rates[of_backbone], "initial_lr": rates[of_backbone]}
+            for of_backbone, parameters in groups.items()
+            if parameters  # the backbone may be frozen
         ],
         weight_decay=train.weight_decay,
         fused=True,

@@ -23,6 +23,7 @@ from cond_detr.train.describe import describe, pretraining_warning
 from cond_detr.train.host_memory import keep_freed_memory
 from cond_detr.train.loop import Data, Trainer
 from cond_detr.train.memory import largest_batch_size
+from cond_detr.train.preparing import prepared
 from cond_detr.train.recorder import Recorder
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.train.tensorboard import Events
@@ -78,6 +79,8 @@ def new_run(config: Config, running: Running, weights: str | None = None) -> Run
             memory.
     """
     check_auto(config, running.device)
+    if config.train.freeze != "nothing" and weights is None:
+        raise InputError(f"`freeze` {config.train.freeze} would keep random weights; give `weights` to start from")
     data = prepare(config, running.config.threads)
     model = Model.new(config, data.train.annotations.classes)
     model.network.to(running.device)
@@ -185,8 +188,9 @@ def launch(model: Model, data: Data, running: Running, start: str, checkpoint: C
     if running.device.type == "cpu":
         keep_freed_memory()
     recorder = Recorder(folder, config, data.val)
-    trainer = Trainer(model, data, recorder, how)
     with contextlib.ExitStack() as held:
+        held.enter_context(prepared(model.network, config.train))
+        trainer = Trainer(model, data, recorder, how)
         distributed.from_rank_zero(lambda: held.enter_context(folder.locked(new=checkpoint is None)))
         if checkpoint:  # read again: whoever held the folder until now may have gone on
             trainer.restore(Checkpoint.load(checkpoint.path))
@@ -211,6 +215,9 @@ def _say_and_train(trainer: Trainer, data: Data, start: str, tensorboard: bool) 
             best = (
                 f"AP cannot be measured, for {data.val.annotations.name} has no objects; best.pt is of the last epoch"
             )
+        progress, train = trainer.progress, trainer.config.train
+        if progress.epoch < train.epochs:
+            print(f"stopped     no better AP for {train.patience} epochs")
         print(f"{best}; see {folder.path}/metrics.png and {folder.predictions}")
 
 
@@ -238,9 +245,9 @@ def with_largest_batch(model: Model, data: Data) -> Config:
     most = max(1, len(data.train) // (config.train.accumulate * distributed.world_size()))
     criterion = Criterion(config.loss, config.train.query_groups, config.train.denoising)
     # the run draws its own
-    with torch.random.fork_rng([model.device]):
+    with torch.random.fork_rng([model.device]), prepared(model.network, config.train):
         trained = for_training(model.network, config.train).to(model.device)
-    found = largest_batch_size(model, trained, criterion, data.train, most)
+        found = largest_batch_size(model, trained, criterion, data.train, most)
     found = distributed.least_over_ranks(found, model.device)
     return configure(config, {"batch_size": found})
 

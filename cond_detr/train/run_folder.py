@@ -15,6 +15,7 @@ from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import results_dict
 from cond_detr.files import locked, make_folder, read_json, read_text, write_json, write_picture, write_text
 from cond_detr.train.curves import metrics_figure
+from cond_detr.weights.progress import is_over
 
 RUNS = Path("runs")
 
@@ -96,11 +97,12 @@ class RunFolder:
             )
 
     def finished(self) -> bool:
-        """Whether the log holds as many epochs as the settings ask for."""
+        """Whether the log holds as many epochs as the settings ask for, or their patience is over."""
         try:
-            epochs: int = read_json(self.path / "config.json", "settings file")["train"]["epochs"]
-            return len(read_text(self.path / "log.jsonl", "log").splitlines()) >= epochs
-        except (InputError, KeyError, TypeError):
+            train = read_json(self.path / "config.json", "settings file")["train"]
+            history = [json.loads(line) for line in read_text(self.path / "log.jsonl", "log").splitlines()]
+            return is_over(history, train["epochs"], train.get("patience", 0))
+        except (InputError, KeyError, TypeError, ValueError):
             return False
 
     def write_config(self, config: Config) -> None:

@@ -13,7 +13,6 @@ from cond_detr.models.mlp import MLP
 from cond_detr.models.network import Network
 from cond_detr.models.predictions import Predictions
 from cond_detr.models.queries import Queries, QuerySets, box_embedding
-from cond_detr.models.recompute import set_recomputing
 from cond_detr.models.reference_point import ReferencePoint
 from cond_detr.train.criterion import real_targets
 from cond_detr.weights.checkpoint import Checkpoint
@@ -30,7 +29,6 @@ def for_training(network: Network, train: TrainConfig) -> nn.Module:
 
     Its parameters are drawn from torch's generator.
     """
-    set_recomputing(network, train.checkpointing)
     if train.query_groups == 1 and not train.denoising:
         return network
     return WithTrainingQueries(network, train.query_groups, train.denoising)

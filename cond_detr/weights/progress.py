@@ -14,6 +14,22 @@ RECORDED = {"epoch", "seconds", "images_per_second", *LOSS_NAMES, "lr", "AP", "A
 LARGEST = 1e12
 
 
+def is_over(history: list[dict[str, Any]], epochs: int, patience: int) -> bool:
+    """Whether a run has done its epochs, or none of the last ``patience`` has raised its AP.
+
+    Args:
+        history: the records of the finished epochs.
+        epochs: the setting of that name.
+        patience: the setting of that name; 0 for no end before the last epoch.
+    """
+    if len(history) >= epochs or not patience:
+        return len(history) >= epochs
+    measured = [record["AP"] for record in history]
+    if not measured or None in measured:
+        return False
+    return len(measured) - 1 - measured.index(max(measured)) >= patience
+
+
 @dataclass
 class Progress:
     """The state of a training run between two steps.
@@ -38,11 +54,6 @@ class Progress:
     loss_sums: list[float] = field(default_factory=lambda: [0.0] * len(LOSS_NAMES))
     best_ap: float = -1.0
     history: list[dict[str, Any]] = field(default_factory=list)
-
-    def epochs_since_best(self) -> int:
-        """Finished epochs after the best one; 0 as long as AP cannot be measured."""
-        reached = [i for i, record in enumerate(self.history) if record["AP"] is None or record["AP"] >= self.best_ap]
-        return len(self.history) - 1 - reached[-1] if reached else 0
 
     @classmethod
     def read(cls, values: Any) -> "Progress":

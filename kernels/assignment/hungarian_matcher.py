@@ -17,8 +17,7 @@ Pairs: TypeAlias = list[tuple[Tensor, Tensor]]
 class HungarianMatcher(nn.Module):
     """Matches predictions with targets, with the interface of DETR's ``HungarianMatcher``.
 
-    Costs and assignments of all images are computed in one call, on the device of the predictions and without waiting
-    for it.
+    Costs and assignments of all images are computed in one call, on the device of the predictions.
 
     Args:
         cost_class: weight of the classification cost.
@@ -28,6 +27,8 @@ class HungarianMatcher(nn.Module):
             Conditional DETR and most since.
         focal_alpha: alpha of the focal cost.
         focal_gamma: gamma of the focal cost.
+        strict: raise an error if predictions are not finite or a label is none of the classes, for which the host waits
+            for the device once. If not, it never waits, and such costs are replaced by a large one.
 
     Raises:
         ValueError: if all costs are 0, or ``classification`` is something else.
@@ -42,12 +43,14 @@ class HungarianMatcher(nn.Module):
         classification: Literal["softmax", "focal"] = "softmax",
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
+        strict: bool = True,
     ) -> None:
         super().__init__()
         if classification not in ("softmax", "focal"):
             raise ValueError(f"classification must be softmax or focal, got {classification!r}")
         if not (cost_class or cost_bbox or cost_giou):
             raise ValueError("cost_class, cost_bbox and cost_giou are all 0")
+        self.strict = strict
         softmax = classification == "softmax"
         self.weights = MatchWeights(cost_class, cost_bbox, cost_giou, focal_alpha, focal_gamma, softmax)
 
@@ -56,8 +59,9 @@ class HungarianMatcher(nn.Module):
         self,
         outputs: Mapping[str, Tensor],
         targets: Sequence[Mapping[str, Tensor]],
-        more_cost: Sequence[Tensor] | None = None,
         group_detr: int = 1,
+        *,
+        more_cost: Sequence[Tensor] | None = None,
     ) -> Pairs:
         """Matches the predictions for B images.
 
@@ -66,16 +70,17 @@ class HungarianMatcher(nn.Module):
                 cxcywh in fractions of the image size.
             targets: for each image "labels", or "class_labels" as in the transformers package, (n,) int64; and "boxes"
                 (n, 4), like those of the outputs.
-            more_cost: for each image (Q, n) costs to add, such as those of masks; each image is then solved on its
-                own.
             group_detr: number of sets of queries that are matched on their own (Group DETR); Q is a multiple of it.
+            more_cost: for each image (Q, n) costs to add, such as those of masks; each image is then solved on its
+                own, and the host waits for each.
 
         Returns:
             For each image indices of queries, in ascending order within a set, and of their targets: (k,) int64 each,
             with k = min(Q, n), or the sum of that over the sets.
 
         Raises:
-            ValueError: if the shape, dtype or device of an argument does not fit.
+            ValueError: if the shape, dtype or device of an argument does not fit; if ``strict``, or with ``more_cost``,
+                also if costs are not finite.
             KeyError: if outputs or targets lack one of these.
         """
         logits, boxes = outputs["logits" if "logits" in outputs else "pred_logits"], outputs["pred_boxes"]
@@ -92,8 +97,9 @@ class HungarianMatcher(nn.Module):
             boxes.unflatten(1, (group_detr, -1)).transpose(0, 1),
             pad_sequence(labels, batch_first=True),
             pad_sequence([target["boxes"] for target in targets], batch_first=True),
-            torch.tensor(counts, device=logits.device),
+            on_device(counts, logits.device),
             weights=self.weights,
+            strict=self.strict,
         )
         return sorted_pairs(pred_index, counts, queries // group_detr)
 
@@ -115,6 +121,12 @@ class HungarianMatcher(nn.Module):
             query = torch.cat([rows + size * number for number, (rows, _) in enumerate(pairs)])
             found.append((query, torch.cat([columns for _, columns in pairs])))
         return found
+
+
+def on_device(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers as an int64 tensor on a device, without waiting for it."""
+    tensor = torch.tensor(counts, pin_memory=device.type == "cuda")
+    return tensor.to(device, non_blocking=True)
 
 
 def labels_of(target: Mapping[str, Tensor]) -> Tensor:

@@ -108,7 +108,7 @@ def test_decoder_attends_to_the_same_positions(kind: str) -> None:
         object_queries_position_embeddings=query_pos.expand(2, -1, -1),
     )
     reference = network.reference_point(query_pos).sigmoid()
-    outputs, _ = network.decoder(Queries(query_pos, reference), memory, position, KeyMask(padding), network.box_head)
+    outputs, _, _ = network.decoder(Queries(query_pos, reference), memory, position, KeyMask(padding), network.box_head)
     assert outputs[-1].std(1).mean() > 0.1  # queries come to different answers
     torch.testing.assert_close(outputs[-1], want.last_hidden_state, rtol=0, atol=1e-4)
     if kind != "detr":

@@ -21,8 +21,9 @@ from cond_detr.models.recompute import set_recomputing
 from cond_detr.presets import configured
 from cond_detr.train.__main__ import main as train_main
 from cond_detr.train.cuda_graphs import why_not
-from cond_detr.train.freezing import PARTS
-from cond_detr.weights.progress import Progress
+from cond_detr.train.freezing import PARTS, freeze
+from cond_detr.train.optim import make_optimizer, set_lr
+from cond_detr.weights.progress import is_over
 from tests.cond_detr.conftest import SMALL, exit_code
 from tests.conftest import write_dataset
 
@@ -131,19 +132,31 @@ def test_samples_depend_on_seed_epoch_and_image_alone(data: Path) -> None:
     settings = {"mosaic": 0.5, "zoom": 0.3, "colour": 0.3, "augment": "paper"}
     first, second = opened(data, **settings), opened(data, **settings)
     for epoch in (0, 1):
-        first.set_epoch(epoch), second.set_epoch(epoch)
+        first.set_epoch(epoch)
+        second.set_epoch(epoch)
         sizes = first.training_sizes()
-        for i in reversed(range(len(first))):
-            a, b = first[i], second[len(first) - 1 - i]
-            a = first[i]
-            assert not isinstance(a, InputError)
-            assert a.pixels.shape[1:] == sizes[i][::-1]
-            assert ((a.boxes[:, :2] - a.boxes[:, 2:] / 2) > -1e-4).all()
-            assert not isinstance(b, InputError)
-            again = second[i]
+        order = list(range(len(first)))
+        for i, again in zip(order, [second[i] for i in reversed(order)][::-1], strict=True):
+            sample = first[i]
+            assert not isinstance(sample, InputError)
             assert not isinstance(again, InputError)
-            assert torch.equal(a.pixels, again.pixels)
-            assert torch.equal(a.boxes, again.boxes)
+            assert sample.pixels.shape[1:] == sizes[i][::-1]
+            assert ((sample.boxes[:, :2] - sample.boxes[:, 2:] / 2) > -1e-4).all()
+            assert torch.equal(sample.pixels, again.pixels)
+            assert torch.equal(sample.boxes, again.boxes)
+
+
+def test_random_weights_are_not_frozen(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(train_main, *SMALL, "--dataset-dir", data, "--freeze", "backbone") == 2
+    assert "--freeze backbone would keep random weights; give --weights to start from" in capsys.readouterr().err
+
+
+def test_a_frozen_backbone_leaves_one_group_of_parameters() -> None:
+    network = new_network(configured("shapes", {}), 3)
+    freeze(network, "backbone")
+    optimizer = make_optimizer(network, configured("shapes", {}).train, capturable=True)
+    set_lr(optimizer, 0.5)
+    assert len(optimizer.param_groups) == 1
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -170,10 +183,24 @@ def test_patience_ends_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     best = max(i for i, record in enumerate(records) if record["AP"] == max(each["AP"] for each in records))
     assert len(records) in (best + 3, 6)
-    progress = Progress(1, 1, best_ap=0.5, history=[{"AP": 0.2}, {"AP": 0.5}, {"AP": 0.1}, {"AP": 0.3}])
-    assert progress.epochs_since_best() == 2
-    assert Progress(1, 1, best_ap=-1.0, history=[{"AP": None}] * 3).epochs_since_best() == 0
-    assert Progress(1, 1).epochs_since_best() == 0
+    found = capsys.readouterr().out
+    if len(records) < 6:
+        assert "stopped     no better AP for 2 epochs" in found
+        assert exit_code(train_main, "--resume", tmp_path / "last.pt", "--device", "cpu") == 2
+        assert "has had no better AP for 2 epochs; go on with --patience" in capsys.readouterr().err
+
+
+def test_when_a_run_is_over() -> None:
+    def history(*aps: float | None) -> list[dict[str, Any]]:
+        return [{"AP": ap} for ap in aps]
+
+    assert is_over(history(0.2, 0.5, 0.1, 0.3), 9, 2)
+    assert not is_over(history(0.2, 0.5, 0.1, 0.3), 9, 3)
+    assert not is_over(history(0.2, 0.5, 0.1, 0.3), 9, 0)
+    assert is_over(history(0.2, 0.5), 2, 0)
+    assert is_over(history(0.0, 0.0, 0.0), 9, 2)  # nothing is learnt
+    assert not is_over(history(None, None, None), 9, 2)
+    assert not is_over([], 9, 1)
 
 
 @pytest.mark.parametrize("kind", ["conditional-detr", "detr"])

@@ -179,7 +179,10 @@ def test_losses_with_ious_as_targets_follow_their_papers() -> None:
     torch.manual_seed(0)
     logits = torch.randn(1, 1, 4, 2, dtype=torch.float64)
     quality = torch.tensor([[0.7, 0.0], [0.0, 0.0], [0.0, 0.3], [0.0, 0.0]], dtype=torch.float64)[None, None]
-    varifocal, mal = varifocal_loss(logits, quality), matchability_loss(logits, quality)
+    matched = quality > 0
+    matched[..., 3, 1] = True  # by a box that misses its target
+    varifocal, mal = varifocal_loss(logits, quality), matchability_loss(logits, quality, matched)
+    assert mal[0, 0, 3, 1].item() == pytest.approx(-math.log(1 - logits[0, 0, 3, 1].sigmoid().item()))
     for i, j in ((0, 0), (0, 1), (1, 1), (2, 1), (3, 0)):
         p, q = logits[0, 0, i, j].sigmoid().item(), quality[0, 0, i, j].item()
         with_target = -q * (q * math.log(p) + (1 - q) * math.log(1 - p))
@@ -229,9 +232,10 @@ def test_boxes_are_refined_from_layer_to_layer() -> None:
     hook = network.box_head.register_forward_hook(lambda _, __, output: kept.append(output))
     boxes = network(images).boxes
     hook.remove()
-    raw, reference = kept[-1], network.object_queries().reference
-    for layer in range(3):
-        want = (raw[layer] + torch.logit(reference, eps=1e-5)).sigmoid()
+    assert len(kept) == 3
+    reference = network.object_queries().reference
+    for layer, raw in enumerate(kept):
+        want = (raw + torch.logit(reference, eps=1e-5)).sigmoid()
         torch.testing.assert_close(boxes[layer], want)
         reference = want
     assert (boxes[0] - boxes[2]).abs().max() > 0.01

@@ -52,7 +52,7 @@ def test_pairs_are_scipys(kind: str, queries: int, groups: int, more: bool) -> N
     outputs, targets = problem(queries * groups, [3, 0, 9, 1])
     matcher = HungarianMatcher(*WEIGHTS, classification=kind)  # type: ignore[arg-type]
     added = [torch.rand(queries * groups, len(target["labels"])) for target in targets] if more else None
-    found = matcher(outputs, targets, added, group_detr=groups)
+    found = matcher(outputs, targets, groups, more_cost=added)
     assert len(found) == len(targets)
     for i, ((query, target), wanted) in enumerate(zip(found, targets, strict=True)):
         cost = cost_of(outputs["pred_logits"][i], outputs["pred_boxes"][i], wanted["labels"], wanted["boxes"], kind)
@@ -92,6 +92,19 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="group_detr must divide the number of queries, got 4 and 6 queries"):
         HungarianMatcher()(outputs, targets, group_detr=4)
     with pytest.raises(ValueError, match=r"more_cost\[0\] must be \(Q, n\)"):
-        HungarianMatcher()(outputs, targets, [torch.zeros(2, 6)])
+        HungarianMatcher()(outputs, targets, more_cost=[torch.zeros(2, 6)])
     with pytest.raises(ValueError, match=r"pred_logits must be \(B, Q, C\)"):
         HungarianMatcher()(outputs, targets * 2)
+
+
+def test_what_is_no_cost_is_an_error() -> None:
+    """Or, if so wished, a large one."""
+    outputs, targets = problem(6, [2, 1])
+    targets[1]["labels"][0] = 7
+    with pytest.raises(ValueError, match=r"invalid numeric entries .*image 1"):
+        HungarianMatcher()(outputs, targets)
+    assert [len(query) for query, _ in HungarianMatcher(strict=False)(outputs, targets)] == [2, 1]
+    outputs, targets = problem(6, [2, 1])
+    outputs["pred_logits"][0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"invalid numeric entries .*image 0"):
+        HungarianMatcher(classification="focal")(outputs, [{**targets[0], "labels": torch.tensor([0, 1])}, targets[1]])
