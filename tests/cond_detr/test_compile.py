@@ -10,7 +10,7 @@ from cond_detr.train.training_queries import for_training
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("more", [False, True], ids=["alone", "with training queries"])
+@pytest.mark.parametrize("more", [False, True], ids=["alone, not padded", "with training queries, padded"])
 def test_the_model_is_one_graph(more: bool) -> None:
     """Without graph breaks, for images of changing size, padded or not, forward and backward."""
     model = ConditionalDETR.from_preset(
@@ -31,13 +31,13 @@ def test_the_model_is_one_graph(more: bool) -> None:
         images = torch.randn(2, 3, height, width)
         padding = torch.zeros(2, height, width, dtype=torch.bool)
         padding[0, :, width // 2 :] = True
-        for mask in (padding,) if more else (padding, None):
-            gradients = []
-            for called in (network, compiled):
-                network.zero_grad()
-                torch.manual_seed(0)
-                predictions = called(images, mask, *([targets] if more else []))
-                (predictions.logits.sigmoid().sum() + predictions.boxes.sum()).backward()
-                gradients.append([p.grad for p in network.parameters() if p.grad is not None])
-            for a, b in zip(*gradients, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        mask = padding if more else None
+        gradients = []
+        for called in (network, compiled):
+            network.zero_grad()
+            torch.manual_seed(0)
+            predictions = called(images, mask, *([targets] if more else []))
+            (predictions.logits.sigmoid().sum() + predictions.boxes.sum()).backward()
+            gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

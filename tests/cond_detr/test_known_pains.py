@@ -44,7 +44,7 @@ def test_a_few_images_are_learnt_by_heart(dataset_dir: Path) -> None:
     for _ in range(150):
         losses.append(step.backward(batch, targets.counts.sum(), last=True).losses[0].item())
         step.update()
-    assert losses[-1] < 0.15 * losses[0]
+    assert losses[-1] < 0.25 * losses[0]
     network.eval()
     for sample in samples:
         scores = network(normalise(sample.pixels)[None]).logits[-1, 0].sigmoid()  # type: ignore[union-attr]

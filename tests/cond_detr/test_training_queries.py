@@ -25,7 +25,7 @@ from cond_detr.models.predictions import Predictions
 from cond_detr.models.queries import Queries, QuerySets
 from cond_detr.presets import configured
 from cond_detr.train.__main__ import main as train_main
-from cond_detr.train.criterion import Criterion, matchability_loss, matched_iou, real_targets, varifocal_loss
+from cond_detr.train.criterion import Criterion, matchability_loss, matched_iou, varifocal_loss
 from cond_detr.train.cuda_graphs import GraphedStep
 from cond_detr.train.optim import make_optimizer, set_lr
 from cond_detr.train.step import TrainStep
@@ -354,6 +354,7 @@ def test_resume_wants_the_queries_of_the_run(data: Path, tmp_path: Path, capfd: 
     run = tmp_path / "run"
     options = [*OPTIONS, "--dataset-dir", data, "--epochs", 1, "--query-groups", 2, "--output-dir", run]
     assert exit_code(train_main, *options) == 0
+    assert json.loads((run / "config.json").read_text())["train"]["query_groups"] == 2
     content = torch.load(run / "last.pt", weights_only=True)
     del content["queries"]
     torch.save(content, run / "last.pt")
@@ -415,18 +416,3 @@ def test_wrong_combinations_get_one_sentence(values: dict[str, Any], sentence: s
     with pytest.raises(InputError) as caught:
         ConditionalDETR.new(configured("shapes", values), ConditionalDETR.from_preset("shapes", 2).classes)
     assert sentence in str(caught.value)
-
-
-def test_real_targets() -> None:
-    targets = pad_targets(
-        [torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)], [torch.rand(2, 4), torch.rand(0, 4)]
-    )
-    real = real_targets(targets)
-    assert real.sum(1).tolist() == [2, 0]
-    assert real[0, :2].all()
-
-
-def test_config_of_a_run_names_them(data: Path, tmp_path: Path) -> None:
-    options = [*OPTIONS, "--dataset-dir", data, "--epochs", 1, "--query-groups", 2, "--output-dir", tmp_path / "run"]
-    assert exit_code(train_main, *options) == 0
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["query_groups"] == 2
