@@ -247,10 +247,9 @@ def softmax_loss(logits: Tensor, targets: Tensor, no_object_weight: float, count
     zero = torch.zeros((), dtype=logits.dtype, device=logits.device)
     loss = -torch.where(matched, log_p.where(targets, zero).sum(-1), log_p[..., -1])
     weight = torch.where(matched, 1.0, no_object_weight)
-    if counted is None:
-        return (weight * loss).sum((1, 2)) / weight.sum((1, 2))
-    weight = weight * counted
-    return (weight * loss).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+    if counted is not None:
+        weight = weight * counted
+    return (weight * loss).sum((1, 2)) / weight.sum((1, 2)).clamp(min=torch.finfo(loss.dtype).tiny)
 
 
 def matched_iou(boxes: Tensor, target_boxes: Tensor, pred_index: Tensor) -> Tensor:
