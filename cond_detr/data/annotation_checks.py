@@ -20,8 +20,8 @@ from cond_detr.data.annotation_file import (
     AnnotationEntry,
     CategoryEntry,
     Content,
+    Further,
     ImageEntry,
-    Segmentations,
     content_of,
     read_content,
 )
@@ -38,9 +38,7 @@ NO_BOX = (math.nan,) * 4
 # Of annotations without an area
 MISSING = -math.inf
 
-_IMAGE_ID, _CATEGORY_ID, _ISCROWD, _BBOX, _AREA = map(
-    attrgetter, ("image_id", "category_id", "iscrowd", "bbox", "area")
-)
+_ISCROWD, _BBOX, _AREA = map(attrgetter, ("iscrowd", "bbox", "area"))
 
 
 def read_annotations(path: Path, object_to: Callable[[str], None] | None = None) -> Annotations:
@@ -89,15 +87,12 @@ def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = re
     return _checked(*content_of(raw, name), name, object_to)
 
 
-def _checked(
-    content: Content, segmentations: Segmentations, name: str, object_to: Callable[[str], None]
-) -> Annotations:
+def _checked(content: Content, further: Further, name: str, object_to: Callable[[str], None]) -> Annotations:
     notes: list[str] = []
     classes = _classes(content, name, notes)
     _check_unique("image id", [image.id for image in content.images], name)
     images = sorted(content.images, key=lambda image: image.id)
-    _fill_in_boxes(content.annotations, segmentations)
-    objects = _objects(content.annotations, images, classes, name, object_to)
+    objects = _objects(content.annotations, further, images, classes, name, object_to)
     arrays = _images(images)
     kept, dropped = _kept(objects, arrays, notes)
     return Annotations(name, classes, arrays, kept, dropped, tuple(notes))
@@ -144,18 +139,8 @@ def _without_roots(content: Content, notes: list[str]) -> list[CategoryEntry]:
 def _images(images: Sequence[ImageEntry]) -> Images:
     ids = [image.id for image in images]
     fits = ids[0] >= -(2**63) and ids[-1] < 2**63
-    sizes = np.array([(image.width, image.height) for image in images], np.int32)
+    sizes = np.array([[image.width for image in images], [image.height for image in images]], np.int32).T.copy()
     return Images(np.array(ids, np.int64 if fits else object), Texts.of(image.file_name for image in images), sizes)
-
-
-def _fill_in_boxes(annotations: Sequence[AnnotationEntry], segmentations: Segmentations) -> None:
-    """Gives annotations without a box the bounds of their polygons or their mask."""
-    if type(None) not in set(map(type, map(_BBOX, annotations))):
-        return
-    without = [i for i, annotation in enumerate(annotations) if annotation.bbox is None]
-    for i, shape in zip(without, segmentations(without), strict=True):
-        if shape:
-            annotations[i].bbox = bounds_of(shape) or DAMAGED  # type: ignore[assignment]
 
 
 # Stands for the box of a segmentation that has none
@@ -176,6 +161,7 @@ def bounds_of(segmentation: Any) -> tuple[float, ...] | None:
 
 def _objects(
     annotations: list[AnnotationEntry],
+    further: Further,
     images: Sequence[ImageEntry],
     classes: Classes,
     name: str,
@@ -184,21 +170,19 @@ def _objects(
     """The annotations in their order; those that cannot be used are objected to, and have no image."""
     count = len(annotations)
     # map, as there may be millions
-    image = _numbers(list(map(_IMAGE_ID, annotations)), [each.id for each in images])
-    label = _numbers(list(map(_CATEGORY_ID, annotations)), classes.category_ids)
+    image = _numbers([annotation.image_id for annotation in annotations], [each.id for each in images])
+    label = _numbers([annotation.category_id for annotation in annotations], classes.category_ids)
     flags = list(map(_ISCROWD, annotations))
     crowd = np.fromiter(map(eq, flags, repeat(1)), np.bool_, count)
-    box = _boxes(annotations)
-    with np.errstate(invalid="ignore"):  # NaN is no box
-        is_box = (np.abs(box) < LARGEST).all(1) & (box[:, 2:] >= 0).all(1)
-    wrong = (image < 0) | (label < 0) | ~is_box
+    box = _boxes(annotations, further)
+    wrong = (image < 0) | (label < 0) | ~_are_boxes(box)
     if not (set(map(type, flags)) <= {int, bool} and set(flags) <= {0, 1}):
         wrong[[i for i, flag in enumerate(flags) if flag not in (0, 1)]] = True
-    for i in np.flatnonzero(wrong).tolist():
-        entry = annotations[i]
+    numbers = np.flatnonzero(wrong).tolist()
+    for i, own_id in zip(numbers, further("id", numbers), strict=True):
         of_image = "" if image[i] < 0 else f" ({images[image[i]].file_name})"
-        called = f"number {i}" if entry.id is msgspec.UNSET else entry.id
-        why = _what_is_wrong(entry, known_image=image[i] >= 0, known_category=label[i] >= 0)
+        called = f"number {i}" if own_id is None else own_id
+        why = _what_is_wrong(annotations[i], known_image=image[i] >= 0, known_category=label[i] >= 0)
         object_to(f"{name}: annotation {shown(called)}{of_image} {why}")
     image[wrong] = NOWHERE
     return Objects(image, label, box, _areas(annotations), crowd)
@@ -215,18 +199,33 @@ def _numbers(wanted: Sequence[int], ids: Sequence[int]) -> NDArray[np.int32]:
     if last - first > len(known) + len(asked):
         found = np.searchsorted(known, asked).clip(max=len(known) - 1)
         return np.where(known[found] == asked, found, NOWHERE).astype(np.int32)
-    # close together, as they mostly are: a table
-    table = np.full(last - first + 2, NOWHERE, np.int32)
-    table[known - first] = np.arange(len(known))
-    return table[np.where((asked >= first) & (asked <= last), asked - first, len(table) - 1)]
+    # close together, as they mostly are: a table, where both ends stand for all that is outside
+    table = np.full(last - first + 3, NOWHERE, np.int32)
+    table[known - first + 1] = np.arange(len(known))
+    return table.take(asked - first + 1, mode="clip")
 
 
-def _boxes(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:
-    """(M, 4) float64 boxes; NaN where there is none."""
-    boxes: Sequence[Any] = list(map(_BBOX, annotations))
+def _boxes(annotations: Sequence[AnnotationEntry], further: Further) -> NDArray[np.float64]:
+    """(M, 4) float64 boxes; NaN where there is none.
+
+    Annotations without a box get the bounds of their polygons or their mask.
+    """
+    boxes: list[Any] = list(map(_BBOX, annotations))
     if set(map(type, boxes)) != {tuple}:
+        without = [i for i, box in enumerate(boxes) if box is None]
+        for i, shape in zip(without, further("segmentation", without), strict=True):
+            if shape:
+                annotations[i].bbox = boxes[i] = bounds_of(shape) or DAMAGED  # type: ignore[assignment]
         boxes = [box if isinstance(box, tuple) else NO_BOX for box in boxes]
     return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+
+
+def _are_boxes(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(M,) whether the numbers can be boxes."""
+    left, top, width, height = boxes.T
+    with np.errstate(invalid="ignore"):  # NaN is no box
+        fine = (np.abs(left) < LARGEST) & (np.abs(top) < LARGEST) & (width < LARGEST) & (height < LARGEST)
+        return fine & (width >= 0) & (height >= 0)
 
 
 def _areas(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:
@@ -261,13 +260,16 @@ def _kept(objects: Objects, images: Images, notes: list[str]) -> tuple[Objects, 
     """The objects that can be used, by image, and the number of dropped ones by reason."""
     usable = objects.images >= 0
     sizes = images.sizes[objects.images]
-    first, extent = objects.boxes[:, :2], objects.boxes[:, 2:]
     with np.errstate(all="ignore"):  # those that are not usable can be anything
-        inside = ((first < sizes) & (first + extent > 0) & (extent > 0)).all(1)
+        inside = np.ones(len(objects), np.bool_)
+        for first, extent, size in zip(objects.boxes[:, :2].T, objects.boxes[:, 2:].T, sizes.T, strict=True):
+            inside &= (first < size) & (first + extent > 0) & (extent > 0)
     kept = np.flatnonzero(usable & (inside | objects.crowds))
     outside = int(usable.sum()) - len(kept)
     dropped = {"empty or outside the image": outside} if outside else {}
-    objects = objects[kept[np.argsort(objects.images[kept], kind="stable")]]
+    # by image, and within an image in their order: a fifth of a stable argsort's time
+    order = np.sort(objects.images[kept].astype(np.int64) << 32 | np.arange(len(kept))) & 0xFFFFFFFF
+    objects = objects[kept[order]]
     good = (objects.areas > 0) & (objects.areas < LARGEST_AREA)
     odd = int((~good & (objects.areas != MISSING)).sum())
     if odd:

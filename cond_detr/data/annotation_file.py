@@ -31,8 +31,8 @@ FIELDS: dict[str, dict[str, type]] = {
 TYPES = {int: "a whole number", str: "text"}
 # What msgspec raises at files that it does not take
 REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# The segmentations of the annotations of given numbers
-Segmentations: TypeAlias = Callable[[Sequence[int]], list[Any]]
+# The values of a field that is seldom needed, "id" or "segmentation", of the annotations of given numbers
+Further: TypeAlias = Callable[[str, Sequence[int]], list[Any]]
 
 
 class ImageEntry(msgspec.Struct, gc=False):
@@ -58,7 +58,6 @@ class AnnotationEntry(msgspec.Struct, gc=False):
     Attributes:
         image_id: id of the image.
         category_id: id of the category.
-        id: its own id, which only messages use.
         bbox: left, top, width and height. Anything but a tuple is no box, and None may be replaced by a segmentation's.
         area: in pixels; None if it is no number.
         iscrowd: should be 0 or 1.
@@ -66,7 +65,6 @@ class AnnotationEntry(msgspec.Struct, gc=False):
 
     image_id: int
     category_id: int
-    id: Any = msgspec.UNSET
     bbox: tuple[float, float, float, float] | None = None
     area: float | msgspec.UnsetType | None = msgspec.UNSET
     iscrowd: int = 0
@@ -80,19 +78,18 @@ class Content(msgspec.Struct, gc=False):
     categories: list[CategoryEntry]
 
 
-class _Shape(msgspec.Struct, gc=False):
-    segmentation: Any = None
-
-
-class _Shapes(msgspec.Struct, gc=False):
-    annotations: list[_Shape]
+def _decoder_of(field: str) -> msgspec.json.Decoder[Any]:
+    """A decoder of one field of the annotations."""
+    entry = msgspec.defstruct("Entry", [(field, Any, None)], gc=False)
+    return msgspec.json.Decoder(msgspec.defstruct("Entries", [("annotations", list[entry])], gc=False))  # type: ignore[valid-type]
 
 
 _FILE_NAME = attrgetter("file_name")
-_CONTENT, _SHAPES = msgspec.json.Decoder(Content), msgspec.json.Decoder(_Shapes)
+_CONTENT = msgspec.json.Decoder(Content)
+_FURTHER = {field: _decoder_of(field) for field in ("id", "segmentation")}
 
 
-def read_content(path: Path) -> tuple[Content, Segmentations]:
+def read_content(path: Path) -> tuple[Content, Further]:
     """Reads an annotation file.
 
     Raises:
@@ -102,20 +99,20 @@ def read_content(path: Path) -> tuple[Content, Segmentations]:
     with mapped(path, called) as raw, contextlib.suppress(*REFUSED):
         content = _CONTENT.decode(raw)
         check_images(content.images, str(path))
-        return content, lambda numbers: _segmentations(path, called, numbers)
+        return content, lambda field, numbers: _further(path, called, field, numbers)
     return content_of(read_json(path, called), str(path))
 
 
-def _segmentations(path: Path, called: str, numbers: Sequence[int]) -> list[Any]:
+def _further(path: Path, called: str, field: str, numbers: Sequence[int]) -> list[Any]:
     if not numbers:
         return []
     with mapped(path, called) as raw, contextlib.suppress(*REFUSED):
-        entries = _SHAPES.decode(raw).annotations
-        return [entries[i].segmentation for i in numbers]
-    return content_of(read_json(path, called), str(path))[1](numbers)
+        entries = _FURTHER[field].decode(raw).annotations
+        return [getattr(entries[i], field) for i in numbers]
+    return content_of(read_json(path, called), str(path))[1](field, numbers)
 
 
-def content_of(raw: Any, name: str) -> tuple[Content, Segmentations]:
+def content_of(raw: Any, name: str) -> tuple[Content, Further]:
     """Takes the entries from parsed JSON.
 
     Args:
@@ -141,8 +138,8 @@ def content_of(raw: Any, name: str) -> tuple[Content, Segmentations]:
     annotations = [
         _annotation(fields, entry) for fields, entry in zip(values["annotations"], raw["annotations"], strict=True)
     ]
-    return Content(images, annotations, categories), lambda numbers: [
-        raw["annotations"][i].get("segmentation") for i in numbers
+    return Content(images, annotations, categories), lambda field, numbers: [
+        raw["annotations"][i].get(field) for i in numbers
     ]
 
 
@@ -153,9 +150,7 @@ def _annotation(fields: dict[str, int], entry: dict[str, Any]) -> AnnotationEntr
     area = entry.get("area", msgspec.UNSET)
     if area is not msgspec.UNSET and not (_is_number(area) and math.isfinite(area)):
         area = None
-    return AnnotationEntry(
-        **fields, id=entry.get("id", msgspec.UNSET), bbox=bbox, area=area, iscrowd=entry.get("iscrowd", 0)
-    )
+    return AnnotationEntry(**fields, bbox=bbox, area=area, iscrowd=entry.get("iscrowd", 0))
 
 
 def _is_number(value: Any) -> bool:

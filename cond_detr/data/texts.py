@@ -23,9 +23,12 @@ class Texts(Sequence[str]):
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:
         """Stores texts."""
-        encoded = [text.encode() for text in texts]
-        ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
+        texts = list(texts)
+        encoded = "".join(texts).encode()
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+        if len(texts) and ends[-1] < len(encoded):  # not ASCII
+            ends = np.cumsum([len(text.encode()) for text in texts])
+        return cls(np.frombuffer(encoded, np.uint8), ends)
 
     def __len__(self) -> int:
         return len(self.ends)
