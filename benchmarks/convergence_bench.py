@@ -11,9 +11,11 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -77,6 +79,12 @@ class Run(NamedTuple):
     switches: tuple[str, ...]
     seed: int
     epochs: int
+    goal: float = math.inf  # AP at which it ends; the rate is constant, so that it could have gone on
+
+    def is_over(self, root: Path) -> bool:
+        """Whether all epochs are done, or the goal is reached."""
+        records = history(self.folder(root))
+        return len(records) >= self.epochs or any((record["AP"] or 0) >= self.goal for record in records)
 
     def folder(self, root: Path) -> Path:
         """Where it trains, named after its switches."""
@@ -95,26 +103,38 @@ def backbone_weights(root: Path) -> Path:
 def train(run: Run, root: Path, threads: int) -> Row:
     """Trains, or goes on, or finds everything done; the run's row."""
     folder = run.folder(root)
-    if len(history(folder)) < run.epochs:
+    if not run.is_over(root):
         folder.mkdir(parents=True, exist_ok=True)
         new = [*PROTOCOL, "--weights", str(root / "backbone.pt"), "--seed", str(run.seed), *run.switches]
         new += ["--epochs", str(run.epochs), "--schedule", "step", "--lr-drop", str(run.epochs)]
         options = ["--resume"] if (folder / "last.pt").exists() else new
         command = [sys.executable, "-m", "cond_detr.train", *options, "--output-dir", str(folder)]
-        with (folder / "output.txt").open("a") as output:
-            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+        code, seconds = until_over(run, root, command, threads)
         with (folder / "cpu_seconds.txt").open("a") as file:
-            file.write(f"{used.ru_utime + used.ru_stime}\n")
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command)
+            file.write(f"{seconds}\n")
+        if code:
+            raise subprocess.CalledProcessError(code, command)
     curve = [[record["epoch"], record["AP"], record["AP50"]] for record in history(folder)]
     row = {"model": run.model, "switches": list(run.switches), "seed": run.seed, "curve": curve}
     if (folder / "cpu_seconds.txt").exists():
         row["cpu_seconds"] = sum(map(float, (folder / "cpu_seconds.txt").read_text().split()))
     return row
+
+
+def until_over(run: Run, root: Path, command: Sequence[str], threads: int) -> tuple[int, float]:
+    """Runs a command, and interrupts it when the run's goal is reached; its exit code and CPU seconds."""
+    with (run.folder(root) / "output.txt").open("a") as output:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        stopped = False
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            time.sleep(1)
+            if not stopped and run.is_over(root) and len(history(run.folder(root))) < run.epochs:
+                process.send_signal(signal.SIGINT)
+                stopped = True
+    _, status, used = ended
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return 0 if stopped else process.returncode, used.ru_utime + used.ru_stime
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
@@ -176,8 +196,7 @@ def beyond_table(rows: Sequence[Row]) -> list[Row]:
     table = []
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
-        epochs = len(mine[0]["curve"])
-        minutes = statistics.mean(row.get("cpu_seconds", math.nan) for row in mine) / 60 / epochs
+        minutes = statistics.mean(row.get("cpu_seconds", math.nan) / len(row["curve"]) for row in mine) / 60
         needed = {goal: mean_epochs(mine, goal) for goal in GOALS}
         table.append(
             {
@@ -185,7 +204,6 @@ def beyond_table(rows: Sequence[Row]) -> list[Row]:
                 **{f"epochs_to_{goal}": value for goal, value in needed.items()},
                 **{f"minutes_to_{goal}": value and value * minutes for goal, value in needed.items()},
                 "minutes_per_epoch": minutes,
-                "AP": statistics.mean(map(final, mine)),
                 "seeds": len(mine),
             }
         )
@@ -208,6 +226,33 @@ def curves_picture(rows: Sequence[Row], title: str) -> object:
     axis.locator_params(axis="x", integer=True)
     axis.grid(alpha=0.3)
     axis.legend()
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def beyond_picture(rows: Sequence[Row], title: str) -> object:
+    """AP over epochs and over CPU minutes, a line for each seed until it reaches the goal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    by_epoch, by_minute = figure.subplots(1, 2, sharey=True)
+    for i, model in enumerate(dict.fromkeys(row["model"] for row in rows)):
+        for row in (row for row in rows if row["model"] == model):
+            curve = [ap for _, ap, _ in row["curve"]]
+            epochs = range(1, len(curve) + 1)
+            style = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--", "linewidth": 1.2, "alpha": 0.8}
+            label = model if row["seed"] == 0 else None
+            by_epoch.plot(epochs, curve, label=label, **style)
+            minutes = row.get("cpu_seconds", math.nan) / 60 / len(curve)
+            by_minute.plot([epoch * minutes for epoch in epochs], curve, **style)
+    by_epoch.set(xlabel="epoch", ylabel="AP on held-out images", ylim=(0, None))
+    by_epoch.locator_params(axis="x", integer=True)
+    by_minute.set(xlabel="CPU minutes")
+    for axis in (by_epoch, by_minute):
+        axis.grid(alpha=0.3)
+        for goal in GOALS:
+            axis.axhline(goal, color="0.6", linewidth=0.8)
+    figure.legend(*by_epoch.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(title, fontsize=9)
     return figure
 
@@ -272,7 +317,10 @@ def main() -> int:
     if options.ablations:
         wanted = [(f"{t}: {n}", s) for t, n, s in ABLATIONS]
     distinct = {tuple(switches): name for name, switches in reversed(wanted)}
-    runs = [Run(distinct[tuple(switches)], tuple(switches), seed, epochs) for _, switches in wanted for seed in seeds]
+    goal = max(GOALS) if options.beyond else math.inf
+    runs = [
+        Run(distinct[tuple(switches)], tuple(switches), seed, epochs, goal) for seed in seeds for _, switches in wanted
+    ]
     where = machine()
     print(f"{where}; {len(set(runs))} runs of {epochs} epochs in {options.output_dir}")
     backbone_weights(options.output_dir)
@@ -285,7 +333,8 @@ def main() -> int:
     print_table(table, formats)
     if options.json:
         write_json(options.json, "convergence_bench", where, rows)
-        picture = ablation_picture(table, where) if options.ablations else curves_picture(rows, where)
+        draw = beyond_picture if options.beyond else curves_picture
+        picture = ablation_picture(table, where) if options.ablations else draw(rows, where)
         picture.savefig(options.json.with_suffix(".png"), dpi=130)  # type: ignore[attr-defined]
     return 0
 

@@ -75,7 +75,7 @@ class Objects:
         return len(self.images)
 
     def __getitem__(self, which: Any) -> "Objects":
-        parts = (self.images, self.labels, self.boxes, self.areas, self.crowds)
+        parts: tuple[Any, ...] = (self.images, self.labels, self.boxes, self.areas, self.crowds)
         if isinstance(which, np.ndarray) and which.dtype != np.bool_:
             return Objects(*(part.take(which, 0) for part in parts))  # a third of the time
         return Objects(*(part[which] for part in parts))

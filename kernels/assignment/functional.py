@@ -12,7 +12,7 @@ from torch import Tensor
 # Loading _C registers the operators
 from cond_detr_kernels import _C as _C
 from cond_detr_kernels import _numpy
-from cond_detr_kernels.assignment.reference import PAPER_WEIGHTS, MatchWeights, raise_for_status
+from cond_detr_kernels.assignment.reference import PAPER_WEIGHTS, SANITISED_COST, MatchWeights, raise_for_status
 from cond_detr_kernels.checks import check_number, check_same, check_shape
 
 
@@ -167,6 +167,29 @@ def match(
     if strict:
         raise_for_status(status.cpu().numpy(), ("layer", "image"))
     return pred_index, status
+
+
+def match_costs(cost: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Matching as :func:`match` does it, of costs that are there already.
+
+    There is no host-device synchronisation; costs that are not finite are replaced by a large one.
+
+    Args:
+        cost: (L, B, T, Q) cost of matching each target to each query, padded to T targets.
+        sizes: number of targets of each image, the first of the T.
+
+    Returns:
+        (L, B, T) int64 query of each target, -1 for padding, and for targets left over.
+    """
+    pred_index = cost.new_full(cost.shape[:3], -1, dtype=torch.int64)
+    cost = cost.detach().double()
+    cost = cost.where(cost.abs() < SANITISED_COST, SANITISED_COST)
+    for image, size in enumerate(sizes):
+        if size:
+            problems = cost[:, image, :size].contiguous()
+            targets, queries, _ = torch.ops.cond_detr.linear_sum_assignment(problems, False)
+            pred_index[:, image].scatter_(1, targets, queries)
+    return pred_index
 
 
 def _leading_sizes(logits: Tensor) -> tuple[int, int, int]:

@@ -1,0 +1,240 @@
+"""Training the transformers package's detectors, with its losses and with ours in their place.
+
+For every family at its published size, on one thread: loss and backward of a batch's predictions for several numbers of
+objects, and a whole training step on small images. Values and gradients are compared before times count. Times are CPU
+seconds, those of a GPU wall-clock.
+"""
+
+import contextlib
+import functools
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from common import Record, Row, arguments, first_line, machine, print_table, ratio_axis
+from host_reads import HostReads
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers_families import (
+    FAMILIES,
+    Family,
+    captured_loss,
+    difference,
+    loss_and_gradients,
+)
+
+from cond_detr_kernels.transformers import accelerate, restore
+from cond_detr_kernels.transformers.losses import ORIGINAL, AcceleratedLoss
+
+COLUMNS = {
+    "family": "",
+    "part": "",
+    "images": "d",
+    "targets": "d",
+    "theirs_ms": ".0f",
+    "ours_ms": ".0f",
+    "times": ".1f",
+    "difference": ".0e",
+    "host_reads_theirs": "d",
+    "host_reads_ours": "d",
+}
+TARGETS = (0, 1, 7, 30, 100)
+# Images of a loss, and of a step
+LOSS_IMAGES, STEP_IMAGES = 16, 2
+TOLERANCE = 1e-4
+# Of a million pairs of objects that could swap queries, some would win less than rounding does: then the matching is an
+# accident, and other predictions are drawn, at most as often as this
+DRAWS = 6
+# Turns of both; half of them, where one takes longer than so many seconds
+LOSS_TURNS, STEP_TURNS, LONG = 5, 9, 4.0
+# Of the ratio of two steps of some seconds
+NOISE = 0.03
+
+
+class HostCopies(TorchFunctionMode):
+    """Counts copies to the host by their name, as on a CPU they are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found += func is torch.Tensor.cpu
+        return func(*args, **(kwargs or {}))
+
+
+def host_reads(call: Callable[[], object]) -> int:
+    """How often a call asks the device for a value."""
+    with HostReads() as reads, HostCopies() as copies:
+        call()
+    return sum(reads.found.values()) + copies.found
+
+
+@contextlib.contextmanager
+def ties_in_order() -> Iterator[None]:
+    """Makes the package break ties between votes in a fixed order, which otherwise is an accident of sorting."""
+    argsort = torch.argsort
+    torch.argsort = lambda *args, **kwargs: argsort(*args, stable=True, **kwargs)
+    try:
+        yield
+    finally:
+        torch.argsort = argsort
+
+
+def in_turns(theirs: Callable[[], object], ours: Callable[[], object], turns: int) -> tuple[float, float, float]:
+    """Median milliseconds of two calls that take turns, and the median of their ratios."""
+    times: list[tuple[float, float]] = []
+    for turn in range(turns):
+        first, second = (theirs, ours) if turn % 2 == 0 else (ours, theirs)
+        pair = cpu_seconds(first), cpu_seconds(second)
+        times.append(pair if turn % 2 == 0 else pair[::-1])
+        if max(pair) > LONG and turn >= turns // 2:
+            break
+    medians = [statistics.median(each) * 1e3 for each in zip(*times, strict=True)]
+    return medians[0], medians[1], statistics.median(a / b for a, b in times)
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """What a call takes."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def apart_by(theirs: Callable[[], Any], ours: Callable[[], Any]) -> float:
+    """How far the results of two calls are apart."""
+    with ties_in_order():
+        return difference(theirs(), ours())
+
+
+def compared(
+    name: str,
+    part: str,
+    images: int,
+    targets: int,
+    calls: tuple[Callable[[], Any], Callable[[], Any]],
+    counted: tuple[Callable[[], Any], Callable[[], Any]] | None = None,
+) -> Row:
+    """A row, if two calls, theirs and ours, return the same; ``counted`` are what host reads are counted in."""
+    apart = apart_by(*calls)
+    if not apart < TOLERANCE:
+        raise ArithmeticError(f"{name}, {part}, {targets} targets: results differ by {apart:.1e}")
+    reads = [host_reads(call) for call in counted or calls]
+    their_ms, our_ms, times = in_turns(*calls, STEP_TURNS if part == "step" else LOSS_TURNS)
+    return {
+        "family": name,
+        "part": part,
+        "images": images,
+        "targets": targets,
+        "theirs_ms": their_ms,
+        "ours_ms": our_ms,
+        "times": times,
+        "difference": apart,
+        "host_reads_theirs": reads[0],
+        "host_reads_ours": reads[1],
+    }
+
+
+def loss_rows(family: Family, model: Any, images: int, counts: tuple[int, ...]) -> Iterator[Row]:
+    """Loss and backward for several numbers of objects an image."""
+    for count in counts:
+        for seed in range(DRAWS):
+            with torch.no_grad():
+                given = captured_loss(model, family.batch(images, [count] * images, seed))
+            theirs = functools.partial(loss_and_gradients, ORIGINAL[model.loss_type], given)
+            calls = theirs, functools.partial(loss_and_gradients, AcceleratedLoss(model.loss_type), given)
+            if apart_by(*calls) < TOLERANCE:
+                break
+        yield compared(family.name, "loss", images, count, calls)
+
+
+def step_row(family: Family, model: nn.Module, images: int, count: int) -> Row:
+    """A whole step, on the same model with and without what is replaced."""
+    batch = family.batch(images, [count] * images)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=0.0)
+
+    def backward() -> Any:
+        torch.manual_seed(2)
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        return loss.detach(), torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def step() -> Any:
+        result = backward()
+        optimizer.step()
+        return result
+
+    def accelerated(call: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            accelerate(model)
+            try:
+                return call()
+            finally:
+                restore(model)
+
+        return run
+
+    calls, counted = (step, accelerated(step)), (backward, accelerated(backward))
+    return compared(family.name, "step", images, count, calls, counted)
+
+
+def picture(rows: list[Row], where: str) -> Any:
+    """How many times faster, by family and number of objects."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    axis = figure.subplots()
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    kinds = dict.fromkeys((row["part"], row["targets"]) for row in rows)
+    for i, (part, targets) in enumerate(kinds):
+        points = [
+            (families.index(r["family"]), r["times"]) for r in rows if (r["part"], r["targets"]) == (part, targets)
+        ]
+        label = f"{part}, {targets} objects an image"
+        color = "black" if part == "step" else f"C{i}"
+        axis.plot(*zip(*points, strict=True), "s" if part == "step" else "o", color=color, label=label)
+    axis.set_xticks(range(len(families)), families, rotation=35, ha="right")
+    ratio_axis(axis, "times as fast")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    figure.suptitle(where, fontsize=9)
+    return figure
+
+
+def main() -> int:
+    """Runs the benchmark."""
+    parser = arguments(__doc__)
+    parser.add_argument("--quick", action="store_true", help="two families, few images and objects")
+    parser.add_argument("--families", nargs="+", metavar="NAME", help="of these alone, such as RTDetr")
+    options = parser.parse_args()
+    wanted = options.families or (["ConditionalDetr", "RTDetr"] if options.quick else [f.name for f in FAMILIES])
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    where = machine()
+    print(where)
+    record = Record(options.json, "transformers_bench", where)
+    for family in (family for family in FAMILIES if family.name in wanted):
+        try:
+            model = family.build()
+        except (AttributeError, ImportError) as problem:
+            record.note(f"{family.name}: not in this release of the package ({first_line(problem)})")
+            continue
+        images, counts = (2, (0, 3)) if options.quick else (LOSS_IMAGES, TARGETS)
+        for row in loss_rows(family, model, images, counts):
+            record.add([row])
+        record.add([step_row(family, model, STEP_IMAGES, counts[-2] if not options.quick else 3)])
+        print_table([row for row in record.rows if row["family"] == family.name], COLUMNS)
+    record.finish(picture)
+    slower = [f"{row['family']} {row['part']} {row['targets']}" for row in record.rows if row["times"] < 1 - NOISE]
+    print(f"slower than the package's by more than {NOISE:.0%}: {', '.join(slower) or 'none'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""The transformers package's detectors, faster: ``accelerate()`` before training, and nothing else changes.
+
+from cond_detr_kernels.transformers import accelerate
+
+print(accelerate())
+"""
+
+try:
+    import transformers as _transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "cond_detr_kernels.transformers accelerates the transformers package's detectors: pip install transformers"
+    ) from error
+
+from cond_detr_kernels.transformers.accelerated import Acceleration, accelerate, restore
+
+__all__ = ["Acceleration", "accelerate", "restore"]
