@@ -2,18 +2,21 @@
 
 import argparse
 import importlib
+import json
 import re
 import runpy
 import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from cond_detr import ConditionalDETR, cli
 from cond_detr.weights.checkpoint import Checkpoint
+from cond_detr_kernels.transformers import restore
 from tests.conftest import write_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -134,10 +137,13 @@ def kernel_arguments() -> dict[str, object]:
 def test_python_runs(page: Path) -> None:
     """All blocks of a page, one after the other."""
     known = kernel_arguments() if page.name == "README.md" else {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        for written, shorter in SHORTER.items():
-            block = block.replace(written, shorter)
-        exec(compile(block, str(page), "exec"), known)
+    try:
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            for written, shorter in SHORTER.items():
+                block = block.replace(written, shorter)
+            exec(compile(block, str(page), "exec"), known)
+    finally:
+        restore()
 
 
 def run_example(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
@@ -159,15 +165,51 @@ def test_own_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert losses[-1] < losses[0]
 
 
-def test_kernels_in_transformers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("transformers")
-    from transformers.loss import loss_deformable_detr
+def tiny_detector(folder: Path) -> None:
+    """A Conditional DETR of the transformers package with random weights, as its hub has them."""
+    from transformers import (
+        ConditionalDetrConfig,
+        ConditionalDetrForObjectDetection,
+        ConditionalDetrImageProcessorPil,
+        ResNetConfig,
+    )
 
-    # the example replaces it
-    theirs = loss_deformable_detr.DeformableDetrHungarianMatcher
-    monkeypatch.setattr(loss_deformable_detr, "DeformableDetrHungarianMatcher", theirs)
-    run_example(monkeypatch, "kernels_in_transformers.py")
-    assert len(re.findall(r"difference \d\.\de-\d\d|difference 0\.0e\+00", capsys.readouterr().out)) == 2
+    backbone: Any = {"embedding_size": 16, "depths": [1] * 4, "hidden_sizes": [16, 32, 48, 64]}
+    settings: Any = {
+        "backbone_config": ResNetConfig(**backbone, out_features=["stage4"]),
+        "backbone": None,
+        "use_timm_backbone": False,
+        "use_pretrained_backbone": False,
+        "d_model": 64,
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "num_queries": 20,
+        "auxiliary_loss": True,
+        "dropout": 0.0,
+    }
+    ConditionalDetrForObjectDetection(ConditionalDetrConfig(**settings)).save_pretrained(folder)
+    ConditionalDetrImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+
+
+@pytest.mark.usefixtures("one_thread", "workplace")
+def test_transformers_trainer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same loss in each of 50 steps, with and without our losses and attention."""
+    tiny_detector(Path("detector"))
+    curves = []
+    for name, more in (("with", []), ("without", ["--plain"])):
+        arguments = ["--dataset-dir", "DIR", "--model", "detector", "--steps", "50", "--output-dir", name, *more]
+        try:
+            run_example(monkeypatch, "transformers_trainer.py", *arguments)
+        finally:
+            restored = restore()
+        assert bool(restored) == (name == "with")
+        history = json.loads(Path(name, "checkpoint-50/trainer_state.json").read_text())["log_history"]
+        curves.append([record["loss"] for record in history if "loss" in record])
+    assert "replaced: " in capsys.readouterr().out
+    assert len(curves[0]) == 50
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
 def test_every_example_is_run() -> None:

@@ -5,6 +5,7 @@ weights, and the names of the losses are the package's. Nothing reads a value fr
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,12 @@ from cond_detr_kernels.transformers import classification, matching
 from cond_detr_kernels.transformers.classification import SparseLoss
 from cond_detr_kernels.transformers.edge_losses import EdgeBins, edge_losses
 from cond_detr_kernels.transformers.layers import Layers, Outputs, Pairs, Targets
+
+try:
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+except ImportError:  # then nobody's processes are its
+    PartialState = None
 
 Losses = dict[str, Tensor]
 
@@ -85,8 +92,11 @@ class SharedCriterion:
         return matching.by_class(self.matcher, layers, targets)[:, :, None]
 
     def normaliser(self, count: int, device: torch.device) -> Tensor | float:
-        """What sums over boxes are divided by. The package takes the mean over accelerate's processes."""
-        return processes_mean(count, device)
+        """What sums over boxes are divided by, as the package finds it: it knows accelerate's processes only."""
+        if PartialState is None or not PartialState._shared_state:
+            return float(max(count, 1))
+        mean = reduce(torch.full((1,), float(count), device=device))[0]
+        return (mean / PartialState().num_processes).clamp(min=1)
 
     def layer_losses(self, layers: Layers, targets: Targets, pairs: Pairs, count: Tensor | float) -> Losses:
         """Losses by name, (L,) each."""
@@ -159,6 +169,9 @@ class GroupCriterion(SharedCriterion):
         first = size * torch.arange(self.groups, device=found.device)[:, None]
         return torch.where(found >= 0, found + first, found)
 
+    def normaliser(self, count: int, device: torch.device) -> Tensor | float:  # noqa: D102
+        return processes_mean(count, device)
+
     def sparse_loss(self) -> SparseLoss:  # noqa: D102
         return classification.iou_aware(self.focal_alpha)
 
@@ -200,11 +213,15 @@ class RTDetrCriterion:
     def forward(self, outputs: Outputs, targets: Sequence[Mapping[str, Tensor]]) -> Losses:
         """The losses of a batch, weighted, with the names of the package."""
         auxiliary = outputs.get("auxiliary_outputs", ())
-        layers = Layers.of([("", outputs), *((f"_aux_{i}", each) for i, each in enumerate(auxiliary))])
+        named = [("", outputs), *((f"_aux_{i}", each) for i, each in enumerate(auxiliary))]
         wanted = Targets.of(targets)
-        found = matching.by_class(self.matcher, layers, wanted)
         count = float(max(sum(wanted.sizes), 1))
-        losses = self.matched_losses(layers, wanted, found, count)
+        losses: Losses = {}
+        # up to release 5.17 the last layer has its denoising queries still
+        for _, alike in groupby(named, lambda each: each[1]["logits"].shape):
+            layers = Layers.of(list(alike))
+            found = matching.by_class(self.matcher, layers, wanted)
+            losses |= self.matched_losses(layers, wanted, found, count)
         if "dn_auxiliary_outputs" in outputs:
             noised = Layers.of([(f"_dn_{i}", each) for i, each in enumerate(outputs["dn_auxiliary_outputs"])])
             made_from = outputs["denoising_meta_values"]

@@ -1,6 +1,7 @@
 """Putting our losses and attention into the transformers package's detectors, and taking them out again."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from cond_detr_kernels.transformers.places import ATTENTION, fused
 from tests.kernels.transformers_inputs import labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ROOT = Path(__file__).resolve().parents[2]
 LOSS = "ConditionalDetrForObjectDetection"
 TINY = {
     "d_model": 64,
@@ -289,3 +291,39 @@ def test_without_the_package() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode
     assert "accelerates the transformers package's detectors: pip install transformers" in done.stderr
+
+
+PROCESSES = """
+import sys
+
+import torch
+import torch.distributed as dist
+from tests.kernels.transformers_inputs import Inputs
+
+from cond_detr_kernels.transformers.losses import ORIGINAL, AcceleratedLoss
+
+torch.set_num_threads(1)
+if sys.argv[1] == "accelerate":
+    from accelerate import PartialState
+
+    PartialState(cpu=True)
+else:
+    dist.init_process_group("gloo")
+torch.manual_seed(dist.get_rank())
+for loss_type in ("ConditionalDetrForObjectDetection", "LwDetrForObjectDetection", "RTDetrForObjectDetection"):
+    inputs = Inputs(loss_type, [5, 2] if dist.get_rank() else [0, 1])
+    theirs, ours = ORIGINAL[loss_type](**inputs.make())[0], AcceleratedLoss(loss_type)(**inputs.make())[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("started_by", ["accelerate", "torch"])
+def test_two_processes(tmp_path: Path, started_by: str) -> None:
+    """The package counts boxes over accelerate's processes, torch's, or those of each alone, by family."""
+    script = tmp_path / "script.py"
+    script.write_text(PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([*command, started_by], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
