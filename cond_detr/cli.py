@@ -20,6 +20,7 @@ from cond_detr.version import __version__
 
 COMMANDS = {
     "check-data": "print statistics and problems of a data set",
+    "convert-data": "write a data set of any known format in COCO's",
     "pack": "pack the images of a data set into tar files",
     "train": "train a detector",
     "evaluate": "compute COCO metrics of a checkpoint",
@@ -31,7 +32,7 @@ COMMANDS = {
 }
 
 # Where a command's package has another name
-PACKAGES = {"attention": "attention_maps", "check-data": "check_data"}
+PACKAGES = {"attention": "attention_maps", "check-data": "check_data", "convert-data": "convert_data"}
 
 
 def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> None:
@@ -187,7 +188,7 @@ def _answer(asked: str) -> int:
     if asked and asked not in {"-h", "--help"}:
         meant = nearest(asked, ("--help", "--version"))
         return fail(f"unknown option {shown(asked)}; {f'did you mean {meant}?' if meant else 'see cond-detr --help'}")
-    lines = [f"  {name:12}{what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:13}{what}" for name, what in COMMANDS.items()]
     usage = "\n".join(["usage: cond-detr COMMAND [options]", *lines, "cond-detr COMMAND --help says more"])
     helped = asked in {"-h", "--help"}
     print(usage, file=sys.stdout if helped else sys.stderr)

@@ -107,9 +107,17 @@ class DataConfig:
 
     dataset_dir: Path | str | None = setting(
         None,
-        "data set folder with train/, val/ and annotations/instances_{train,val}.json, or in COCO's own layout; "
-        "without it, the built-in shapes are used",
+        "data set folder: COCO's format (train/, val/ and annotations/instances_{train,val}.json, COCO's or Roboflow's "
+        "own folders, or one file for all images), YOLO's (data.yaml) or Pascal VOC's; without it, the built-in shapes "
+        "are used",
         metavar="DIR",
+    )
+    val_fraction: float = setting(
+        0.1,
+        "part of the images that is for validation, where the data set does not say which are",
+        least=0.001,
+        most=0.9,
+        metavar="F",
     )
     image_size: int = setting(
         800,

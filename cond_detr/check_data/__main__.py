@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         "DIR",
         "DIR --output-dir sheets --images 24",
     )
-    p.add_argument("dataset_dir", type=Path, metavar="DIR", help="folder of a data set in COCO format")
+    p.add_argument("dataset_dir", type=Path, metavar="DIR", help="folder of a data set, in any format that is known")
     p.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="folder for train.png and val.png (default: none are drawn)"
     )

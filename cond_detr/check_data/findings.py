@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.annotations import Annotations, ImageRecord
+from cond_detr.data.formats import find_split
 from cond_detr.data.images import IMAGE_SUFFIXES, InputSize
-from cond_detr.data.layouts import FolderLoader, find_split, with_loader
+from cond_detr.data.layouts import FolderLoader, with_loader
 from cond_detr.errors import InputError, shown
 from cond_detr.models.resnet import LAYOUTS
 from cond_detr.predict.detections import ground_truth
@@ -62,10 +62,10 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     Raises:
         InputError: if there are no annotations that can be used.
     """
-    folder, file = find_split(dataset_dir, split)
+    there = find_split(dataset_dir, split, OWN.data.val_fraction)
     problems: list[str] = []
-    annotations, load = with_loader(read_annotations(file, problems.append), folder, "auto")
-    found = Findings(split, annotations, folder, load, problems)
+    annotations, load = with_loader(there.annotations(problems.append), there.folder, "auto")
+    found = Findings(split, annotations, there.folder, load, problems)
     records = annotations.records
     for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
         try:
@@ -85,15 +85,19 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     found.problems += [*boxes_of_two_classes(annotations), *copies(found.digests)]
     twice = [name for name, count in Counter(record.file_name for record in records).items() if count > 1]
     found.problems += [f"image {name} is listed more than once" for name in twice]
-    listed = {Path(record.file_name).as_posix() for record in records}
-    if load.shards:
-        unlisted = load.shards.without(listed)
-    else:
-        there = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        unlisted = sum(path.relative_to(folder).as_posix() not in listed for path in there)
+    unlisted = images_without_annotations(found) if there.alone else 0
     if unlisted:
-        found.problems.append(f"{unlisted} images in {folder} are not in the annotations, and will not be used")
+        found.problems.append(f"{unlisted} images in {there.folder} are not in the annotations, and will not be used")
     return found
+
+
+def images_without_annotations(found: Findings) -> int:
+    """The number of images in a split's folder that its annotations do not list."""
+    listed = {Path(name).as_posix() for name in found.annotations.images.names}
+    if found.load.shards:
+        return found.load.shards.without(listed)
+    images = (path for path in found.folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sum(path.relative_to(found.folder).as_posix() not in listed for path in images)
 
 
 def boxes_of_two_classes(annotations: Annotations) -> list[str]:

@@ -1,13 +1,13 @@
-"""Images and ground truth: COCO folders, the built-in shapes, augmentation and batching."""
+"""Images and ground truth: data sets as they come, the built-in shapes, augmentation and batching."""
 
 from pathlib import Path
 
 from cond_detr.config import DataConfig
 from cond_detr.data import shapes
-from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.dataset import CocoDataset
+from cond_detr.data.formats import find_split
 from cond_detr.data.images import ImageLoader
-from cond_detr.data.layouts import find_split, with_loader
+from cond_detr.data.layouts import with_loader
 from cond_detr.data.sharing import read_once
 
 
@@ -27,7 +27,6 @@ def open_split(data: DataConfig, split: str, stride: int, *, seed: int = 0) -> C
     if data.dataset_dir is None:
         annotations, load = shapes.make_split(split)
     else:
-        folder, annotation_file = find_split(Path(data.dataset_dir), split)
-        annotations = read_once(lambda: read_annotations(annotation_file))
-        annotations, load = with_loader(annotations, folder, data.exif)
+        found = find_split(Path(data.dataset_dir), split, data.val_fraction)
+        annotations, load = with_loader(read_once(found.annotations), found.folder, data.exif)
     return CocoDataset(annotations, load, data, stride, train=split == "train", seed=seed)

@@ -6,10 +6,14 @@ from cond_detr.data.dataset import CocoDataset
 
 def describe_data(dataset: CocoDataset) -> str:
     """Describes a data set: numbers of images, boxes and classes, boxes that were dropped, and what was repaired."""
-    annotations = dataset.annotations
+    return describe(dataset.annotations)
+
+
+def describe(annotations: Annotations) -> str:
+    """The same of annotations."""
     boxes = annotations.counts.sum()
     remarks = [f"{count} boxes dropped ({why})" for why, count in annotations.dropped.items()] + [*annotations.notes]
-    counts = f"{len(dataset)} images, {boxes} boxes, {len(annotations.classes)} classes"
+    counts = f"{len(annotations.images)} images, {boxes} boxes, {len(annotations.classes)} classes"
     return "; ".join([f"{annotations.name}: {counts}", *remarks])
 
 

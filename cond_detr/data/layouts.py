@@ -1,4 +1,4 @@
-"""Folder layouts of data sets: where images and annotations are."""
+"""Image folders of data sets: loading their images, and by which convention these are annotated."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from cond_detr.data.annotations import Annotations, ImageRecord
 from cond_detr.data.images import ORIENTATION, SIDEWAYS, Size, decode, image_file
 from cond_detr.data.shards import Shards, tar_files
 from cond_detr.errors import InputError
-from cond_detr.files import why_no_file, why_no_folder
+from cond_detr.files import why_no_file
 
 # Images whose headers are looked at to find out a data set's convention
 LOOKED_AT = 512
@@ -168,32 +168,3 @@ def with_loader(annotations: Annotations, folder: Path, exif: str) -> tuple[Anno
     if remark:
         annotations = replace(annotations, notes=(*annotations.notes, remark))
     return annotations, replace(load, turn=turn)
-
-
-def find_split(dataset_dir: Path, split: str) -> tuple[Path, Path]:
-    """Finds the image folder and the annotation file of a split.
-
-    Two layouts are known: ``DIR/train`` with ``DIR/annotations/instances_train.json``, and COCO's own
-    ``DIR/train2017`` (or ``DIR/images/train2017``) with ``DIR/annotations/instances_train2017.json``.
-
-    Args:
-        dataset_dir: folder of the data set, ``DIR``.
-        split: "train" or "val".
-
-    Raises:
-        InputError: if a folder or file is missing.
-    """
-    # unlike Path's methods, os.path's are False for what no file can be called
-    if not os.path.isdir(dataset_dir):  # noqa: PTH112
-        raise InputError(f"dataset folder {dataset_dir} {why_no_folder(dataset_dir)}")
-    for name in (split, f"{split}2017"):
-        annotations = dataset_dir / "annotations" / f"instances_{name}.json"
-        if annotations.exists():  # whoever reads it says if it is no file
-            break
-    else:
-        raise InputError(f"annotation file {dataset_dir}/annotations/instances_{split}.json does not exist")
-    folders = [dataset_dir / name, dataset_dir / "images" / name]
-    for folder in folders:
-        if folder.is_dir():
-            return folder, annotations
-    raise InputError(f"image folder {folders[0]} {why_no_folder(folders[0])}")

@@ -6,7 +6,6 @@ are the same to the last bit.
 
 import argparse
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -14,8 +13,10 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from cond_detr.cli import command_parser, positive, run
-from cond_detr.data.annotation_checks import read_annotations
-from cond_detr.data.layouts import FolderLoader, find_split
+from cond_detr.config import DataConfig
+from cond_detr.data.formats import find_split
+from cond_detr.data.formats.coco import write_coco
+from cond_detr.data.layouts import FolderLoader
 from cond_detr.data.shards import Shards, tar_files, write_index, write_shards
 from cond_detr.errors import InputError
 from cond_detr.files import make_folder
@@ -26,7 +27,7 @@ SPLITS = ("train", "val")
 def parser() -> argparse.ArgumentParser:
     """Builds the argument parser of ``cond-detr pack``."""
     p = command_parser("pack", __doc__, "DIR PACKED", "DIR PACKED --megabytes 4000", "PACKED")
-    p.add_argument("dataset_dir", type=Path, metavar="DIR", help="folder of a data set in COCO format")
+    p.add_argument("dataset_dir", type=Path, metavar="DIR", help="folder of a data set, in any format that is known")
     p.add_argument(
         "target",
         type=Path,
@@ -71,9 +72,10 @@ def pack(dataset_dir: Path, split: str, target: Path, megabytes: int) -> str:
     Raises:
         InputError: if the annotations cannot be used, or an image is missing or cannot be read.
     """
-    folder, file = find_split(dataset_dir, split)
+    found = find_split(dataset_dir, split, DataConfig.val_fraction)
+    folder = found.folder
     load = FolderLoader(folder, shards=Shards.open(folder))
-    names = list(dict.fromkeys(PurePosixPath(name).as_posix() for name in read_annotations(file).images.names))
+    names = list(dict.fromkeys(PurePosixPath(name).as_posix() for name in found.annotations().images.names))
     for name in names:  # before the first is read
         if not load.holds(name):
             raise InputError(f"image {name} is not in {folder}")
@@ -81,7 +83,7 @@ def pack(dataset_dir: Path, split: str, target: Path, megabytes: int) -> str:
     make_folder(target / "annotations")
     bar = tqdm(names, f"pack {split}", unit="image", leave=False, disable=None)
     count = write_shards(target / split, ((name, load.bytes_of(name)) for name in bar), megabytes)
-    shutil.copyfile(file, target / "annotations" / f"instances_{split}.json")
+    write_coco(found, target / "annotations" / f"instances_{split}.json")
     return f"{split}: {counted(count, tar_files(target / split))}"
 
 
@@ -96,7 +98,8 @@ def index(dataset_dir: Path) -> None:
     Raises:
         InputError: if there are none.
     """
-    folders = [folder for split in SPLITS if tar_files(folder := find_split(dataset_dir, split)[0])]
+    splits = (find_split(dataset_dir, split, DataConfig.val_fraction) for split in SPLITS)
+    folders = [found.folder for found in splits if tar_files(found.folder)]
     if not folders:
         raise InputError(f"the image folders of {dataset_dir} hold no tar files; name a folder to pack the images into")
     for folder in folders:

@@ -1,4 +1,4 @@
-"""``cond-detr train``: trains a detector on the built-in shapes or on a folder in COCO format.
+"""``cond-detr train``: trains a detector on the built-in shapes or on a folder of your own.
 
 Values in brackets are those of r50, the preset with the paper's settings.
 """

@@ -17,7 +17,8 @@ from cond_detr.data import layouts, open_split, shapes
 from cond_detr.data.annotation_checks import check_annotations
 from cond_detr.data.batching import Batch, Sample, collate, pad_images
 from cond_detr.data.dataset import CocoDataset
-from cond_detr.data.layouts import FolderLoader, find_split
+from cond_detr.data.formats import find_split
+from cond_detr.data.layouts import FolderLoader
 
 DATA = DataConfig(image_size=64, max_size=64, augment="flip")
 
@@ -103,17 +104,21 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
     (tmp_path / "annotations").mkdir()
     annotations = tmp_path / "annotations" / f"instances_{Path(layout).name}.json"
     annotations.write_text("{}")
-    assert find_split(tmp_path, "train") == (tmp_path / layout, annotations)
+    found = find_split(tmp_path, "train", 0.1)
+    assert (found.folder, found.annotation_file, found.format) == (tmp_path / layout, annotations, "COCO")
 
 
 def test_missing_parts_are_named(tmp_path: Path, dataset_dir: Path) -> None:
     with pytest.raises(InputError, match=f"dataset folder {tmp_path}/none does not exist"):
-        find_split(tmp_path / "none", "train")
-    with pytest.raises(InputError, match=r"annotation file .*/annotations/instances_test.json does not exist"):
-        find_split(dataset_dir, "test")
+        find_split(tmp_path / "none", "train", 0.1)
+    with pytest.raises(InputError, match=f"dataset folder {tmp_path} has no data set; expected annotations/instances"):
+        find_split(tmp_path, "train", 0.1)
     (dataset_dir / "val").rename(dataset_dir / "gone")
     with pytest.raises(InputError, match=r"image folder .*/val does not exist"):
-        find_split(dataset_dir, "val")
+        find_split(dataset_dir, "val", 0.1)
+    (dataset_dir / "annotations/instances_val.json").unlink()
+    with pytest.raises(InputError, match=r"annotation file .*/annotations/instances_val.json does not exist"):
+        find_split(dataset_dir, "val", 0.1)
 
 
 def test_file_names_cannot_leave_the_image_folder(tmp_path: Path) -> None:

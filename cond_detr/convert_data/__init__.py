@@ -1,0 +1,1 @@
+"""The command that writes a data set of any known format in COCO's."""

@@ -1,0 +1,49 @@
+"""Data sets as they come: COCO's format in several layouts, YOLO's and Pascal VOC's, recognised by what is there."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from cond_detr.data.formats.coco import of_coco, of_one_file, of_roboflow
+from cond_detr.data.formats.split import Split
+from cond_detr.data.formats.voc import of_voc
+from cond_detr.data.formats.yolo import of_yolo
+from cond_detr.errors import InputError
+from cond_detr.files import why_no_folder
+
+__all__ = ["Split", "find_split"]
+
+OTHERS: tuple[Callable[[Path, str], Split | None], ...] = (of_roboflow, of_yolo, of_voc)
+EXPECTED = (
+    "annotations/instances_train.json (COCO), train/_annotations.coco.json (Roboflow), data.yaml (YOLO), Annotations "
+    "and JPEGImages or train/*.xml (Pascal VOC), or one annotation file in COCO's format"
+)
+
+
+def find_split(dataset_dir: Path, split: str, val_fraction: float) -> Split:
+    """Finds a split of a data set.
+
+    Where images are not divided into those for training and those for validation, they are divided here.
+
+    Args:
+        dataset_dir: folder of the data set.
+        split: "train" or "val".
+        val_fraction: part of the images that is for validation then.
+
+    Raises:
+        InputError: if a folder or file is missing, or no format is recognised.
+    """
+    # unlike Path's methods, os.path's are False for what no file can be called
+    if not os.path.isdir(dataset_dir):  # noqa: PTH112
+        raise InputError(f"dataset folder {dataset_dir} {why_no_folder(dataset_dir)}")
+    if found := of_coco(dataset_dir, split):
+        return found
+    for of_format in OTHERS:
+        train, val = (of_format(dataset_dir, each) for each in ("train", "val"))
+        if train and not val:
+            return train.part(split, val_fraction)
+        if found := train if split == "train" else val:
+            return found
+    if found := of_one_file(dataset_dir):
+        return found.part(split, val_fraction)
+    raise InputError(f"dataset folder {dataset_dir} has no data set; expected {EXPECTED}")

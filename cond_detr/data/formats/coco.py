@@ -1,0 +1,96 @@
+"""COCO's format: in its own folders, in Roboflow's, and as one file for all images."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+from cond_detr.data.annotation_checks import read_annotations
+from cond_detr.data.formats.split import NAMES, Split
+from cond_detr.errors import InputError
+from cond_detr.files import why_no_folder
+
+ROBOFLOW = "_annotations.coco.json"
+# Of an annotation file, what is looked at to see whether it is one
+BEGINNING = 1 << 20
+
+
+def of_coco(folder: Path, split: str) -> Split | None:
+    """``DIR/train`` with ``DIR/annotations/instances_train.json``, or COCO's own ``DIR/train2017``, ``DIR/images/...``.
+
+    Raises:
+        InputError: if there are annotations, but no images or none for this split.
+    """
+    files = {each: folder / "annotations" / f"instances_{each}.json" for each in (split, f"{split}2017")}
+    name = next((each for each, file in files.items() if file.exists()), None)  # whoever reads it says if it is no file
+    if name is None:
+        other = "train" if split == "val" else "val"
+        if any((folder / "annotations" / f"instances_{other}{year}.json").exists() for year in ("", "2017")):
+            raise InputError(f"annotation file {files[split]} does not exist")
+        return None
+    for images in (folder / name, folder / "images" / name):
+        if images.is_dir():
+            return in_file(files[name], images, "COCO")
+    raise InputError(f"image folder {folder / name} {why_no_folder(folder / name)}")
+
+
+def of_roboflow(folder: Path, split: str) -> Split | None:
+    """``DIR/train/_annotations.coco.json`` beside the images, ``DIR/valid`` for validation."""
+    if not (folder / "train" / ROBOFLOW).exists():
+        return None
+    for name in NAMES[split]:
+        if (folder / name / ROBOFLOW).exists():
+            return in_file(folder / name / ROBOFLOW, folder / name, "COCO, Roboflow's folders")
+    return None
+
+
+def in_file(file: Path, images: Path, name: str) -> Split:
+    """A split with an annotation file of its own."""
+    return Split(name, images, partial(read_annotations, file), annotation_file=file)
+
+
+def of_one_file(folder: Path) -> Split | None:
+    """One annotation file for all images, in ``DIR`` or ``DIR/annotations``, and the images somewhere in ``DIR``.
+
+    Raises:
+        InputError: if there are several, or no folder has the images.
+    """
+    files = [file for place in (folder, folder / "annotations") for file in sorted(place.glob("*.json"))]
+    files = [file for file in files if looks_like_coco(file)]
+    if not files:
+        return None
+    if len(files) > 1:
+        names = " and ".join(str(file.relative_to(folder)) for file in files[:2])
+        raise InputError(f"{folder} has {len(files)} annotation files, such as {names}; expected one, or one a split")
+    name = read_annotations(files[0]).images.names[0]
+    places = [folder, folder / "images", folder / "JPEGImages", folder / "data", files[0].with_suffix("")]
+    places += sorted(place for place in folder.iterdir() if place.is_dir() and place not in places)
+    found = next((place for place in places if (place / name).is_file()), None)
+    if found is None:
+        raise InputError(f"image {name} of {files[0]} is in no folder of {folder}")
+    return in_file(files[0], found, "COCO, one file")
+
+
+def looks_like_coco(file: Path) -> bool:
+    """Whether a JSON file begins as one with annotations may."""
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(BEGINNING)
+        if len(text) < BEGINNING:
+            content = json.loads(text)
+            return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+    except (OSError, ValueError, RecursionError):
+        return False
+    return any(key in text for key in (b'"images"', b'"annotations"', b'"categories"'))
+
+
+def write_coco(split: Split, target: Path) -> None:
+    """Writes the annotations of a split as a file in COCO's format; a file that is in it already is copied.
+
+    Raises:
+        InputError: if the annotations cannot be used.
+    """
+    if split.annotation_file:
+        shutil.copyfile(split.annotation_file, target)
+    else:
+        target.write_text(json.dumps(split.annotations().to_coco()), encoding="utf-8")

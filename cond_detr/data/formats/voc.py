@@ -1,0 +1,141 @@
+"""Pascal VOC's format: an XML file for each image."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cond_detr.data.annotations import Annotations
+from cond_detr.data.formats.headers import size_of
+from cond_detr.data.formats.split import NAMES, Objection, Split, checked
+from cond_detr.data.images import IMAGE_SUFFIXES, Size
+from cond_detr.errors import InputError, shown
+from cond_detr.files import read_text
+
+# Characters of an XML file: what an image's boxes never need
+LONGEST = 1 << 24
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def of_voc(folder: Path, split: str) -> Split | None:
+    """``DIR/Annotations`` and ``DIR/JPEGImages`` with lists in ``ImageSets/Main``; or ``DIR/train`` with both.
+
+    Raises:
+        InputError: if a list names what is not there.
+    """
+    annotations, images, lists = folder / "Annotations", folder / "JPEGImages", folder / "ImageSets" / "Main"
+    if annotations.is_dir() and images.is_dir():
+        every = sorted(annotations.glob("*.xml"))
+        for name in NAMES[split]:
+            if (lists / f"{name}.txt").is_file():
+                # after the name there may be whether a class is in the image
+                lines = read_text(lists / f"{name}.txt", "list of images").split("\n")
+                listed = [annotations / f"{line.split()[0]}.xml" for line in lines if line.strip()]
+                return _split(folder, listed, every, images, alone=False)
+        if split == "train" and every and not lists.is_dir():
+            return _split(folder, every, every, images, alone=False)
+        return None
+    for name in NAMES[split]:
+        if files := sorted((folder / name).glob("*.xml")):
+            return _split(folder / name, files, sorted(folder.glob("*/*.xml")), folder / name, alone=True)
+    return None
+
+
+def _split(where: Path, files: Sequence[Path], every: Sequence[Path], images: Path, *, alone: bool) -> Split:
+    if not files:
+        raise InputError(f"{where} (Pascal VOC): expected annotations, found none")
+    return Split("Pascal VOC", images, partial(read_files, where, files, every, images), alone)
+
+
+def read_files(
+    where: Path, files: Sequence[Path], every: Sequence[Path], images: Path, object_to: Objection
+) -> Annotations:
+    """Reads XML files.
+
+    Args:
+        where: what messages call the data set.
+        files: those of a split.
+        every: those of all splits, whose classes are numbered in alphabetical order.
+        images: the image folder.
+        object_to: takes sentences about objects that cannot be used. Those marked difficult are treated as crowds.
+
+    Raises:
+        InputError: if a file cannot be read or an image is missing, or ``object_to`` raises it.
+    """
+    roots = {file: parsed(file) for file in dict.fromkeys((*files, *every))}
+    names = sorted({name for root in roots.values() for each in root.iterfind("object") if (name := name_of(each))})
+    numbers = {name: i for i, name in enumerate(names)}
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i, file in enumerate(files):
+        image = image_of(roots[file], file, images)
+        width, height = size_in(roots[file]) or size_of(image)
+        entries.append({"file_name": image.relative_to(images).as_posix(), "width": width, "height": height})
+        for number, each in enumerate(roots[file].iterfind("object"), 1):
+            corners = [_number(each.findtext(f"bndbox/{corner}")) for corner in CORNERS]
+            if not name_of(each) or None in corners:
+                object_to(f"{file}: object {number} must have a name and a bndbox of {', '.join(CORNERS)}")
+                continue
+            left, top, right, bottom = (value or 0.0 for value in corners)
+            annotations.append(
+                {
+                    "id": f"{file.name} object {number}",
+                    "image_id": i,
+                    "category_id": numbers[name_of(each)],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "iscrowd": int((each.findtext("difficult") or "").strip() == "1"),
+                }
+            )
+    return checked(f"{where} (Pascal VOC)", entries, annotations, names, object_to)
+
+
+def name_of(each: ElementTree.Element) -> str:
+    """The class name of an object."""
+    return (each.findtext("name") or "").strip()
+
+
+def size_in(root: ElementTree.Element) -> Size | None:
+    """(width, height) as the file says; many tools leave them out, or write 0."""
+    width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
+    return (int(width), int(height)) if width and height and min(width, height) >= 1 else None
+
+
+def parsed(file: Path) -> ElementTree.Element:
+    """The root of an XML file; one that declares entities is refused.
+
+    Raises:
+        InputError: if it is missing, too long or no XML.
+    """
+    text = read_text(file, "annotation file")
+    if len(text) > LONGEST:
+        raise InputError(f"annotation file {file} has {len(text)} characters, more than {LONGEST}")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(f"annotation file {file} declares a document type, which annotations do not need")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise InputError(f"annotation file {file} is no XML: {error}") from None
+
+
+def image_of(root: ElementTree.Element, file: Path, images: Path) -> Path:
+    """The image that an annotation file is about: that it names, or that of its own name.
+
+    Raises:
+        InputError: if there is none.
+    """
+    named = (root.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
+    candidates = [images / named] if named else []
+    candidates += [images / f"{file.stem}{suffix}" for suffix in sorted(IMAGE_SUFFIXES)]
+    candidates += [images / f"{file.stem}{suffix.upper()}" for suffix in sorted(IMAGE_SUFFIXES)]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise InputError(f"{file}: image {shown(named or file.stem)} is not in {images}")
+    return found
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None

@@ -1,0 +1,172 @@
+"""YOLO's format: ``data.yaml`` with folders and class names, and a text file of labels for each image."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from cond_detr.data.annotations import Annotations
+from cond_detr.data.formats.headers import size_of
+from cond_detr.data.formats.split import NAMES, Objection, Split, checked
+from cond_detr.data.images import IMAGE_SUFFIXES
+from cond_detr.errors import InputError, shown
+from cond_detr.files import read_text
+
+# In which a box is told: COCO's own precision, to which six digits of a fraction are exact
+DIGITS = 2
+# Fractions of the image size beyond this are pixels, or something else
+LARGEST = 2.0
+
+
+def of_yolo(folder: Path, split: str) -> Split | None:
+    """``DIR/data.yaml``, or another YAML file with names and a folder for training.
+
+    Raises:
+        InputError: if it says what cannot be.
+    """
+    for file in [folder / "data.yaml", *sorted(folder.glob("*.y*ml"))]:
+        if file.is_file() and (content := settings(file)):
+            entry = next((content[name] for name in NAMES[split] if content.get(name)), None)
+            if entry is None:
+                return None
+            images = list(images_of(file, content, entry))
+            if not images:
+                raise InputError(f"{file}: expected images in {shown(entry)}, found none")
+            place = common_folder(images)
+            read = partial(read_labels, file, class_names(file, content["names"]), place, images)
+            return Split("YOLO", place, read, alone=isinstance(entry, str) and not entry.endswith(".txt"))
+    return None
+
+
+def settings(file: Path) -> dict[str, Any] | None:
+    """The content of a YAML file, if it is about a data set.
+
+    Raises:
+        InputError: if it is no YAML.
+    """
+    try:
+        content = yaml.safe_load(read_text(file, "data set's description"))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{file} is no YAML: {str(error).splitlines()[0]}") from None
+    return content if isinstance(content, dict) and "names" in content and "train" in content else None
+
+
+def class_names(file: Path, names: Any) -> list[str]:
+    """The class names of a list, or of a table from 0 on.
+
+    Raises:
+        InputError: if they are neither.
+    """
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
+        raise InputError(
+            f"{file}: names must be a list of class names, or a table of them from 0 on, got {shown(names)}"
+        )
+    return [str(name) for name in names]
+
+
+def images_of(file: Path, content: dict[str, Any], entry: Any) -> Iterator[Path]:
+    """The images of an entry: a folder, a text file with a path in each line, or a list of these.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    for each in entry if isinstance(entry, list) else [entry]:
+        if not isinstance(each, str):
+            raise InputError(f"{file}: expected a folder, or a text file with images, got {shown(each)}")
+        place = existing(file, content, each)
+        if place.is_dir():
+            yield from sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        else:
+            lines = read_text(place, "list of images").split("\n")
+            yield from (existing(place, content, line.strip()) for line in lines if line.strip())
+
+
+def existing(file: Path, content: dict[str, Any], name: str) -> Path:
+    """A path that a file names: from its folder, or from "path" in the data set's description.
+
+    Exports say "../train/images" of a folder beside the description; they mean "train/images".
+
+    Raises:
+        InputError: if there is nothing.
+    """
+    root = content.get("path")
+    bases = [file.parent / root, Path(root)] if isinstance(root, str) else []
+    inside = PurePath(*(part for part in PurePath(name).parts if part != ".."))
+    candidates = [base / spelling for base in [*bases, file.parent] for spelling in (name, inside)]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate.resolve()
+    raise InputError(f"{file}: {shown(name)} does not exist in {file.parent}")
+
+
+def common_folder(images: Sequence[Path]) -> Path:
+    """The deepest folder that all images are in."""
+    return Path(os.path.commonpath({image.parent for image in images}))
+
+
+def label_file(image: Path) -> Path:
+    """Where the labels of an image are: in ``labels`` where it is in ``images``, or beside it."""
+    parts = list(image.with_suffix(".txt").parts)
+    if "images" in parts[:-1]:
+        last = len(parts) - 2 - parts[-2::-1].index("images")
+        parts[last] = "labels"
+    return Path(*parts)
+
+
+def read_labels(
+    file: Path, names: list[str], folder: Path, images: Sequence[Path], object_to: Objection
+) -> Annotations:
+    """Reads the labels of images; those without a file have no objects.
+
+    Raises:
+        InputError: if an image or a file cannot be read, or ``object_to`` raises it.
+    """
+    entries, annotations = [], []
+    for i, image in enumerate(images):
+        width, height = size_of(image)
+        name = image.relative_to(folder).as_posix()
+        entries.append({"file_name": name, "width": width, "height": height})
+        path = label_file(image)
+        if not path.exists():
+            continue
+        for number, line in enumerate(read_text(path, "labels").split("\n"), 1):
+            if not line.strip():
+                continue
+            where = f"{os.path.relpath(path, file.parent)} line {number}"
+            found = parsed(line, len(names))
+            if isinstance(found, str):
+                object_to(f"{file}: {where} {found}")
+                continue
+            label, box = found
+            scaled = [round(v * side, DIGITS) for v, side in zip(box, (width, height) * 2, strict=True)]
+            annotations.append({"id": where, "image_id": i, "category_id": label, "bbox": scaled})
+    return checked(f"{file} (YOLO)", entries, annotations, names, object_to)
+
+
+def parsed(line: str, classes: int) -> tuple[int, tuple[float, float, float, float]] | str:
+    """Class and box (left, top, width, height in fractions) of a line, or what is wrong with it.
+
+    After the class come centre, width and height; or the corners of a polygon or of a turned box.
+    """
+    words = line.split()
+    try:
+        label, values = int(words[0]), [float(word) for word in words[1:]]
+    except ValueError:
+        return f"must be a class and numbers, got {shown(line.strip())}"
+    if not 0 <= label < classes:
+        return f"has class {label}, but there are {classes}, from 0 on"
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        return f"must have 4 numbers after the class, or the corners of a polygon, got {len(values)}"
+    if not all(math.isfinite(value) and abs(value) <= LARGEST for value in values):
+        return f"must have fractions of the image size, got {shown(line.strip())}"
+    if len(values) == 4:
+        x, y, width, height = values
+        return label, (x - width / 2, y - height / 2, width, height)
+    across, down = values[::2], values[1::2]
+    return label, (min(across), min(down), max(across) - min(across), max(down) - min(down))

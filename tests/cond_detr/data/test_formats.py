@@ -1,0 +1,268 @@
+"""Data sets as they come: the same images with the same boxes, in whatever format."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cond_detr import InputError
+from cond_detr.check_data.__main__ import main as check_data
+from cond_detr.config import DataConfig
+from cond_detr.convert_data.__main__ import main as convert_data
+from cond_detr.data import open_split
+from cond_detr.data.description import describe_data
+from cond_detr.data.formats import find_split
+from cond_detr.data.formats.voc import of_voc
+from cond_detr.data.formats.yolo import label_file, parsed
+from cond_detr.train.__main__ import main as train
+from tests.cond_detr.data.data_formats import WRITERS, class_names, content_of, write_one_file, write_voc, write_yolo
+from tests.conftest import write_dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FRACTION = DataConfig.val_fraction
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Classes in alphabetical order, which is all that Pascal VOC has."""
+    folder = write_dataset(tmp_path_factory.mktemp("coco") / "data", train=24, val=8)
+    for split in ("train", "val"):
+        content = content_of(folder, split)
+        names = class_names(content)
+        order = sorted(names, key=lambda number: names[number])
+        content["categories"] = [{"id": i, "name": names[number]} for i, number in enumerate(order, 1)]
+        for each in content["annotations"]:
+            each["category_id"] = order.index(each["category_id"]) + 1
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def records(folder: Path, split: str) -> list[tuple[Any, ...]]:
+    found = find_split(folder, split, FRACTION).annotations()
+    return [(record.size, record.boxes.tolist(), record.labels.tolist()) for record in found.records]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_says_the_same(coco: Path, tmp_path: Path, name: str) -> None:
+    folder = WRITERS[name](coco, tmp_path / "data")
+    for split in ("train", "val"):
+        found = find_split(folder, split, FRACTION)
+        assert name.startswith(found.format)
+        assert records(folder, split) == records(coco, split)
+        assert found.annotations().classes.names == find_split(coco, split, FRACTION).annotations().classes.names
+
+
+def test_the_same_loss_and_ap(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To the last digit."""
+    logs = []
+    for name, write in WRITERS.items():
+        folder = write(coco, tmp_path / name / "data")
+        output = tmp_path / name / "run"
+        arguments = ["--preset", "shapes", "--epochs", "1", "--batch-size", "8", "--workers", "0", "--device", "cpu"]
+        assert train(["--dataset-dir", str(folder), "--output-dir", str(output), *arguments]) == 0
+        lines = (output / "log.jsonl").read_text().splitlines()
+        logs.append([(log["train_loss"], log["AP"], log["AP50"]) for log in map(json.loads, lines)])
+        said = capsys.readouterr().out
+        assert name == "COCO" or name.partition(",")[0].split(" in ")[0] in said
+    assert all(log == logs[0] for log in logs)
+
+
+def test_one_file_is_divided(coco: Path, tmp_path: Path) -> None:
+    folder = write_one_file(coco, tmp_path / "data")
+    parts = {split: find_split(folder, split, 0.25).annotations() for split in ("train", "val")}
+    assert [len(part.images) for part in parts.values()] == [18, 6]
+    names = [*parts["train"].images.names, *parts["val"].images.names]
+    assert sorted(names) == sorted(find_split(coco, "train", FRACTION).annotations().images.names)
+    whole = {record.file_name: record for record in find_split(coco, "train", FRACTION).annotations().records}
+    for part in parts.values():
+        for record in part.records:
+            assert np.array_equal(record.boxes, whole[record.file_name].boxes)
+    again = find_split(folder, "val", 0.25).annotations()
+    assert list(again.images.names) == list(parts["val"].images.names)
+    assert "25% of its images, for validation" in again.name
+
+
+def test_too_few_images_to_divide(coco: Path, tmp_path: Path) -> None:
+    folder = write_one_file(coco, tmp_path / "data")
+    with pytest.raises(InputError, match=r"0\.01 of 24 images for validation leaves none for it"):
+        find_split(folder, "train", 0.01).annotations()
+
+
+@pytest.mark.parametrize("write", [write_yolo, WRITERS["COCO, Roboflow's folders"]])
+def test_without_a_folder_for_validation(coco: Path, tmp_path: Path, write: Any) -> None:
+    folder = write(coco, tmp_path / "data")
+    shutil.rmtree(folder / "valid")
+    if (folder / "data.yaml").exists():
+        text = (folder / "data.yaml").read_text().replace("val: ../valid/images\n", "")
+        (folder / "data.yaml").write_text(text)
+    assert [len(find_split(folder, split, 0.25).annotations().images) for split in ("train", "val")] == [18, 6]
+
+
+def test_the_first_lines_say_what_was_recognised(coco: Path, tmp_path: Path) -> None:
+    folder = write_yolo(coco, tmp_path / "data")
+    dataset = open_split(DataConfig(dataset_dir=folder), "train", 32)
+    assert describe_data(dataset).startswith(f"{folder}/data.yaml (YOLO): 24 images, ")
+
+
+def test_check_data(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same sentences as about COCO's format."""
+    said = []
+    for name, write in WRITERS.items():
+        check_data([str(write(coco, tmp_path / name))])
+        said.append([line for line in capsys.readouterr().out.splitlines() if line.startswith(("problem", "no prob"))])
+    assert said[0]
+    assert all(len(lines) == len(said[0]) for lines in said)
+
+
+def test_convert_data(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_voc(coco, tmp_path / "data")
+    assert convert_data([str(folder), str(tmp_path / "coco")]) == 0
+    assert "train: " in capsys.readouterr().out
+    for split in ("train", "val"):
+        assert find_split(tmp_path / "coco", split, FRACTION).format == "COCO"
+        assert records(tmp_path / "coco", split) == records(coco, split)
+    dataset = open_split(DataConfig(dataset_dir=tmp_path / "coco"), "val", 32)
+    assert not isinstance(dataset[0], InputError)
+    with pytest.raises(InputError, match="exists already"):
+        convert_data([str(folder), str(tmp_path / "coco")])
+
+
+def test_nothing_is_left_of_a_conversion_that_fails(coco: Path, tmp_path: Path) -> None:
+    folder = write_yolo(coco, tmp_path / "data")
+    next((folder / "valid/labels").iterdir()).write_text("7 .5 .5 .1 .1")
+    with pytest.raises(InputError, match="line 1 has class 7, but there are 6"):
+        convert_data([str(folder), str(tmp_path / "coco")])
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("1 0.5 0.5 0.2 0.4", (1, (0.4, 0.3, 0.2, 0.4))),
+        ("0 0.1 0.1 0.3 0.1 0.2 0.5", (0, (0.1, 0.1, 0.2, 0.4))),
+        ("0 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5", (0, (0.1, 0.1, 0.2, 0.4))),
+        ("2 0.5 0.5 0.2 0.4", "has class 2, but there are 2, from 0 on"),
+        ("-1 0.5 0.5 0.2 0.4", "has class -1, but there are 2, from 0 on"),
+        ("1 0.5 0.5 0.2", "must have 4 numbers after the class, or the corners of a polygon, got 3"),
+        ("1", "must have 4 numbers after the class, or the corners of a polygon, got 0"),
+        ("1 0.5 0.5 0.2 0.4 0.9", "must have 4 numbers after the class, or the corners of a polygon, got 5"),
+        ("1 320 240 64 64", "must have fractions of the image size, got '1 320 240 64 64'"),
+        ("1 nan 0.5 0.2 0.4", "must have fractions of the image size, got '1 nan 0.5 0.2 0.4'"),
+        ("cat 0.5 0.5 0.2 0.4", "must be a class and numbers, got 'cat 0.5 0.5 0.2 0.4'"),
+    ],
+)
+def test_lines_of_labels(line: str, expected: Any) -> None:
+    found = parsed(line, 2)
+    if isinstance(expected, str):
+        assert found == expected
+    else:
+        assert found[0] == expected[0]
+        assert found[1] == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        ("a/images/train/x.jpg", "a/labels/train/x.txt"),
+        ("images/images/x.y.jpg", "images/labels/x.y.txt"),
+        ("a/photos/x.jpg", "a/photos/x.txt"),
+    ],
+)
+def test_where_labels_are(image: str, labels: str) -> None:
+    assert label_file(Path(image)) == Path(labels)
+
+
+def one_image(folder: Path) -> Path:
+    """A data set of YOLO with an image for each split."""
+    for split in ("train", "val"):
+        (folder / "images" / split).mkdir(parents=True)
+        Image.new("RGB", (80, 60)).save(folder / "images" / split / "x.jpg")
+    (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
+    return folder
+
+
+def test_images_without_labels_have_no_objects(tmp_path: Path) -> None:
+    folder = one_image(tmp_path)
+    assert find_split(folder, "train", FRACTION).annotations().counts.tolist() == [0]
+
+
+def test_lists_of_images_and_several_folders(tmp_path: Path) -> None:
+    folder = one_image(tmp_path)
+    (folder / "train.txt").write_text("./images/train/x.jpg\nimages/val/x.jpg\n\n")
+    (folder / "data.yaml").write_text("train: train.txt\nval: [images/train, images/val]\nnames: [cat]\n")
+    for split in ("train", "val"):
+        found = find_split(folder, split, FRACTION)
+        assert list(found.annotations().images.names) == ["train/x.jpg", "val/x.jpg"]
+        assert not found.alone
+
+
+def test_an_image_that_is_turned(tmp_path: Path) -> None:
+    """Labels are of the image as it is seen."""
+    folder = one_image(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60)).save(folder / "images/train/x.jpg", exif=exif)
+    (folder / "labels/train").mkdir(parents=True)
+    (folder / "labels/train/x.txt").write_text("0 0.5 0.5 0.5 0.5")
+    dataset = open_split(DataConfig(dataset_dir=folder), "train", 32)
+    assert dataset.annotations.images.sizes.tolist() == [[60, 80]]
+    assert dataset.annotations.records[0].boxes.tolist() == [[15, 20, 45, 60]]
+    assert not isinstance(dataset[0], InputError)
+
+
+YAML = "train: images/train\nval: images/val\nnames: [cat]\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "sentence"),
+    [
+        ("data.yaml", "train: [", "is no YAML"),
+        ("data.yaml", "train: !!python/object/apply:os.getcwd []\nnames: [a]\n", "is no YAML"),
+        ("data.yaml", YAML.replace("images/train", "nowhere"), "'nowhere' does not exist in"),
+        ("data.yaml", YAML.replace("[cat]", "3"), "names must be a list of class names, or a table"),
+        ("data.yaml", YAML.replace("[cat]", "{1: cat}"), "names must be a list of class names, or a table"),
+        ("data.yaml", YAML.replace("images/train", "3"), "expected a folder, or a text file with images, got 3"),
+        ("data.yaml", YAML.replace("[cat]", "[cat, cat]"), "'cat' is used more than once"),
+        ("images/train/x.jpg", "no image", "images/train/x.jpg cannot be read"),
+        ("labels/train/x.txt", "0 1 2", "line 1 must have 4 numbers after the class"),
+        ("labels/train/x.txt", "\n0 .5 .5 -.1 .1", "x.txt line 2' (x.jpg) has bbox"),
+    ],
+)
+def test_bad_yolo(tmp_path: Path, file: str, text: str, sentence: str) -> None:
+    folder = one_image(tmp_path)
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(text)
+    with pytest.raises(InputError) as error:
+        find_split(folder, "train", FRACTION).annotations()
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+OBJECT = "<object><name>cat</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>21</xmax><ymax>32</ymax></bndbox></object>"
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]><annotation>&c;</annotation>'
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("<annotation>", "is no XML"),
+        (BOMB, "declares a document type, which annotations do not need"),
+        (f"<annotation>{OBJECT.replace('<xmax>21</xmax>', '')}</annotation>", "object 1 must have a name and a bndbox"),
+        (f"<annotation>{OBJECT.replace('21', 'wide')}</annotation>", "object 1 must have a name and a bndbox"),
+        (f"<annotation>{OBJECT.replace('cat', '')}</annotation>", "object 1 must have a name and a bndbox"),
+        (f"<annotation>{OBJECT.replace('21', '0')}</annotation>", "has bbox [1, 2, -1, 30]"),
+        ("<annotation><object/></annotation>", "object 1 must have a name and a bndbox"),
+    ],
+)
+def test_bad_voc(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (80, 60)).save(tmp_path / "train/x.jpg")
+    (tmp_path / "train/x.xml").write_text(text)
+    with pytest.raises(InputError) as error:
+        of_voc(tmp_path, "train").annotations()  # type: ignore[union-attr]
+    assert sentence in str(error.value)
+    assert "x.xml" in str(error.value)
