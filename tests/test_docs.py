@@ -89,7 +89,8 @@ def test_help_shows_commands_that_parse(command: str) -> None:
 def test_options_exist() -> None:
     """Those that the text mentions are of some command, script or the script of the GPU machine."""
     known = {o for c in cli.COMMANDS for o in options(cli.PACKAGES.get(c, c))}
-    scripts = "".join(path.read_text() for path in (ROOT / "benchmarks").iterdir() if path.is_file())
+    files = [path for folder in (ROOT / "benchmarks", EXAMPLES) for path in folder.iterdir()]
+    scripts = "".join(path.read_text() for path in files if path.suffix in {".py", ".sh"})
     theirs = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}  # torchrun
     theirs |= {"--no-build-isolation", "--no-deps", "--check", "--dry-run", "--Werror"}  # pip, ruff, clang-format
     for page in PAGES:

@@ -96,7 +96,7 @@ class HungarianMatcher(nn.Module):
             logits.unflatten(1, (group_detr, -1)).transpose(0, 1),
             boxes.unflatten(1, (group_detr, -1)).transpose(0, 1),
             pad_sequence(labels, batch_first=True),
-            pad_sequence([target["boxes"] for target in targets], batch_first=True),
+            pad_sequence([target["boxes"].reshape(-1, 4) for target in targets], batch_first=True),
             on_device(counts, logits.device),
             weights=self.weights,
             strict=self.strict,
@@ -115,7 +115,9 @@ class HungarianMatcher(nn.Module):
         for i, (target, more) in enumerate(zip(targets, more_cost, strict=True)):
             labels = labels_of(target)
             check_shape(f"more_cost[{i}]", more, "(Q, n)", (logits.shape[1], len(labels)))
-            cost = match_cost(logits[i].float(), boxes[i].float(), labels, target["boxes"], self.weights).T
+            cost = match_cost(
+                logits[i].float(), boxes[i].float(), labels, target["boxes"].reshape(-1, 4), self.weights
+            ).T
             size = len(cost) // groups
             pairs = [linear_sum_assignment(part) for part in (cost + more).split(size)]
             query = torch.cat([rows + size * number for number, (rows, _) in enumerate(pairs)])

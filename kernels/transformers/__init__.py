@@ -6,10 +6,11 @@ print(accelerate())
 """
 
 try:
-    import transformers as _transformers  # noqa: F401
+    import transformers.loss.loss_utils as _losses  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "cond_detr_kernels.transformers accelerates the transformers package's detectors: pip install transformers"
+        "cond_detr_kernels.transformers accelerates the transformers package's detectors: pip install "
+        "'transformers>=5.15'"
     ) from error
 
 from cond_detr_kernels.transformers.accelerated import Acceleration, accelerate, restore

@@ -7,6 +7,8 @@ from torch import nn
 
 from cond_detr_kernels.transformers.places import Place, places_of
 
+ALREADY = "it is replaced already"
+
 
 @dataclass
 class Acceleration:
@@ -42,9 +44,10 @@ def accelerate(model_or_class: nn.Module | type[nn.Module] | None = None) -> Acc
         TypeError: if it is neither.
         ValueError: if it has no loss of the package with a Hungarian matching.
     """
+    # all reasons first, so that an error leaves everything as it was
+    places = [(place, ALREADY if place.is_ours() else place.why_left()) for place in places_of(model_or_class)]
     done = Acceleration()
-    for place in places_of(model_or_class):
-        why = "it is replaced already" if place.is_ours() else place.why_left()
+    for place, why in places:
         if why is None:
             place.replace()
             done.replaced.append(place.name)
@@ -55,6 +58,8 @@ def accelerate(model_or_class: nn.Module | type[nn.Module] | None = None) -> Acc
 
 def restore(model_or_class: nn.Module | type[nn.Module] | None = None) -> list[str]:
     """Takes back what :func:`accelerate` replaced with the same argument.
+
+    Models that were built in between keep their attention, until they are given themselves.
 
     Returns:
         The names of what was taken back.

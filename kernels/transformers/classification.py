@@ -7,6 +7,7 @@ difference to the positive term at those few. No one-hot targets are made, and a
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,9 +33,11 @@ class SparseLoss(NamedTuple):
             labels: (B, T) int64 classes of the targets.
             quality: (L, B, P) IoU of each pair, detached.
             pairs: queries and targets; no query has two targets.
+
+        Raises:
+            RuntimeError: if a label is none of the C classes; on a CUDA device by its own assertion, later.
         """
-        index = pairs.query * logits.shape[-1] + pairs.of_targets(labels)
-        matched = logits.flatten(2).gather(2, index)
+        matched = of_class(pairs.of_queries(logits), pairs.of_targets(labels))
         correction = self.positive(matched, quality) - self.negative(matched)
         return self.negative(logits).sum((1, 2, 3)) + pairs.total(correction)
 
@@ -74,6 +77,11 @@ def iou_aware(alpha: float, gamma: float = 2.0) -> SparseLoss:
     return SparseLoss(lambda x: power(x.sigmoid(), gamma) * F.softplus(x), positive)
 
 
+def of_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits (L, B, P, C) at the class of each pair, (L, B, P)."""
+    return logits.gather(-1, labels.long()[..., None]).squeeze(-1)
+
+
 def power(base: Tensor, exponent: float) -> Tensor:
     """``base ** exponent``; a square as a product, whose backward takes half the time."""
     return base * base if exponent == 2 else base**exponent
@@ -98,8 +106,10 @@ def softmax(logits: Tensor, labels: Tensor, pairs: Pairs, no_object_weight: floa
     """
     log_total = logits.logsumexp(-1)
     nothing = no_object_weight * (log_total - logits[..., -1])
-    index = pairs.query * logits.shape[-1] + pairs.of_targets(labels)
-    matched = pairs.of_queries(log_total) - logits.flatten(2).gather(2, index)
+    wanted = pairs.of_targets(labels)
+    # the package takes a target that is no object as well
+    weight = torch.where(wanted == logits.shape[-1] - 1, no_object_weight, 1.0)
+    matched = weight * (pairs.of_queries(log_total) - of_class(pairs.of_queries(logits), wanted))
     loss = nothing.sum((1, 2)) + pairs.total(matched - pairs.of_queries(nothing))
     queries = logits.shape[1] * logits.shape[2]
-    return loss / (no_object_weight * queries + (1 - no_object_weight) * pairs.valid.sum((1, 2)))
+    return loss / (no_object_weight * queries + pairs.total(weight - no_object_weight))

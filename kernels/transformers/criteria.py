@@ -1,15 +1,16 @@
 """The criteria of the transformers package's detectors, with one matching and each loss once for all layers.
 
-Each class here is put before the package's criterion of the same family and replaces its ``forward`` alone: settings,
-weights, and the names of the losses are the package's. Nothing reads a value from the device.
+Each class here is put before the package's criterion of the same family and replaces its ``forward``, which computes
+the losses that the family has. Settings, weights and names are the package's. Nothing reads a value from the device.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -83,7 +84,7 @@ class SharedCriterion:
         values = self.layer_losses(layers, wanted, Pairs.of(found), count)
         losses = dict(by_layer(values, layers.suffixes))
         if "masks" in self.losses:  # of the last layer alone
-            pairs = sorted_pairs(found[:1, :, 0].clone(), wanted.sizes, layers.logits.shape[2])
+            pairs = sorted_pairs(found[:1, :, 0], wanted.sizes, layers.logits.shape[2])
             losses |= self.loss_masks(outputs, targets, pairs, count)  # type: ignore[attr-defined]
         return losses
 
@@ -109,10 +110,8 @@ class SharedCriterion:
 
     def class_loss(self, layers: Layers, targets: Targets, pairs: Pairs, count: Tensor | float) -> Tensor:
         """The classification loss of each layer, (L,)."""
-        quality = overlaps(layers.boxes, targets, pairs) if self.needs_overlaps else pairs.valid
+        quality = overlaps(layers.boxes, targets, pairs)
         return self.sparse_loss()(layers.logits, targets.labels, quality, pairs) / count
-
-    needs_overlaps: ClassVar[bool] = False
 
     def sparse_loss(self) -> SparseLoss:
         """The family's classification loss."""
@@ -151,7 +150,6 @@ class GroupCriterion(SharedCriterion):
 
     group_detr: int
     focal_alpha: float
-    needs_overlaps = True
 
     def forward(self, outputs: Outputs, targets: Sequence[Mapping[str, Tensor]]) -> Losses:  # noqa: D102
         self.groups = self.group_detr if self.training else 1  # type: ignore[attr-defined]
@@ -189,7 +187,7 @@ class TokenCriterion(SharedCriterion):
         # beyond the end of a text logits are -inf
         logits = layers.logits.where(text, 0.0)
         wanted = self.wanted_tokens(layers, targets, pairs)
-        each = torch.where(wanted, loss.positive(logits, logits), loss.negative(logits))
+        each = torch.where(wanted, loss.positive(logits, torch.ones_like(logits)), loss.negative(logits))
         return each.where(text, 0.0).sum((1, 2, 3)) / count
 
     def wanted_tokens(self, layers: Layers, targets: Targets, pairs: Pairs) -> Tensor:
@@ -197,7 +195,8 @@ class TokenCriterion(SharedCriterion):
         maps = layers.outputs[0]["label_maps"]
         # as the package finds a class's row among those of all images: right where all texts have as many classes
         rows = torch.stack([labels + (len(maps[i]) if i else 0) for i, labels in enumerate(targets.labels)])
-        tokens = pairs.of_targets(torch.cat(list(maps))[rows].bool()) & pairs.valid[..., None]
+        every = F.pad(torch.cat(list(maps)), (0, 0, 0, 1))
+        tokens = pairs.of_targets(every[rows].bool()) & pairs.valid[..., None]
         index = pairs.query[..., None].expand_as(tokens)
         return torch.zeros_like(layers.logits, dtype=torch.int8).scatter_add(2, index, tokens.to(torch.int8)) > 0
 
@@ -255,8 +254,15 @@ class RTDetrCriterion:
 
 
 def denoising_pairs(made_from: Mapping[str, Any], targets: Targets, layers: int) -> Pairs:
-    """The pairs of denoising queries, which are known from how they were made."""
+    """The pairs of denoising queries, which are known from how they were made.
+
+    Raises:
+        ValueError: if they were made from other targets.
+    """
     device, groups = targets.labels.device, made_from["dn_num_group"]
+    made, expected = [len(each) for each in made_from["dn_positive_idx"]], [size * groups for size in targets.sizes]
+    if made != expected:
+        raise ValueError(f"expected {expected} denoising queries of the images' targets, got {made}")
     wanted = [torch.arange(size, device=device).tile(groups) for size in targets.sizes]
     query = pad_sequence(list(made_from["dn_positive_idx"]), batch_first=True, padding_value=-1)
     query, target = (each.expand(layers, -1, -1) for each in (query, pad_sequence(wanted, batch_first=True)))

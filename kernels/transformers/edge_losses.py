@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cond_detr_kernels.boxes import cxcywh_to_xyxy
-from cond_detr_kernels.transformers.layers import Layers, Pairs, Targets
+from cond_detr_kernels.transformers.layers import Layers, Pairs, Targets, at_least_fp32
 
 # Of the distillation
 TEMPERATURE = 5
@@ -88,12 +88,14 @@ def distillation(layers: Layers, logits: Tensor, pairs: Pairs, quality: Tensor) 
         pairs: queries and targets.
         quality: (L, B, P) their IoU.
     """
-    teacher = layers.outputs[0]["teacher_corners"].detach().reshape(1, *logits.shape[1:])
+    teacher = at_least_fp32(layers.outputs[0]["teacher_corners"]).detach().reshape(1, *logits.shape[1:])
     divergence = F.kl_div(
         (logits / TEMPERATURE).log_softmax(-1), (teacher / TEMPERATURE).softmax(-1), reduction="none"
     ).sum((-1, -2))
     queries = logits.shape[2]
-    confidence = layers.outputs[0]["teacher_logits"].detach().sigmoid().amax(-1).expand(len(logits), -1, -1)
+    confidence = (
+        at_least_fp32(layers.outputs[0]["teacher_logits"]).detach().sigmoid().amax(-1).expand(len(logits), -1, -1)
+    )
     slot = pairs.query.where(pairs.valid, queries)
     # a place more, for what is no pair
     weight = F.pad(confidence, (0, 1)).scatter(2, slot, quality.to(confidence.dtype))[..., :queries]

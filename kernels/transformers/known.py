@@ -45,14 +45,18 @@ KNOWN: dict[str, set[str]] = {
 }
 
 
-def digest(module: ModuleType) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a module's file."""
-    return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16]
+def is_known(module: ModuleType) -> bool:
+    """Whether a module's file is one of the above; not, if there is no file to look at."""
+    try:
+        content = Path(str(module.__file__)).read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content).hexdigest()[:16] in KNOWN.get(module.__name__, set())
 
 
 def why_unknown(modules: Iterable[ModuleType]) -> str | None:
     """A sentence on those modules that replacements were not tested with; None if there are none."""
-    unknown = [module.__name__ for module in modules if digest(module) not in KNOWN.get(module.__name__, set())]
+    unknown = [module.__name__ for module in modules if not is_known(module)]
     if not unknown:
         return None
     version = sys.modules["transformers"].__version__

@@ -29,12 +29,12 @@ class Targets(NamedTuple):
 
     @classmethod
     def of(cls, targets: Sequence[Mapping[str, Tensor]]) -> "Targets":
-        """Pads the targets of the package: "class_labels" (n,) and "boxes" (n, 4) for each image."""
+        """Pads the targets of the package: "class_labels" (n,) and "boxes" (n, 4), or (0,), for each image."""
         labels = [target["class_labels"] for target in targets]
         sizes = tuple(len(each) for each in labels)
         return cls(
             pad_sequence(labels, batch_first=True),
-            pad_sequence([target["boxes"] for target in targets], batch_first=True),
+            pad_sequence([target["boxes"].reshape(-1, 4) for target in targets], batch_first=True),
             on_device(sizes, labels[0].device),
             sizes,
         )
@@ -46,8 +46,8 @@ class Layers(NamedTuple):
     Attributes:
         suffixes: what the names of each layer's losses end with.
         outputs: of each layer, as the package has them.
-        logits: (L, B, Q, C).
-        boxes: (L, B, Q, 4) cxcywh in fractions of the image size.
+        logits: (L, B, Q, C), at least fp32.
+        boxes: (L, B, Q, 4) cxcywh in fractions of the image size, likewise.
     """
 
     suffixes: tuple[str, ...]
@@ -62,8 +62,8 @@ class Layers(NamedTuple):
         return cls(
             suffixes,
             outputs,
-            torch.stack([each["logits"] for each in outputs]),
-            torch.stack([each["pred_boxes"] for each in outputs]),
+            at_least_fp32(torch.stack([each["logits"] for each in outputs])),
+            at_least_fp32(torch.stack([each["pred_boxes"] for each in outputs])),
         )
 
     def some(self, which: Sequence[int]) -> "Layers":
@@ -77,7 +77,12 @@ class Layers(NamedTuple):
 
     def stacked(self, key: str) -> Tensor:
         """Another output of all layers, (L, ...)."""
-        return torch.stack([each[key] for each in self.outputs])
+        return at_least_fp32(torch.stack([each[key] for each in self.outputs]))
+
+
+def at_least_fp32(values: Tensor) -> Tensor:
+    """Half precision as fp32."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 class Pairs(NamedTuple):

@@ -4,9 +4,9 @@ The package's function of each family stays what it is: it sorts out denoising q
 the losses. It is called with another criterion under the name of its own.
 """
 
+import functools
 import sys
-from functools import cache
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 from transformers.loss.loss_utils import LOSS_MAPPING
@@ -28,31 +28,52 @@ CRITERIA: dict[str, type] = {
 LEFT: dict[str, str] = {
     "RfDetrImageLoss": "its costs and losses are taken from masks at random points, in an order of its own",
 }
+OWN = "somebody has put code of their own there"
+PACKAGE, SHARED = "transformers.loss.", "transformers.loss.loss_for_object_detection"
 ORIGINAL: dict[str, Any] = dict(LOSS_MAPPING)
 
 
 def criterion_of(loss: Any) -> str | None:
-    """The name of the criterion that a loss function of the package makes, if it is one that is known by name."""
-    names = getattr(loss, "__code__", None)
-    return next((name for name in names.co_names if name in CRITERIA or name in LEFT), None) if names else None
+    """The name of the criterion that a loss function makes, if it is one that is known by name."""
+    names = getattr(getattr(loss, "__code__", None), "co_names", ())
+    return next((name for name in names if name in CRITERIA or name in LEFT), None)
+
+
+def is_for_detection(loss_type: str) -> bool:
+    """Whether a loss type is one with a criterion that is known, or somebody's who replaced it."""
+    loss = ORIGINAL.get(loss_type)
+    return loss is not None and (criterion_of(loss) is not None or not _module_of(loss).startswith("transformers."))
 
 
 def why_left(loss_type: str) -> str | None:
     """Why the loss of a type stays as it is; None if it can be replaced."""
-    name = criterion_of(ORIGINAL[loss_type])
-    if name is None:
-        return "it has no criterion that is known here"
+    loss = ORIGINAL[loss_type]
+    name = criterion_of(loss)
+    if name is None or not _module_of(loss).startswith(PACKAGE):
+        return OWN
     if name in LEFT:
         return LEFT[name]
-    return why_unknown(_modules_of(loss_type, name))
+    parts = [loss.__globals__[name], *_matchers(loss)]
+    if not all(map(_is_the_packages, parts)):
+        return OWN
+    modules = [base.__module__ for part in parts for base in part.__mro__ if base.__module__.startswith(PACKAGE)]
+    return why_unknown(sys.modules[each] for each in dict.fromkeys([loss.__module__, *modules, SHARED]))
 
 
-def _modules_of(loss_type: str, name: str) -> list[ModuleType]:
-    """The modules that the criterion, its bases and the function come from."""
-    function = ORIGINAL[loss_type]
-    bases = [base.__module__ for base in function.__globals__[name].__mro__]
-    names = dict.fromkeys([function.__module__, *bases, "transformers.loss.loss_for_object_detection"])
-    return [sys.modules[each] for each in names if each.startswith("transformers.loss.")]
+def _module_of(value: Any) -> str:
+    return str(getattr(value, "__module__", ""))
+
+
+def _matchers(loss: Any) -> list[type]:
+    """The matchers that a loss function, or the criteria of its module, may make."""
+    return [value for name, value in loss.__globals__.items() if name.endswith("HungarianMatcher")]
+
+
+def _is_the_packages(part: type) -> bool:
+    """Whether a class and all its methods are the package's, and none of them was put there by somebody."""
+    bases = [base for base in part.__mro__ if not _module_of(base).startswith(("torch.", "builtins"))]
+    functions = [value for base in bases for value in vars(base).values() if isinstance(value, FunctionType)]
+    return all(_module_of(each).startswith((PACKAGE, "torch.")) for each in (*bases, *functions))
 
 
 class AcceleratedLoss:
@@ -64,7 +85,10 @@ class AcceleratedLoss:
 
     def __init__(self, loss_type: str) -> None:
         self.loss_type = loss_type
-        self.function = _with_our_criterion(loss_type)
+        # a pickled model may be opened where the package is another one
+        known = why_left(loss_type) is None
+        self.function = _with_our_criterion(loss_type) if known else ORIGINAL[loss_type]
+        functools.update_wrapper(self, ORIGINAL[loss_type])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the package's function."""
@@ -77,7 +101,6 @@ class AcceleratedLoss:
         return f"AcceleratedLoss({self.loss_type!r})"
 
 
-@cache
 def _with_our_criterion(loss_type: str) -> FunctionType:
     theirs = ORIGINAL[loss_type]
     name = str(criterion_of(theirs))

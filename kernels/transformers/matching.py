@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cond_detr_kernels.assignment.functional import match, match_costs
@@ -33,17 +34,17 @@ def by_class(matcher: Any, layers: Layers, targets: Targets) -> Tensor:
     return match(layers.logits, layers.boxes, targets.labels, targets.boxes, targets.counts, weights=weights)[0]
 
 
+@torch.no_grad()
 def by_tokens(matcher: Any, layers: Layers, targets: Targets) -> Tensor:
     """Matches by the mean focal cost of the tokens of a class (Grounding DINO), L1 and GIoU: (L, B, T) as above."""
-    tokens = tokens_of(layers.outputs[0]["label_maps"], targets)
-    tokens = tokens / tokens.sum(-1, keepdim=True).clamp(min=1)
-    with torch.no_grad():
-        cost = matcher.class_cost * (tokens @ token_cost(layers.logits.float()).transpose(-1, -2))
-        boxes = layers.boxes.float()
-        cost = cost + matcher.bbox_cost * (targets.boxes[:, :, None] - boxes[:, :, None]).abs().sum(-1)
-        wanted, found = cxcywh_to_xyxy(targets.boxes.float())[:, :, None], cxcywh_to_xyxy(boxes)[:, :, None]
-        cost = cost - matcher.giou_cost * generalized_iou(wanted, found)
-    return match_costs(cost, targets.sizes)
+    tokens = tokens_of(layers.outputs[0]["label_maps"], targets).float()
+    logits, boxes, wanted = layers.logits.float(), layers.boxes.float(), targets.boxes.float()
+    with torch.autocast(logits.device.type, enabled=False):
+        mean = tokens / tokens.sum(-1, keepdim=True).clamp(min=1)
+        cost = matcher.class_cost * (mean @ token_cost(logits).transpose(-1, -2))
+    cost = cost + matcher.bbox_cost * (wanted[:, :, None] - boxes[:, :, None]).abs().sum(-1)
+    overlap = generalized_iou(cxcywh_to_xyxy(wanted)[:, :, None], cxcywh_to_xyxy(boxes)[:, :, None])
+    return match_costs(cost - matcher.giou_cost * overlap, targets.sizes)
 
 
 def token_cost(logits: Tensor, alpha: float = 0.25, gamma: float = 2.0, tiny: float = 1e-8) -> Tensor:
@@ -54,4 +55,6 @@ def token_cost(logits: Tensor, alpha: float = 0.25, gamma: float = 2.0, tiny: fl
 
 def tokens_of(label_maps: Sequence[Tensor], targets: Targets) -> Tensor:
     """(B, T, C) which logits belong to the class of each target, from the maps (classes, C) of each image."""
-    return torch.stack([maps[labels] for maps, labels in zip(label_maps, targets.labels, strict=True)])
+    # a row more, for the padding of images whose text has no classes
+    maps = (F.pad(each, (0, 0, 0, 1)) for each in label_maps)
+    return torch.stack([each[labels] for each, labels in zip(maps, targets.labels, strict=True)])

@@ -302,7 +302,7 @@ def after(*made: Any) -> Any:
 TABLE = [
     # cond-detr itself
     Bad("a misspelt command", lambda p: ["tarin"], "unknown command 'tarin' ... did you mean train?"),
-    Bad("an unknown command", lambda p: ["fly"], "unknown command 'fly' ... there are check-data, pack, train"),
+    Bad("an unknown command", lambda p: ["fly"], "unknown command 'fly' ... there are check-data, convert-data, pack"),
     Bad(
         "an unknown option before a command",
         lambda p: ["--verison"],
@@ -472,7 +472,7 @@ TABLE = [
     Bad(
         "data without annotations",
         lambda p: on_data(p, p.directory("data")),
-        "annotations/instances_train.json does not exist",
+        "dataset folder ... has no data set; expected annotations/instances_train.json",
     ),
     Bad(
         "annotations as a folder",
@@ -482,7 +482,7 @@ TABLE = [
     Bad(
         "annotations as a link to nothing",
         lambda p: after(p.link("d/annotations/instances_train.json"), on_data(p, "d")),
-        "instances_train.json ... does not exist",
+        "has no data set; expected annotations/instances_train.json",
     ),
     Bad(
         "annotations as a pipe",

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.loss.loss_utils import LOSS_MAPPING
 from transformers.models.conditional_detr import modeling_conditional_detr as modeling
 
-from cond_detr_kernels.transformers import accelerate, known, restore
+from cond_detr_kernels.transformers import accelerate, known, places, restore
 from cond_detr_kernels.transformers.losses import LEFT, ORIGINAL, AcceleratedLoss, criterion_of
 from cond_detr_kernels.transformers.places import ATTENTION, fused
 from tests.kernels.transformers_inputs import labels
@@ -270,13 +270,104 @@ def test_losses_of_somebody_else_are_left(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(LOSS_MAPPING, LOSS, own)
     model = detr()
     model.loss_function = own
-    why = "somebody gave it a loss function of their own"
+    why = "somebody has put code of their own there"
     assert accelerate().left[LOSS] == why
     assert accelerate(model).left["ForObjectDetection"] == why
     restore()
     restore(model)
     assert LOSS_MAPPING[LOSS] is own
     assert model.loss_function is own
+
+
+def own_labels(self: Any, *_: Any) -> dict[str, Tensor]:
+    return {"loss_ce": torch.zeros(())}
+
+
+@pytest.mark.parametrize(
+    "name", ["DeformableDetrImageLoss", "DeformableDetrHungarianMatcher", "DeformableDetrImageLoss.loss_labels"]
+)
+def test_parts_of_somebody_else_are_left(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A criterion, a matcher, or a method of one."""
+    from transformers.loss import loss_deformable_detr as module
+
+    owner, _, method = name.partition(".")
+    theirs = getattr(module, owner)
+    if method:
+        monkeypatch.setattr(theirs, method, own_labels)
+    else:
+        monkeypatch.setattr(module, owner, type(owner, (theirs,), {"forward": own_labels}))
+    assert accelerate().left[LOSS] == "somebody has put code of their own there"
+    assert LOSS_MAPPING[LOSS] is ORIGINAL[LOSS]
+
+
+def test_attention_of_somebody_else_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = type("Own", (ATTENTION_CLASS,), {})
+    monkeypatch.setattr(modeling, "ConditionalDetrDecoderCrossAttention", own)
+    model = conditional_detr()
+    assert accelerate().left[ATTENTION] == "somebody has put code of their own there"
+    assert accelerate(model).replaced == [LOSS]
+    assert attention_of(model) == {own}
+    restore()
+    assert modeling.ConditionalDetrDecoderCrossAttention is own
+
+
+def test_a_release_without_that_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(modeling, "ConditionalDetrDecoderCrossAttention")
+    monkeypatch.setitem(known.KNOWN, modeling.__name__, set())
+    for cached in (places.theirs, places.fused):
+        cached.cache_clear()
+    try:
+        done = accelerate()
+        assert LOSS in done.replaced
+        assert "is none that this was tested with" in done.left[ATTENTION]
+        assert accelerate(detr()).replaced == ["ForObjectDetection"]
+    finally:
+        for cached in (places.theirs, places.fused):
+            cached.cache_clear()
+
+
+def test_an_error_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> str | None:
+        raise OSError("disk")
+
+    monkeypatch.setattr(places.LaterAttention, "why_left", fail)
+    with pytest.raises(OSError, match="disk"):
+        accelerate()
+    assert LOSS_MAPPING == ORIGINAL
+
+
+def test_a_compiled_model_with_a_loss_of_its_own() -> None:
+    """Its wrapper passes attributes on; the model inside has them."""
+    model = detr()
+    compiled = torch.compile(model, backend="eager")
+    assert accelerate(compiled).replaced == ["ForObjectDetection"]
+    assert accelerate(compiled).replaced == []
+    assert restore(compiled) == ["ForObjectDetection"]
+    model.loss_function = own_labels
+    assert accelerate(compiled).replaced == []
+    assert restore(compiled) == []
+    assert model.loss_function is own_labels
+
+
+def test_a_subclass_with_a_loss_of_another_type() -> None:
+    class Own(DetrForObjectDetection):
+        pass
+
+    accelerate(DetrForObjectDetection)
+    torch.manual_seed(0)
+    model = Own(DetrConfig(**TINY, backbone_config=backbone()))
+    model.loss_type = "DeformableDetrForObjectDetection"
+    assert model.loss_function.loss_type == "DeformableDetrForObjectDetection"
+
+
+def test_all_and_a_class() -> None:
+    """Each is taken back alone."""
+    accelerate()
+    accelerate(ConditionalDetrForObjectDetection)
+    restore(ConditionalDetrForObjectDetection)
+    assert attention_of(conditional_detr()) == {fused()}
+    restore()
+    assert attention_of(conditional_detr()) == {ATTENTION_CLASS}
 
 
 def test_what_is_no_detector() -> None:
@@ -290,7 +381,7 @@ def test_without_the_package() -> None:
     code = "import sys; sys.modules['transformers'] = None; import cond_detr_kernels.transformers"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode
-    assert "accelerates the transformers package's detectors: pip install transformers" in done.stderr
+    assert "accelerates the transformers package's detectors: pip install 'transformers>=5.15'" in done.stderr
 
 
 PROCESSES = """

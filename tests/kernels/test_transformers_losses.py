@@ -19,7 +19,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING
 from cond_detr_kernels.transformers import classification
 from cond_detr_kernels.transformers.criteria import pairs_of_all_layers
 from cond_detr_kernels.transformers.losses import LEFT, ORIGINAL, AcceleratedLoss, criterion_of, why_left
-from tests.kernels.transformers_inputs import Inputs
+from tests.kernels.transformers_inputs import CLASSES, Inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 REPLACED = [name for name, loss in ORIGINAL.items() if criterion_of(loss) and criterion_of(loss) not in LEFT]
@@ -27,6 +27,7 @@ REPLACED = [name for name, loss in ORIGINAL.items() if criterion_of(loss) and cr
 LOSS_FILES = {"object_detection", "deformable_detr", "rt_detr", "rf_detr", "d_fine", "grounding_dino", "lw_detr"}
 MASK_MODELS = {"eomt", "eomt_dinov3", "mask2former", "maskformer", "oneformer", "videomt"}
 NO_DETECTORS = {"inkling", "nemotron3_5_transcribe"}
+FOCAL = ("ConditionalDetrForObjectDetection", "LwDetrForObjectDetection")
 COUNTS = {"none": [0, 0], "one": [1, 0, 1], "some": [7, 0, 3], "thirty": [30, 29, 2], "more than queries": [50, 41]}
 
 
@@ -124,6 +125,58 @@ def test_predictions_that_are_not_finite_give_such_a_loss() -> None:
     losses, _ = result(AcceleratedLoss("DeformableDetrForObjectDetection"), inputs)
     assert losses["total"].isnan()
     assert losses["loss_bbox"].isfinite()
+
+
+@pytest.mark.parametrize(
+    "loss_type", ["ForObjectDetection", "ConditionalDetrForObjectDetection", "LwDetrForObjectDetection"]
+)
+@pytest.mark.parametrize("label", [-1, CLASSES, CLASSES + 1])
+def test_labels_out_of_range(loss_type: str, label: int) -> None:
+    """DETR knows a class more, no object, which the package takes in targets as well."""
+    inputs = Inputs(loss_type, [3, 2])
+    inputs.make()
+    inputs.labels[0]["class_labels"][1] = label
+    if loss_type == "ForObjectDetection" and label == CLASSES:
+        assert_the_same(loss_type, inputs)
+        return
+    with pytest.raises((RuntimeError, IndexError)):
+        result(AcceleratedLoss(loss_type), inputs)
+
+
+@pytest.mark.parametrize("loss_type", REPLACED)
+def test_boxes_of_no_objects(loss_type: str) -> None:
+    """An empty list of boxes has no second axis."""
+    if "Segmentation" in loss_type:
+        pytest.skip("masks")
+    inputs = Inputs(loss_type, [3, 0])
+    inputs.labels[1]["boxes"] = torch.tensor([])
+    assert_the_same(loss_type, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "loss_type", ["ConditionalDetrForObjectDetection", "LwDetrForObjectDetection", "DFineForObjectDetection"]
+)
+def test_half_precision_is_computed_in_fp32(loss_type: str, dtype: torch.dtype) -> None:
+    inputs = Inputs(loss_type, [3, 2])
+
+    def given(kind: torch.dtype) -> Any:
+        cast = {
+            name: value.to(dtype).to(kind) if isinstance(value, Tensor) else value
+            for name, value in inputs.make().items()
+        }
+        return AcceleratedLoss(loss_type)(**cast)[0]
+
+    assert given(dtype).dtype == torch.float32
+    torch.testing.assert_close(given(dtype), given(torch.float32), rtol=1e-5, atol=1e-5)
+
+
+def test_denoising_queries_of_other_targets() -> None:
+    inputs = Inputs("RTDetrForObjectDetection", [3, 2])
+    given = inputs.make()
+    given["labels"] = given["labels"][::-1]
+    with pytest.raises(ValueError, match=r"expected \[4, 6\] denoising queries of the images' targets, got \[6, 4\]"):
+        AcceleratedLoss("RTDetrForObjectDetection")(**given)
 
 
 def test_votes_of_layers() -> None:
