@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "detect objects in images",
     "report": "write a page about a run",
     "attention": "draw attention maps of detections",
+    "replay": "repeat a training's step whose loss was not finite",
     "convert": "convert a detector's weights from one format to another",
     "export": "export a detector to ONNX or to a torch program",
 }

@@ -216,3 +216,13 @@ def loading_processes(data: DataConfig, wanted: int | None, device: torch.device
         return 0
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(MOST_FOR_GPU, max(1, cores - 1)) if device.type == "cuda" else min(MOST_FOR_CPU, cores // 4)
+
+
+def groups_of(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches in lists of ``size``; what is left over at the end is left out."""
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []

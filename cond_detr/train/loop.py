@@ -22,7 +22,7 @@ from cond_detr import distributed
 from cond_detr.config import RunConfig
 from cond_detr.data.batching import Batch
 from cond_detr.data.dataset import CocoDataset
-from cond_detr.data.loading import ShuffledBatches, checked, loading_processes, train_loader
+from cond_detr.data.loading import ShuffledBatches, checked, groups_of, loading_processes, train_loader
 from cond_detr.data.prefetch import on_device
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
@@ -34,6 +34,7 @@ from cond_detr.train.ema import WeightAverage
 from cond_detr.train.freezing import train_unfrozen
 from cond_detr.train.interruption import StopSignals
 from cond_detr.train.memory import rehearse
+from cond_detr.train.not_finite import Guard, not_finite
 from cond_detr.train.optim import lr_factor, make_optimizer, restore, set_lr
 from cond_detr.train.pace import Pace, progress_bar
 from cond_detr.train.recorder import Recorder
@@ -180,18 +181,19 @@ class Trainer:
 
     def _train_epoch(self, step: TrainStep | GraphedStep, stop: StopSignals) -> None:
         progress = self.progress
-        train_unfrozen(self.trained, self.model.network, self.config.train.freeze)
-        self.data.train.set_epoch(progress.epoch)
-        self.batches.start(progress.epoch, progress.step)
         sums = torch.tensor(progress.loss_sums, dtype=torch.float64, device=self.device)
         self.sanitised.forget()
         started = time.perf_counter() - progress.seconds
         bar = progress_bar(progress.epoch, self.config.train.epochs, progress.step, self.batches.steps)
         self.pace.begin_epoch()
-        loaded = self.pace.waited_for(on_device(checked(self.loader), self.device), self.device)
-        for batches in _groups(loaded, self.config.train.accumulate):
-            sums += self._step(step, batches)
-            progress.step += 1
+        guard = Guard(self.trained, active=self.device.type == "cpu" and distributed.world_size() == 1)
+        for batches in self.groups():
+            guard.before_step()
+            sums += self.backward(step, batches)
+            if guard.is_broken(sums):
+                self._keep(sums)
+            step.update()
+            self.after_update()
             progress.seconds = time.perf_counter() - started
             bar.update()
             looking = progress.step % STEPS_PER_LOOK == 0 or progress.step == self.batches.steps
@@ -207,10 +209,18 @@ class Trainer:
         self.recorder.save_last(self.state())
         stop.raise_if_stopped(self.device, self._where())
 
-    def _step(self, step: TrainStep | GraphedStep, batches: list[Batch]) -> Tensor:
-        """Runs one optimiser step; returns the (4,) losses of this process, summed over its batches."""
+    def groups(self) -> Iterator[list[Batch]]:
+        """The batches of each step, from the present position to the end of the epoch, with the network prepared."""
+        train_unfrozen(self.trained, self.model.network, self.config.train.freeze)
+        self.data.train.set_epoch(self.progress.epoch)
+        self.batches.start(self.progress.epoch, self.progress.step)
+        loaded = self.pace.waited_for(on_device(checked(self.loader), self.device), self.device)
+        return groups_of(loaded, self.config.train.accumulate)
+
+    def backward(self, step: TrainStep | GraphedStep, batches: list[Batch]) -> Tensor:
+        """A step up to its update; the (4,) losses of this process, summed over the batches."""
+        number = self._number()
         seed = self.config.train.seed
-        number = self.progress.epoch * self.batches.steps + self.progress.step
         torch.manual_seed(int(np.random.SeedSequence((seed, number, distributed.rank())).generate_state(1)[0]))
         set_lr(self.optimizer, lr_factor(self.config.train, number, self.total_steps))
         # Processes average their gradients, so each divides by its share of all boxes of the step
@@ -221,15 +231,28 @@ class Trainer:
             outcome = step.backward(batch, num_boxes, last=batch is batches[-1])
             losses += outcome.losses
             self.sanitised.add(batch.image_ids, outcome.sanitised)
-        step.update()
-        if self.average:
-            self.average.update(self.model.network, number)
         return losses
 
-    def _lr(self) -> float:
+    def after_update(self) -> None:
+        """What follows the update of a step."""
+        if self.average:
+            self.average.update(self.model.network, self._number())
+        self.progress.step += 1
+
+    def _number(self) -> int:
+        """Number of the step at hand, counted from the beginning."""
+        return self.progress.epoch * self.batches.steps + self.progress.step
+
+    def _keep(self, sums: Tensor) -> None:
+        """Saves the state before a step whose loss is not finite, and says so."""
+        self.sanitised.report()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.recorder.save_not_finite(self.state())
+        raise not_finite(float(sums[0]), self.progress.epoch, self.progress.step + 1, self.recorder.folder)
+
+    def lr(self) -> float:
         """Learning rate of the transformer in the last finished step."""
-        last = self.progress.epoch * self.batches.steps + self.progress.step - 1
-        return self.config.train.lr * lr_factor(self.config.train, last, self.total_steps)
+        return self.config.train.lr * lr_factor(self.config.train, self._number() - 1, self.total_steps)
 
     def _look(self, sums: Tensor, bar: Any) -> None:
         """Reads the loss sums, a host-device synchronisation, and shows loss and time left in the progress bar.
@@ -250,10 +273,7 @@ class Trainer:
 
     def _finite(self, losses: list[float]) -> list[float]:
         if distributed.any_rank(not all(map(math.isfinite, losses)), self.device):
-            raise InputError(
-                f"the loss is {losses[0]} in epoch {self.progress.epoch + 1}, by step {self.progress.step}; "
-                f"lower `lr` or use `amp` off. The last good state is {self.recorder.folder.last}"
-            )
+            raise not_finite(losses[0], self.progress.epoch, self.progress.step, self.recorder.folder)
         return losses
 
     def _where(self) -> str:
@@ -286,23 +306,24 @@ class Trainer:
             self.progress.images_per_step,
             epoch=self.progress.epoch + 1,
             best_ap=self.progress.best_ap if ap is None else max(ap, self.progress.best_ap),
-            history=[*self.progress.history, self._record(result)],
+            history=[*self.progress.history, record_of(self, result)],
         )
         self.recorder.write_epoch(evaluated, result, self.state(), improved=improved)
 
-    def _record(self, result: Evaluation) -> dict[str, Any]:
-        """The record of the epoch for log.jsonl."""
-        progress = self.progress
-        mean = [total / progress.step for total in progress.loss_sums]
-        return {
-            "epoch": progress.epoch + 1,
-            "seconds": round(progress.seconds, 2),
-            "waiting_seconds": round(self.pace.waiting, 2),
-            "images_per_second": round(progress.step * self.batches.images_per_step / progress.seconds, 2),
-            **dict(zip(LOSS_NAMES, mean, strict=True)),
-            "lr": self._lr(),
-            **result.metrics,
-        }
+
+def record_of(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
+    """The record of an epoch for log.jsonl."""
+    progress, pace = trainer.progress, trainer.pace
+    mean = [total / progress.step for total in progress.loss_sums]
+    return {
+        "epoch": progress.epoch + 1,
+        "seconds": round(progress.seconds, 2),
+        "waiting_seconds": round(pace.waiting, 2),
+        "images_per_second": round(progress.step * progress.images_per_step / progress.seconds, 2),
+        **dict(zip(LOSS_NAMES, mean, strict=True)),
+        "lr": trainer.lr(),
+        **result.metrics,
+    }
 
 
 def make_step(trainer: Trainer) -> TrainStep | GraphedStep:
@@ -316,12 +337,3 @@ def make_step(trainer: Trainer) -> TrainStep | GraphedStep:
         network = DistributedDataParallel(network, device_ids=ids)
     step = TrainStep(trainer.trained, network, trainer.criterion, trainer.optimizer, train)
     return GraphedStep(step, CudaRecorder(device)) if trainer.graphs else step
-
-
-def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    group = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []

@@ -59,6 +59,11 @@ class Recorder:
             self.begun = True
         replace(checkpoint, path=self.folder.last).save()
 
+    def save_not_finite(self, checkpoint: Checkpoint) -> None:
+        """Writes ``not_finite.pt``: the state before a step whose loss is not finite."""
+        if self.writes:
+            replace(checkpoint, path=self.folder.not_finite).save()
+
     def write_epoch(self, model: Model, evaluation: Evaluation, checkpoint: Checkpoint, *, improved: bool) -> None:
         """Writes all files after an epoch, and prints its line.
 

@@ -41,6 +41,11 @@ class RunFolder:
         return self.path / "best.pt"
 
     @property
+    def not_finite(self) -> Path:
+        """The state before a step whose loss was not finite, for cond-detr replay."""
+        return self.path / "not_finite.pt"
+
+    @property
     def predictions(self) -> Path:
         """Picture of detections in validation images, of the best epoch."""
         return self.path / "predictions.png"

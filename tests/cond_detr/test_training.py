@@ -18,6 +18,7 @@ from PIL import Image
 
 from cond_detr import PRESETS, cli
 from cond_detr.evaluate import __main__ as evaluate
+from cond_detr.replay import __main__ as replay
 from cond_detr.train import __main__ as train
 from cond_detr.train.optim import lr_factor
 
@@ -493,4 +494,21 @@ def test_loss_that_is_no_number_stops_the_run(
     assert run_train(*arguments, "--output-dir", tmp_path / "run") == 2
     warning, *error = capfd.readouterr().err.splitlines()
     assert re.match(r"warning: predictions that are not finite .* for train-\d+\.png", warning)
-    assert_one_sentence("\n".join(error), "the loss is nan in epoch 1, by step 6; lower --lr")
+    assert_one_sentence("\n".join(error), "the loss is nan in epoch 1, by step 2; lower --lr .* says$")
+    state = tmp_path / "run" / "not_finite.pt"
+    assert state.exists()
+    assert replay.main([str(state), "--device", "cpu"]) == 0
+    found = capfd.readouterr().out.splitlines()
+    assert found[0] == "epoch 1, step 2 of 6"
+    assert found[1].startswith("images      train-")
+    assert "loss                nan" in found
+    assert re.fullmatch(r"first not finite: the output of backbone\S* \(\w+\), whose inputs are finite", found[-1])
+
+
+def test_a_training_that_is_fine_is_repeated(finished: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = torch.load(finished / "last.pt", weights_only=True)
+    content["config"]["train"]["epochs"] += 1
+    torch.save(content, finished / "earlier.pt")
+    capfd.readouterr()
+    assert replay.main([str(finished / "earlier.pt"), "--device", "cpu", "--steps", "2"]) == 1
+    assert capfd.readouterr().out == "all losses and gradients of 2 steps are finite\n"
