@@ -186,18 +186,21 @@ class Detector(Model):
             self.network.train(was_training)
 
     @overload  # a string is a sequence of strings, but not meant
-    def predict(self, images: ImageLike, threshold: float = 0.3) -> Detections: ...  # type: ignore[overload-overlap]
+    def predict(self, images: ImageLike, threshold: float | None = None) -> Detections: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, images: Sequence[ImageLike], threshold: float = 0.3) -> list[Detections]: ...
+    def predict(self, images: Sequence[ImageLike], threshold: float | None = None) -> list[Detections]: ...
 
-    def predict(self, images: ImageLike | Sequence[ImageLike], threshold: float = 0.3) -> Detections | list[Detections]:
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], threshold: float | None = None
+    ) -> Detections | list[Detections]:
         """Detects objects in images of any size, one image at a time, so that padding never changes a result.
 
         Args:
             images: a path, the bytes or file of an image, PIL image or (H, W, 3) uint8 RGB array, or a sequence of
                 these. They are rotated as their EXIF tags say.
-            threshold: lowest score to report, in [0, 1].
+            threshold: lowest score to report, in [0, 1]; by default the one at which F1 was highest in validation, or
+                0.3 if the model was not trained here.
 
         Returns:
             The detections of each image, highest score first: a list for a sequence, else a single item.
@@ -206,7 +209,9 @@ class Detector(Model):
             InputError: if an image cannot be read or is too small, the threshold is not in [0, 1], or the weights are
                 not fp32.
         """
-        return cast("Detections | list[Detections]", predict(self, images, threshold))
+        return cast(
+            "Detections | list[Detections]", predict(self, images, self.threshold if threshold is None else threshold)
+        )
 
     def export(self, path: str | Path, kind: str | None = None) -> None:
         """Writes a file for deployment: ONNX, torch.export or AOTInductor; see :func:`cond_detr.export.export`.

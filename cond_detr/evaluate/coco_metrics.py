@@ -9,6 +9,7 @@ import numpy as np
 from cond_detr.data.annotations import Annotations
 from cond_detr.evaluate import by_hotcoco, by_pycocotools
 from cond_detr.evaluate.accumulated import Accumulated, Grid
+from cond_detr.evaluate.best_f1 import BestF1, best_of_all
 
 # Lowest score of detections in the confusion matrix; what predict shows by default
 CONFUSED_ABOVE = 0.3
@@ -50,6 +51,11 @@ class Evaluation:
     precision: dict[str, list[float] | None]
     scores: dict[str, list[float] | None]
     confusion: list[Confusion] | None
+
+    @property
+    def best_f1(self) -> BestF1 | None:
+        """The threshold of scores at which the classes' mean F1 is highest, at an IoU of 0.5."""
+        return best_of_all(self.precision, self.scores)
 
 
 def evaluate_table(

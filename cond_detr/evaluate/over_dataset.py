@@ -16,6 +16,7 @@ from cond_detr.data.annotations import Annotations
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.data.loading import checked, eval_loader, loading_processes
 from cond_detr.errors import InputError, shown
+from cond_detr.evaluate.best_f1 import best_of_each
 from cond_detr.evaluate.coco_metrics import CONFUSED_ABOVE, Evaluation, evaluate_table
 from cond_detr.models.model import Model
 from cond_detr.precision import fp32_products
@@ -175,6 +176,10 @@ def results_dict(evaluation: Evaluation, **more: Any) -> dict[str, Any]:
         for name, curve in evaluation.precision.items()
     }
     content = {**more, **evaluation.metrics, "per_class": evaluation.per_class, "over_recall": curves}
+    if best := evaluation.best_f1:
+        each = best_of_each(evaluation.precision, evaluation.scores)
+        per_class = {name: None if found is None else asdict(found) for name, found in each.items()}
+        content["best_f1"] = {**asdict(best), "per_class": per_class}
     if evaluation.confusion is not None:
         content["confusion"] = {
             "threshold": CONFUSED_ABOVE,

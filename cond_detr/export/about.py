@@ -7,7 +7,8 @@ from cond_detr.classes import Classes
 from cond_detr.config import DataConfig
 from cond_detr.data.images import IMAGENET_MEAN, IMAGENET_STD, InputSize
 from cond_detr.errors import InputError, shown
-from cond_detr.models.model import Model
+from cond_detr.models.model import THRESHOLD, Model
+from cond_detr.predict.detections import check_threshold
 from cond_detr.settings import change
 
 # Key of the metadata in a file
@@ -24,6 +25,7 @@ class About:
         image_size: short side of the network's input, in pixels.
         max_size: longest long side, in pixels.
         stride: stride of the network, in pixels; smaller images are refused.
+        threshold: lowest score of detections that are shown.
         layout: order of the dimensions and colours of the network's input.
         scale: what pixels from 0 to 255 are multiplied by.
         mean: subtracted from them afterwards, by colour.
@@ -34,6 +36,7 @@ class About:
     image_size: int
     max_size: int
     stride: int
+    threshold: float = THRESHOLD
     layout: str = "NCHW, RGB"
     scale: float = 1 / 255
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -48,7 +51,7 @@ class About:
     def of(cls, model: Model) -> "About":
         """The metadata of a model."""
         data = model.config.data
-        return cls(model.classes, data.image_size, data.max_size, model.stride)
+        return cls(model.classes, data.image_size, data.max_size, model.stride, model.threshold)
 
     def write(self) -> str:
         """Formats the metadata as JSON."""
@@ -68,4 +71,6 @@ class About:
         stride = values["stride"]
         if type(stride) is not int or not 1 <= stride <= LARGEST_STRIDE:
             raise InputError(f"stride must be a whole number from 1 to {LARGEST_STRIDE}, got {shown(stride)}")
-        return cls(Classes(tuple(names), tuple(category_ids)), **sizes, stride=stride)
+        threshold = values.get("threshold", THRESHOLD)  # files of before have none
+        check_threshold(threshold)
+        return cls(Classes(tuple(names), tuple(category_ids)), **sizes, stride=stride, threshold=threshold)

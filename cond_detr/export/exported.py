@@ -60,14 +60,17 @@ class Exported:
             ) from None
 
     @overload  # a string is a sequence of strings, but not meant
-    def predict(self, images: ImageLike, threshold: float = 0.3) -> Detections: ...  # type: ignore[overload-overlap]
+    def predict(self, images: ImageLike, threshold: float | None = None) -> Detections: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, images: Sequence[ImageLike], threshold: float = 0.3) -> list[Detections]: ...
+    def predict(self, images: Sequence[ImageLike], threshold: float | None = None) -> list[Detections]: ...
 
-    def predict(self, images: ImageLike | Sequence[ImageLike], threshold: float = 0.3) -> Detections | list[Detections]:
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], threshold: float | None = None
+    ) -> Detections | list[Detections]:
         """Detects objects in images; see :meth:`cond_detr.Detector.predict`."""
-        found = each_image(images, threshold, self.about.input_size, lambda image: self._detect(image, threshold))
+        lowest = self.about.threshold if threshold is None else threshold
+        found = each_image(images, lowest, self.about.input_size, lambda image: self._detect(image, lowest))
         return cast("Detections | list[Detections]", found)
 
     def _detect(self, image: Image.Image, threshold: float) -> Detections:

@@ -29,6 +29,10 @@ def new_network(config: Config, num_classes: int) -> Network:
     return NETWORKS[config.model.kind](config.model, num_classes, softmax=config.loss.classification == "softmax")
 
 
+# Of models of which nothing is known
+THRESHOLD = 0.3
+
+
 @dataclass(eq=False)
 class Model:
     """A network with its settings and classes.
@@ -37,7 +41,8 @@ class Model:
         network: from images to predictions.
         config: architecture, image sizes, and settings of its training.
         classes: names and category ids, in the order of the network's outputs.
-        trained: what is known of the training: epoch, AP (in [0, 1]), data set, date, version.
+        trained: what is known of the training: epoch, AP (in [0, 1]), the threshold of the best F1, data set, date,
+            version.
     """
 
     network: Network
@@ -61,6 +66,12 @@ class Model:
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.network.device
+
+    @property
+    def threshold(self) -> float:
+        """Lowest score of detections that are shown: that of the best F1 in validation, if it is known."""
+        known = self.trained.get("threshold")
+        return known if isinstance(known, float) and 0 <= known <= 1 else THRESHOLD
 
     @property
     def stride(self) -> int:

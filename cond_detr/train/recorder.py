@@ -84,7 +84,7 @@ class Recorder:
                 model.config,
                 model.classes,
                 model.network.state_dict(),
-                trained=facts(record, self.val_set),
+                trained=facts(record, evaluation, self.val_set),
             ).save()
             self.folder.write_results(evaluation, epoch=record["epoch"], images=len(self.val_set))
             self.folder.write_predictions(preview(model, self.val_set))
@@ -95,9 +95,11 @@ class Recorder:
         print(line(record, self.config.train.epochs, improved), flush=True)
 
 
-def facts(record: dict[str, Any], val_set: CocoDataset) -> dict[str, Any]:
+def facts(record: dict[str, Any], evaluation: Evaluation, val_set: CocoDataset) -> dict[str, Any]:
     """What a checkpoint says of the epoch that it comes from, for whoever finds it later."""
+    best = evaluation.best_f1
     return {
+        **({"threshold": best.threshold} if best else {}),
         **{name: record[name] for name in ("epoch", "AP", "AP50", "AP75")},
         "data": val_set.annotations.name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -239,7 +239,12 @@ def test_prediction() -> None:
     assert network.training
     assert network.decoder.training
     assert not network.backbone.training
-    for threshold in (50, -1, float("nan"), "0.5", None):
+    model.trained = {"threshold": 0.9}
+    assert [len(model.predict(image)), len(model.predict(image, 0.0))] == [0, len(found)]
+    for unusable in (2.0, "0.9", True):
+        model.trained = {"threshold": unusable}
+        assert model.threshold == 0.3
+    for threshold in (50, -1, float("nan"), "0.5"):
         with pytest.raises(InputError, match=r"threshold must be a score in \[0, 1\]"):
             model.predict(image, threshold)  # type: ignore[arg-type]
     for no_image, what in ((torch.zeros(3, 80, 70), "Tensor"), ([None], "NoneType"), ([3], "int")):
