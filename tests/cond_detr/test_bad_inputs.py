@@ -1161,9 +1161,9 @@ TABLE = [
         "threshold must be a score in [0, 1], got 'x'",
     ),
     Bad(
-        "predicting: threshold None",
-        lambda p: p.model.predict(p.photo(), None),
-        "threshold must be a score in [0, 1], got None",
+        "predicting: threshold a list",
+        lambda p: p.model.predict(p.photo(), [0.3]),
+        "threshold must be a score in [0, 1], got [0.3]",
     ),
     Bad(
         "predicting: threshold 2", lambda p: p.model.predict(p.photo(), 2), "threshold must be a score in [0, 1], got 2"
