@@ -182,15 +182,19 @@ def _answer(asked: str) -> int:
     if asked == "--version":
         print(f"cond-detr {__version__}")
         return 0
+    if asked == "--completion":
+        print(importlib.import_module("cond_detr.completion").script(" ".join(sys.argv[2:])), end="")
+        return 0
     if asked and not asked.startswith("-"):
         meant = nearest(asked.replace("_", "-"), COMMANDS)
         known = f"did you mean {meant}?" if meant else f"there are {', '.join(COMMANDS)}"
         return fail(f"unknown command {shown(asked)}; {known}")
     if asked and asked not in {"-h", "--help"}:
-        meant = nearest(asked, ("--help", "--version"))
+        meant = nearest(asked, ("--help", "--version", "--completion"))
         return fail(f"unknown option {shown(asked)}; {f'did you mean {meant}?' if meant else 'see cond-detr --help'}")
     lines = [f"  {name:13}{what}" for name, what in COMMANDS.items()]
     usage = "\n".join(["usage: cond-detr COMMAND [options]", *lines, "cond-detr COMMAND --help says more"])
+    usage += "; cond-detr --completion bash, zsh or fish completes in the shell"
     helped = asked in {"-h", "--help"}
     print(usage, file=sys.stdout if helped else sys.stderr)
     return 0 if helped else 2

@@ -266,6 +266,9 @@ class RunConfig:
         "hotcoco", "package that computes COCO's numbers; they are the same, and pycocotools takes longer"
     )
     tensorboard: bool = setting(False, "also write the learning curves for TensorBoard")
+    csv: bool = setting(False, "also write the log as a table, log.csv")
+    wandb: bool = setting(False, "also send numbers and pictures to Weights & Biases, by its own settings")
+    mlflow: bool = setting(False, "also send numbers and pictures to MLflow, by its own settings")
 
 
 @dataclass(frozen=True)

@@ -319,6 +319,7 @@ def record_of(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
         "epoch": progress.epoch + 1,
         "seconds": round(progress.seconds, 2),
         "waiting_seconds": round(pace.waiting, 2),
+        "evaluation_seconds": round(pace.evaluation, 2),
         "images_per_second": round(progress.step * progress.images_per_step / progress.seconds, 2),
         **dict(zip(LOSS_NAMES, mean, strict=True)),
         "lr": trainer.lr(),

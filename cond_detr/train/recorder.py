@@ -1,5 +1,6 @@
 """Output of a training run: checkpoints, log, curves, results, a picture, and a printed line for each epoch."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from cond_detr import distributed
-from cond_detr.config import Config
+from cond_detr.config import Config, to_dict
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.files import make_folder
@@ -15,8 +16,9 @@ from cond_detr.models.model import Model
 from cond_detr.predict.detect import predict
 from cond_detr.predict.detections import ground_truth
 from cond_detr.predict.drawing import draw_detections, sheet
+from cond_detr.train.loggers import Logger
+from cond_detr.train.model_card import model_card
 from cond_detr.train.run_folder import RunFolder
-from cond_detr.train.tensorboard import Events
 from cond_detr.version import __version__
 from cond_detr.weights.checkpoint import Checkpoint
 
@@ -36,16 +38,28 @@ class Recorder:
         val_set: data set whose first images are shown.
 
     Attributes:
-        events: writes for TensorBoard, if that is wanted.
+        loggers: take what log.jsonl gets.
     """
 
     def __init__(self, folder: RunFolder, config: Config, val_set: CocoDataset) -> None:
         self.folder = folder
         self.config = config
         self.val_set = val_set
-        self.events: Events | None = None
+        self.loggers: list[Logger] = []
         self.writes = distributed.rank() == 0
         self.begun = False
+
+    def begin_logging(self, loggers: Sequence[Logger], history: list[dict[str, Any]]) -> None:
+        """Tells loggers what begins, and after which epochs."""
+        self.loggers = list(loggers)
+        for logger in self.loggers:
+            make_folder(self.folder.path)
+            logger.begin(self.folder.path, to_dict(self.config), history)
+
+    def end_logging(self) -> None:
+        """Tells them that nothing more will come."""
+        for logger in self.loggers:
+            logger.end()
 
     def save_last(self, checkpoint: Checkpoint) -> None:
         """Writes ``last.pt``, to go on from; the first time also settings and log."""
@@ -71,27 +85,26 @@ class Recorder:
             model: the evaluated model.
             evaluation: its metrics.
             checkpoint: the state to resume from; its history ends with this epoch.
-            improved: whether this is the best epoch so far, so that ``best.pt``, ``results.json`` and
-                ``predictions.png`` are written.
+            improved: whether this is the best epoch so far, so that ``best.pt``, ``README.md``, ``results.json``
+                and ``predictions.png`` are written.
         """
         if not self.writes:
             return
         assert checkpoint.progress is not None
         record = checkpoint.progress.history[-1]
         if improved:
-            Checkpoint(
-                self.folder.best,
-                model.config,
-                model.classes,
-                model.network.state_dict(),
-                trained=facts(record, evaluation, self.val_set),
-            ).save()
+            known = facts(record, evaluation, self.val_set)
+            weights = model.network.state_dict()
+            Checkpoint(self.folder.best, model.config, model.classes, weights, trained=known).save()
+            self.folder.write_card(model_card(model, evaluation, known))
             self.folder.write_results(evaluation, epoch=record["epoch"], images=len(self.val_set))
             self.folder.write_predictions(preview(model, self.val_set))
         self.save_last(checkpoint)
         self.folder.write_log(checkpoint.progress.history)
-        if self.events:
-            self.events.write(record)
+        for logger in self.loggers:
+            logger.write(record)
+            if improved:
+                logger.picture("predictions", self.folder.predictions, record["epoch"])
         print(line(record, self.config.train.epochs, improved), flush=True)
 
 

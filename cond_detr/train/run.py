@@ -12,7 +12,7 @@ from cond_detr import distributed
 from cond_detr.config import Config, RunConfig, configure
 from cond_detr.data import open_split
 from cond_detr.devices import device_named, use_threads
-from cond_detr.errors import InputError, need, shown
+from cond_detr.errors import InputError, shown
 from cond_detr.models.model import Model
 from cond_detr.models.normalization import SyncedBatchNorm2d
 from cond_detr.models.resnet import LAYOUTS
@@ -21,12 +21,12 @@ from cond_detr.settings import change
 from cond_detr.train.criterion import Criterion
 from cond_detr.train.describe import describe, pretraining_warning
 from cond_detr.train.host_memory import keep_freed_memory
+from cond_detr.train.loggers import Logger, loggers_of
 from cond_detr.train.loop import Data, Trainer
 from cond_detr.train.memory import largest_batch_size
 from cond_detr.train.preparing import prepared
 from cond_detr.train.recorder import Recorder
 from cond_detr.train.run_folder import RunFolder
-from cond_detr.train.tensorboard import Events
 from cond_detr.train.training_queries import for_training
 from cond_detr.weights.buildable import check_buildable
 from cond_detr.weights.checkpoint import Checkpoint
@@ -54,11 +54,10 @@ class Running:
             default_device: value of ``device`` if it is not among them.
 
         Raises:
-            InputError: if a setting cannot have its value, there is no such device, or TensorBoard is missing.
+            InputError: if a setting cannot have its value, there is no such device, or a logger's package is missing.
         """
         config = change(RunConfig(), {"device": default_device, **values})
-        if config.tensorboard:
-            need("tensorboard", "tensorboard")
+        loggers_of(config)
         return cls(distributed.local_device(device_named(config.device)), config)
 
 
@@ -194,21 +193,24 @@ def launch(model: Model, data: Data, running: Running, start: str, checkpoint: C
         distributed.from_rank_zero(lambda: held.enter_context(folder.locked(new=checkpoint is None)))
         if checkpoint:  # read again: whoever held the folder until now may have gone on
             trainer.restore(Checkpoint.load(checkpoint.path))
-        _say_and_train(trainer, data, start, how.tensorboard)
+        loggers = loggers_of(how) if distributed.rank() == 0 else []
+        _say_and_train(trainer, data, start, loggers)
     return folder
 
 
-def _say_and_train(trainer: Trainer, data: Data, start: str, tensorboard: bool) -> None:
+def _say_and_train(trainer: Trainer, data: Data, start: str, loggers: list[Logger]) -> None:
     """Prints what a run is about to do, does it, and says what came of it."""
     recorder, folder = trainer.recorder, trainer.recorder.folder
     if distributed.rank() == 0:
         print(describe(trainer.model, data.train, data.val))
         print(f"start       {start}")
         print(f"run folder  {folder.path}", flush=True)
-        if tensorboard:
-            recorder.events = Events(folder.path / "tensorboard", trainer.progress.epoch + 1)
-    with fp32_products(trainer.config.train.matmul_precision, trainer.device):
-        trainer.run()
+        recorder.begin_logging(loggers, trainer.progress.history)
+    try:
+        with fp32_products(trainer.config.train.matmul_precision, trainer.device):
+            trainer.run()
+    finally:
+        recorder.end_logging()
     if distributed.rank() == 0:
         best = f"best AP {trainer.progress.best_ap * 100:.1f}"
         if trainer.progress.best_ap < 0:

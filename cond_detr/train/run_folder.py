@@ -22,7 +22,7 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder with config.json, log.jsonl, last.pt, best.pt, results.json, metrics.png and predictions.png.
+    """A folder with config.json, log.jsonl, last.pt, best.pt, README.md, results.json and pictures.
 
     Attributes:
         path: the folder.
@@ -118,6 +118,10 @@ class RunFolder:
         """Writes log.jsonl and metrics.png for the records of the finished epochs."""
         write_text(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in history))
         write_picture(self.path / "metrics.png", metrics_figure(history), dpi=110)
+
+    def write_card(self, text: str) -> None:
+        """Writes README.md, about best.pt."""
+        write_text(self.path / "README.md", text)
 
     def write_predictions(self, picture: Image.Image) -> None:
         """Writes predictions.png."""

@@ -39,7 +39,7 @@ def unchanged(model: Detector) -> Iterator[None]:
 
 def log(run: Path) -> list[dict[str, float]]:
     """Without what depends on the machine."""
-    of_the_machine = {"seconds", "waiting_seconds", "images_per_second"}
+    of_the_machine = {"seconds", "waiting_seconds", "evaluation_seconds", "images_per_second"}
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in record.items() if k not in of_the_machine} for record in records]
 
