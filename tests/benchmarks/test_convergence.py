@@ -1,6 +1,7 @@
 """The learning curves' benchmark, whole, with a data set of a few images."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -42,4 +43,27 @@ def test_minutes_to_levels() -> None:
     assert row["epochs_to_0.7"] is None
     assert row["minutes_to_0.7"] is None
     assert row["minutes_per_epoch"] == 2.0
-    assert row["AP"] == pytest.approx(0.7)
+
+
+LEARNS = """
+import sys, time
+for ap in (0.3, 0.6):
+    with open(sys.argv[1], "a") as log:
+        print('{"AP": %s}' % ap, file=log)
+time.sleep(60)
+"""
+
+
+def test_a_run_ends_at_its_goal(tmp_path: Path) -> None:
+    """Or after its epochs; what ends it is no failure."""
+    run = convergence_bench.Run("a", (), 0, epochs=5, goal=0.5)
+    folder = run.folder(tmp_path)
+    folder.mkdir()
+    command = [sys.executable, "-c", LEARNS, str(folder / "log.jsonl")]
+    assert not run.is_over(tmp_path)
+    code, seconds = convergence_bench.until_over(run, tmp_path, command, 1)
+    assert code == 0
+    assert 0 < seconds < 10
+    assert run.is_over(tmp_path)
+    assert not run._replace(goal=0.7).is_over(tmp_path)
+    assert run._replace(goal=0.7, epochs=2).is_over(tmp_path)

@@ -406,7 +406,7 @@ def test_r11_texts_are_no_costs() -> None:
     [
         (["trian"], "unknown command 'trian'; did you mean train?"),
         (["attention-maps"], "unknown command 'attention-maps'; did you mean attention?"),
-        (["xyz"], "unknown command 'xyz'; there are check-data, pack, train"),
+        (["xyz"], "unknown command 'xyz'; there are check-data, convert-data, pack"),
         (["train", "--fused_attn"], "did you mean --fused-attn?"),
         (["train", "--epcohs", "3"], "did you mean --epochs?"),
         (["predict", "--treshold=0.5", "a.png", "--checkpoint", "x", "--output-dir", "y"], "did you mean --threshold?"),
