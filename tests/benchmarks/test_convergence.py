@@ -66,4 +66,3 @@ def test_a_run_ends_at_its_goal(tmp_path: Path) -> None:
     assert 0 < seconds < 10
     assert run.is_over(tmp_path)
     assert not run._replace(goal=0.7).is_over(tmp_path)
-    assert run._replace(goal=0.7, epochs=2).is_over(tmp_path)

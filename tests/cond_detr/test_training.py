@@ -85,6 +85,7 @@ def test_a_run_writes_its_folder(dataset_dir: Path, tmp_path: Path, capsys: pyte
     assert run_train(*TINY, "--dataset-dir", dataset_dir, "--epochs", 2, "--output-dir", folder) == 0
     names = {path.name for path in folder.iterdir()}
     assert names == {
+        "README.md",
         "config.json", "log.jsonl", "last.pt", "best.pt", "results.json", "metrics.png", "predictions.png"
     }  # fmt: skip
     records = log(folder)
