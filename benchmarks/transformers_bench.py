@@ -2,7 +2,7 @@
 
 For every family at its published size, on one thread: loss and backward of a batch's predictions for several numbers of
 objects, and a whole training step on small images. Values and gradients are compared before times count. Times are CPU
-seconds, those of a GPU wall-clock.
+seconds.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ COLUMNS = {
     "host_reads_ours": "d",
 }
 TARGETS = (0, 1, 7, 30)
-# Images of a loss, and of a step
-LOSS_IMAGES, STEP_IMAGES = 16, 2
+# Images of a step
+STEP_IMAGES = 2
 TOLERANCE = 1e-4
 # Of a million pairs of objects that could swap queries, some would win less than rounding does: then the matching is an
 # accident, and other predictions are drawn, at most as often as this
@@ -224,7 +224,7 @@ def main() -> int:
         except (AttributeError, ImportError) as problem:
             record.note(f"{family.name}: not in this release of the package ({first_line(problem)})")
             continue
-        images, counts = (2, (0, 3)) if options.quick else (LOSS_IMAGES, TARGETS)
+        images, counts = (2, (0, 3)) if options.quick else (family.images, TARGETS)
         for row in loss_rows(family, model, images, counts):
             record.add([row])
         record.add([step_row(family, model, STEP_IMAGES, counts[-1])])

@@ -22,12 +22,14 @@ class Family:
         name: what its classes begin with.
         settings: of its configuration, beyond the defaults.
         side: of its images in pixels.
+        images: of a batch whose loss is measured; fewer where queries are thousands.
         text: whether it takes a text with the classes.
     """
 
     name: str
     settings: dict[str, Any]
     side: int = 224
+    images: int = 16
     text: bool = False
 
     def build(self) -> nn.Module:
@@ -81,10 +83,10 @@ FAMILIES = [
     Family("RTDetrV2", {"num_labels": 80}),
     Family("DFine", {"num_labels": 80}),
     Family("Deimv2", {"num_labels": 80}),
-    Family("LwDetr", {"num_labels": 91, "projector_scale_factors": [1.0], **AUXILIARY}, side=384),
-    Family("RfDetr", {"num_labels": 91, **AUXILIARY}, side=392),
-    Family("GroundingDino", AUXILIARY, text=True),
-    Family("MMGroundingDino", AUXILIARY, text=True),
+    Family("LwDetr", {"num_labels": 91, "projector_scale_factors": [1.0], **AUXILIARY}, side=384, images=2),
+    Family("RfDetr", {"num_labels": 91, **AUXILIARY}, side=392, images=2),
+    Family("GroundingDino", AUXILIARY, images=4, text=True),
+    Family("MMGroundingDino", AUXILIARY, images=4, text=True),
 ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
 import torch.nn.functional as F
@@ -179,6 +180,9 @@ class TokenCriterion(SharedCriterion):
 
     focal_alpha: float
 
+    def forward(self, outputs: Outputs, targets: Sequence[Mapping[str, Tensor]]) -> Losses:  # noqa: D102
+        return super().forward(up_to(outputs, end_of_text(outputs)), targets)
+
     def matched(self, layers: Layers, targets: Targets) -> Tensor:  # noqa: D102
         return matching.by_tokens(self.matcher, layers, targets)[:, :, None]
 
@@ -199,6 +203,25 @@ class TokenCriterion(SharedCriterion):
         tokens = pairs.of_targets(every[rows].bool()) & pairs.valid[..., None]
         index = pairs.query[..., None].expand_as(tokens)
         return torch.zeros_like(layers.logits, dtype=torch.int8).scatter_add(2, index, tokens.to(torch.int8)) > 0
+
+
+def end_of_text(outputs: Outputs) -> int:
+    """Where the tokens of texts and classes end, if looking costs nothing: on the CPU. Else how many there can be."""
+    text = outputs["text_mask"]
+    if text.device.type != "cpu" or torch.compiler.is_compiling():
+        return int(text.shape[-1])
+    masks = [each.numpy().reshape(-1, text.shape[-1]) for each in (text, *outputs["label_maps"])]
+    used = np.flatnonzero(np.any([mask.any(0) for mask in masks], axis=0))
+    return int(used[-1]) + 1 if len(used) else 1
+
+
+def up_to(outputs: Outputs, end: int) -> dict[str, Any]:
+    """Outputs without the tokens from there on, whose logits are -inf."""
+    kept = {**outputs, "logits": outputs["logits"][..., :end], "text_mask": outputs["text_mask"][..., :end]}
+    kept["label_maps"] = [each[:, :end] for each in outputs["label_maps"]]
+    if "auxiliary_outputs" in outputs:
+        kept["auxiliary_outputs"] = [up_to(each, end) for each in outputs["auxiliary_outputs"]]
+    return kept
 
 
 class RTDetrCriterion:
