@@ -119,6 +119,23 @@ def make_folder(path: Path) -> None:
         raise InputError(f"folder {path} cannot be made: {why}") from None
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill, which becomes ``path`` when the block ends: complete, or not at all.
+
+    Raises:
+        InputError: if there is something at ``path``, or its parent cannot be made.
+    """
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists already; choose a new folder")
+    make_folder(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished.") as name:
+        unfinished = Path(name) / "folder"
+        make_folder(unfinished)
+        yield unfinished
+        unfinished.rename(path)
+
+
 def as_path(value: Any) -> Path:
     """The path that an argument ``path`` is.
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from cond_detr.check_data.findings import check_split, compare, contact_sheet, table
 from cond_detr.cli import command_parser, positive, run
+from cond_detr.data.formats import SPLITS
 from cond_detr.errors import InputError, printable
 from cond_detr.files import make_folder, write_picture
-
-SPLITS = ("train", "val")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +16,11 @@ from tqdm import tqdm
 from cond_detr.cli import command_parser, run, score
 from cond_detr.config import DataConfig
 from cond_detr.data.description import describe
-from cond_detr.data.formats import find_split
+from cond_detr.data.formats import SPLITS, find_split
 from cond_detr.data.formats.coco import write_coco
 from cond_detr.data.layouts import FolderLoader
 from cond_detr.errors import InputError
-from cond_detr.files import make_folder
-
-SPLITS = ("train", "val")
+from cond_detr.files import make_folder, new_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,14 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         InputError: if the data set cannot be used, lacks an image, or the target exists.
     """
     options = parser().parse_args(argv)
-    if os.path.lexists(options.target):
-        raise InputError(f"{options.target} exists already; choose a new folder")
-    make_folder(options.target.parent)
-    # complete or not at all
-    with tempfile.TemporaryDirectory(dir=options.target.parent, prefix=".unfinished.") as name:
-        unfinished = Path(name) / "coco"
+    with new_folder(options.target) as unfinished:
         said = [convert(options.dataset_dir, split, unfinished, options.val_fraction) for split in SPLITS]
-        unfinished.rename(options.target)
     print("\n".join(said))
     return 0
 

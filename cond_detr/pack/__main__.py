@@ -5,8 +5,6 @@ are the same to the last bit.
 """
 
 import argparse
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,14 +12,12 @@ from tqdm import tqdm
 
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.config import DataConfig
-from cond_detr.data.formats import find_split
+from cond_detr.data.formats import SPLITS, find_split
 from cond_detr.data.formats.coco import write_coco
 from cond_detr.data.layouts import FolderLoader
 from cond_detr.data.shards import Shards, tar_files, write_index, write_shards
 from cond_detr.errors import InputError
-from cond_detr.files import make_folder
-
-SPLITS = ("train", "val")
+from cond_detr.files import make_folder, new_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,13 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.target is None:
         index(options.dataset_dir)
         return 0
-    if os.path.lexists(options.target):
-        raise InputError(f"{options.target} exists already; choose a new folder")
-    make_folder(options.target.parent)
-    # complete or not at all
-    with tempfile.TemporaryDirectory(dir=options.target.parent, prefix=".unfinished.") as name:
-        said = [pack(options.dataset_dir, split, Path(name) / "packed", options.megabytes) for split in SPLITS]
-        (Path(name) / "packed").rename(options.target)
+    with new_folder(options.target) as unfinished:
+        said = [pack(options.dataset_dir, split, unfinished, options.megabytes) for split in SPLITS]
     print("\n".join(said))
     return 0
 

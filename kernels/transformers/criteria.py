@@ -187,22 +187,20 @@ class TokenCriterion(SharedCriterion):
         return matching.by_tokens(self.matcher, layers, targets)[:, :, None]
 
     def class_loss(self, layers: Layers, targets: Targets, pairs: Pairs, count: Tensor | float) -> Tensor:  # noqa: D102
-        loss, text = classification.focal(self.focal_alpha), layers.outputs[0]["text_mask"]
+        loss, text = classification.focal(self.focal_alpha), layers.outputs[0]["text_mask"].expand_as(layers.logits)
         # beyond the end of a text logits are -inf
         logits = layers.logits.where(text, 0.0)
-        wanted = self.wanted_tokens(layers, targets, pairs)
-        each = torch.where(wanted, loss.positive(logits, torch.ones_like(logits)), loss.negative(logits))
-        return each.where(text, 0.0).sum((1, 2, 3)) / count
+        nothing = loss.negative(logits).where(text, 0.0).sum((1, 2, 3))
+        matched, wanted = pairs.of_queries(logits), self.wanted_tokens(layers, targets, pairs) & pairs.of_queries(text)
+        correction = loss.positive(matched, wanted) - loss.negative(matched)
+        return (nothing + pairs.total(correction.where(wanted, 0.0).sum(-1))) / count
 
     def wanted_tokens(self, layers: Layers, targets: Targets, pairs: Pairs) -> Tensor:
-        """(L, B, Q, C) the tokens that each query should answer to."""
+        """(L, B, P, C) the tokens of each pair's class."""
         maps = layers.outputs[0]["label_maps"]
         # as the package finds a class's row among those of all images: right where all texts have as many classes
         rows = torch.stack([labels + (len(maps[i]) if i else 0) for i, labels in enumerate(targets.labels)])
-        every = F.pad(torch.cat(list(maps)), (0, 0, 0, 1))
-        tokens = pairs.of_targets(every[rows].bool()) & pairs.valid[..., None]
-        index = pairs.query[..., None].expand_as(tokens)
-        return torch.zeros_like(layers.logits, dtype=torch.int8).scatter_add(2, index, tokens.to(torch.int8)) > 0
+        return pairs.of_targets(F.pad(torch.cat(list(maps)), (0, 0, 0, 1))[rows].bool())
 
 
 def end_of_text(outputs: Outputs) -> int:

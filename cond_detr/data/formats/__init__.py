@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cond_detr.data.formats.coco import of_coco, of_one_file, of_roboflow
-from cond_detr.data.formats.split import Split
+from cond_detr.data.formats.split import SPLITS, Split
 from cond_detr.data.formats.voc import of_voc
 from cond_detr.data.formats.yolo import of_yolo
 from cond_detr.errors import InputError
 from cond_detr.files import why_no_folder
 
-__all__ = ["Split", "find_split"]
+__all__ = ["SPLITS", "Split", "find_split"]
 
 OTHERS: tuple[Callable[[Path, str], Split | None], ...] = (of_roboflow, of_yolo, of_voc)
 EXPECTED = (
@@ -39,7 +39,7 @@ def find_split(dataset_dir: Path, split: str, val_fraction: float) -> Split:
     if found := of_coco(dataset_dir, split):
         return found
     for of_format in OTHERS:
-        train, val = (of_format(dataset_dir, each) for each in ("train", "val"))
+        train, val = (of_format(dataset_dir, each) for each in SPLITS)
         if train and not val:
             return train.part(split, val_fraction)
         if found := train if split == "train" else val:

@@ -16,6 +16,7 @@ from cond_detr.errors import InputError
 Objection: TypeAlias = Callable[[str], None]
 # Of the names that tools give to the split for validation
 NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}
+SPLITS = tuple(NAMES)
 
 
 @dataclass(frozen=True)
