@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Thresholds are told in as many digits, rounded down, so that the detection that they come from stays in
+# Decimals of a threshold, rounded down so that the detection it comes from stays in
 DIGITS = 3
 Curve = Sequence[float] | None
 

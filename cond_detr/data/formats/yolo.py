@@ -16,7 +16,7 @@ from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_text
 
-# In which a box is told: COCO's own precision, to which six digits of a fraction are exact
+# Decimals of a box in pixels, as COCO has them; six digits of a fraction are exact to that
 DIGITS = 2
 # Fractions of the image size beyond this are pixels, or something else
 LARGEST = 2.0
