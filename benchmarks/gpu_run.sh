@@ -9,7 +9,7 @@ usage: benchmarks/gpu_run.sh [option]... [step]...
 Without steps: the quick set, whose limits add up to less than ten minutes. Steps run in the order of --list, after the
 build, which takes a second if its sources have not changed.
 
-  --full             all steps, at all sizes, with limits that add up to an hour
+  --full             all steps, at all sizes, with limits that add up to 70 minutes
   --output-dir DIR   for JSON, pictures and log.txt (default: benchmarks/results/NAME_OF_THE_GPU)
   --wheels DIR       packages that this machine lacks; there is no download
   --limit SECONDS    for each step, instead of its own
@@ -23,21 +23,22 @@ TEXT
 
 # name, limit in the quick set (- if it is not in it), limit in the full set, what it does
 readonly steps="\
-build           120  400  the package with its extension module, for this GPU alone, unless it is there
-compile_kernels 110  300  compiles the attention kernels on all processors into the cache
-tests           110  600  tests of kernels, CUDA graphs and host synchronisation
-memcheck          -  400  tests of kernels under compute-sanitizer's memcheck
-racecheck         -  200  tests of the matcher under compute-sanitizer's racecheck
-attn_bench      110  900  attention against the alternatives
-matcher_bench    40  200  matching against the alternatives
-step_bench       70  600  training steps against the transformers package
-kernel_report     -  200  registers, spills and instructions of all kernels"
+build                120  400  the package with its extension module, for this GPU alone, unless it is there
+compile_kernels      110  300  compiles the attention kernels on all processors into the cache
+tests                110  600  tests of kernels, CUDA graphs and host synchronisation
+memcheck               -  400  tests of kernels under compute-sanitizer's memcheck
+racecheck              -  200  tests of the matcher under compute-sanitizer's racecheck
+attn_bench           110  900  attention against the alternatives
+matcher_bench         40  200  matching against the alternatives
+step_bench            70  600  training steps against the transformers package
+transformers_bench     -  300  the transformers package's detectors with their losses and with ours
+kernel_report          -  200  registers, spills and instructions of all kernels"
 
 python=${PYTHON:-python3}
 full=false dry=false limit='' output='' wheels='' wanted=()
 
 list_steps() {
-    echo "step           quick full"
+    echo "step               quick full"
     echo "$steps"
 }
 
@@ -139,6 +140,9 @@ command_of() {
         step_bench)
             cmd=("$python" benchmarks/step_bench.py "${size[@]}" --seconds "$turn" --json "$output/$1.json")
             ;;
+        transformers_bench)
+            cmd=("$python" benchmarks/transformers_bench.py "${size[@]}" --json "$output/$1.json")
+            ;;
         kernel_report)
             cmd=("$python" benchmarks/kernel_report.py --arch "$arch" --json "$output/$1.json")
             if $dry; then cmd+=(--help); fi
@@ -153,7 +157,7 @@ run_step() {
     command_of "$name"
     if [ -n "$reason" ]; then
         echo "skipped: $reason"
-        summary+=("$(printf '%-16s %5d s  skipped because %s' "$name" 0 "$reason")")
+        summary+=("$(printf '%-18s %5d s  skipped because %s' "$name" 0 "$reason")")
         return
     fi
     printf '%q ' "${cmd[@]}"
@@ -164,7 +168,7 @@ run_step() {
         124 | 137) result="timed out after $seconds s" ;;
         *) result="failed with exit code $code" ;;
     esac
-    summary+=("$(printf '%-16s %5d s  %s' "$name" $((SECONDS - started)) "$result")")
+    summary+=("$(printf '%-18s %5d s  %s' "$name" $((SECONDS - started)) "$result")")
     [ "$code" -eq 0 ] && return
     failed=true
     if [ "$name" = build ]; then stopped=true; fi

@@ -401,6 +401,7 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="one size, nothing compiled")
+    parser.add_argument("--no-compile", action="store_true", help="nothing compiled, which takes a minute a size")
     parser.add_argument("--tiny", action="store_true", help="a small problem, nothing compiled, to see that it runs")
     parser.add_argument("--seconds", type=float, default=0.0, help="time for each row (default: 1 on CUDA, 8)")
     options = parser.parse_args()
@@ -413,9 +414,10 @@ def main() -> int:
     record = Record(options.json, "step_bench", where)
     settings = CUDA_SETTINGS if device.type == "cuda" else CPU_SETTINGS
     settings = [TINY] if options.tiny else settings[:1] if options.quick else settings
+    compiled = not (options.quick or options.tiny or options.no_compile)
     for setting in settings:
         others = record.rows
-        for rows in measure(setting, device, seconds, compiled=not (options.quick or options.tiny)):
+        for rows in measure(setting, device, seconds, compiled=compiled):
             record.rows = others + rows
             record.write()
     print_table(record.rows, COLUMNS)

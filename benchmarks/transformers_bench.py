@@ -1,8 +1,8 @@
 """Training the transformers package's detectors, with its losses and with ours in their place.
 
-For every family at its published size, on one thread: loss and backward of a batch's predictions for several numbers of
+For every family at its published size, on one thread or a GPU: loss and backward of a batch's predictions for several numbers of
 objects, and a whole training step on small images. Values and gradients are compared before times count. Times are CPU
-seconds.
+seconds, on a GPU those until it is done.
 """
 
 import contextlib
@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from common import Record, Row, arguments, first_line, machine, print_table, ratio_axis
-from host_reads import HostReads
-from torch import nn
+from common import Record, Row, arguments, first_line, machine, print_table, ratio_axis, timed
+from host_reads import HostReads, cuda_synchronisations
 from torch.overrides import TorchFunctionMode
 from transformers_families import (
     FAMILIES,
@@ -67,8 +66,10 @@ class HostCopies(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def host_reads(call: Callable[[], object]) -> int:
+def host_reads(call: Callable[[], object], device: torch.device) -> int:
     """How often a call asks the device for a value."""
+    if device.type == "cuda":
+        return cuda_synchronisations(call)
     with HostReads() as reads, HostCopies() as copies:
         call()
     return sum(reads.found.values()) + copies.found
@@ -85,12 +86,14 @@ def ties_in_order() -> Iterator[None]:
         torch.argsort = argsort
 
 
-def in_turns(theirs: Callable[[], object], ours: Callable[[], object], turns: int) -> tuple[float, float, float]:
+def in_turns(
+    theirs: Callable[[], object], ours: Callable[[], object], turns: int, device: torch.device
+) -> tuple[float, float, float]:
     """Median milliseconds of two calls that take turns, and the median of their ratios."""
     times: list[tuple[float, float]] = []
     for turn in range(turns):
         first, second = (theirs, ours) if turn % 2 == 0 else (ours, theirs)
-        pair = cpu_seconds(first), cpu_seconds(second)
+        pair = seconds(first, device), seconds(second, device)
         times.append(pair if turn % 2 == 0 else pair[::-1])
         if max(pair) > LONG and turn >= turns // 2:
             break
@@ -98,8 +101,11 @@ def in_turns(theirs: Callable[[], object], ours: Callable[[], object], turns: in
     return medians[0], medians[1], statistics.median(a / b for a, b in times)
 
 
-def cpu_seconds(call: Callable[[], object]) -> float:
-    """What a call takes."""
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """CPU seconds that a call takes; on a GPU, the time until it is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return timed(call, device)() / 1e6
     began = time.process_time()
     call()
     return time.process_time() - began
@@ -116,6 +122,7 @@ def compared(
     part: str,
     images: int,
     targets: int,
+    device: torch.device,
     calls: tuple[Callable[[], Any], Callable[[], Any]],
     counted: tuple[Callable[[], Any], Callable[[], Any]] | None = None,
 ) -> Row:
@@ -123,8 +130,8 @@ def compared(
     apart = apart_by(*calls)
     if not apart < TOLERANCE:
         raise ArithmeticError(f"{name}, {part}, {targets} targets: results differ by {apart:.1e}")
-    reads = [host_reads(call) for call in counted or calls]
-    their_ms, our_ms, times = in_turns(*calls, STEP_TURNS if part == "step" else LOSS_TURNS)
+    reads = [host_reads(call, device) for call in counted or calls]
+    their_ms, our_ms, times = in_turns(*calls, STEP_TURNS if part == "step" else LOSS_TURNS, device)
     return {
         "family": name,
         "part": part,
@@ -144,17 +151,17 @@ def loss_rows(family: Family, model: Any, images: int, counts: tuple[int, ...]) 
     for count in counts:
         for seed in range(DRAWS):
             with torch.no_grad():
-                given = captured_loss(model, family.batch(images, [count] * images, seed))
+                given = captured_loss(model, family.batch(images, [count] * images, seed, model.device))
             theirs = functools.partial(loss_and_gradients, ORIGINAL[model.loss_type], given)
             calls = theirs, functools.partial(loss_and_gradients, AcceleratedLoss(model.loss_type), given)
             if apart_by(*calls) < TOLERANCE:
                 break
-        yield compared(family.name, "loss", images, count, calls)
+        yield compared(family.name, "loss", images, count, model.device, calls)
 
 
-def step_row(family: Family, model: nn.Module, images: int, count: int) -> Row:
+def step_row(family: Family, model: Any, images: int, count: int) -> Row:
     """A whole step, on the same model with and without what is replaced."""
-    batch = family.batch(images, [count] * images)
+    batch = family.batch(images, [count] * images, device=model.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
     def backward() -> Any:
@@ -180,7 +187,7 @@ def step_row(family: Family, model: nn.Module, images: int, count: int) -> Row:
         return run
 
     calls, counted = (step, accelerated(step)), (backward, accelerated(backward))
-    return compared(family.name, "step", images, count, calls, counted)
+    return compared(family.name, "step", images, count, model.device, calls, counted)
 
 
 def picture(rows: list[Row], where: str) -> Any:
@@ -209,25 +216,31 @@ def picture(rows: list[Row], where: str) -> Any:
 def main() -> int:
     """Runs the benchmark."""
     parser = arguments(__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="two families, few images and objects")
     parser.add_argument("--families", nargs="+", metavar="NAME", help="of these alone, such as RTDetr")
+    parser.add_argument("--tiny", action="store_true", help="one family and no step, to see that it runs")
     options = parser.parse_args()
-    wanted = options.families or (["ConditionalDetr", "RTDetr"] if options.quick else [f.name for f in FAMILIES])
+    quick = ["ConditionalDetr"] if options.tiny else ["ConditionalDetr", "RTDetr"]
+    few = options.quick or options.tiny
+    wanted = options.families or (quick if few else [family.name for family in FAMILIES])
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    where = machine()
+    device = torch.device(options.device)
+    where = machine(device)
     print(where)
     record = Record(options.json, "transformers_bench", where)
     for family in (family for family in FAMILIES if family.name in wanted):
         try:
-            model = family.build()
+            model: Any = family.build().to(device)
         except (AttributeError, ImportError) as problem:
             record.note(f"{family.name}: not in this release of the package ({first_line(problem)})")
             continue
-        images, counts = (2, (0, 3)) if options.quick else (family.images, TARGETS)
+        images, counts = (2, (0, 3)) if few else (family.images, TARGETS)
         for row in loss_rows(family, model, images, counts):
             record.add([row])
-        record.add([step_row(family, model, STEP_IMAGES, counts[-1])])
+        if not options.tiny:
+            record.add([step_row(family, model, STEP_IMAGES, counts[-1])])
         print_table([row for row in record.rows if row["family"] == family.name], COLUMNS)
     record.finish(picture)
     slower = [f"{row['family']} {row['part']} {row['targets']}" for row in record.rows if row["times"] < 1 - NOISE]

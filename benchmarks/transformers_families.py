@@ -47,14 +47,18 @@ class Family:
         model: nn.Module = getattr(transformers, f"{self.name}ForObjectDetection")(config)
         return model.train()
 
-    def batch(self, images: int, targets: Sequence[int], seed: int = 0) -> Arguments:
-        """Images with random pixels and objects."""
+    def batch(
+        self, images: int, targets: Sequence[int], seed: int = 0, device: torch.device | str = "cpu"
+    ) -> Arguments:
+        """Images with random pixels and objects, the same on every device."""
         torch.manual_seed(seed)
-        given: Arguments = {"pixel_values": torch.randn(images, 3, self.side, self.side), "labels": labels(targets)}
+        pixels = torch.randn(images, 3, self.side, self.side).to(device)
+        objects = [{name: value.to(device) for name, value in each.items()} for each in labels(targets)]
+        given: Arguments = {"pixel_values": pixels, "labels": objects}
         if self.text:
             # [CLS], a word and a full stop for each class, [SEP]: the numbers of BERT's vocabulary
             words = [101, *(token for word in range(CLASSES) for token in (2000 + word, 1012)), 102]
-            given["input_ids"] = torch.tensor([words] * images)
+            given["input_ids"] = torch.tensor([words] * images, device=device)
         return given
 
 
