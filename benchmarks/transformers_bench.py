@@ -1,8 +1,8 @@
 """Training the transformers package's detectors, with its losses and with ours in their place.
 
-For every family at its published size, on one thread or a GPU: loss and backward of a batch's predictions for several numbers of
-objects, and a whole training step on small images. Values and gradients are compared before times count. Times are CPU
-seconds, on a GPU those until it is done.
+For every family at its published size, on one thread or a GPU: loss and backward of a batch's predictions for several
+numbers of objects, and a whole training step on small images. Values and gradients are compared before times count.
+Times are CPU seconds; on a GPU, those until the work is done.
 """
 
 import contextlib
