@@ -387,9 +387,10 @@ def picture(rows: list[Row], title: str) -> object:
     figure = Figure(figsize=(max(6, 4 * len(places)), 4.5), layout="constrained")
     for axis, place in zip(figure.subplots(1, len(places), squeeze=False).flat, places, strict=True):
         mine = [row for row in rows if (row["preset"], row["batch"]) == place]
-        bars = axis.bar([row["impl"] for row in mine], [row["times_transformers"] for row in mine])
+        bars = axis.bar(range(len(mine)), [row["times_transformers"] for row in mine])
         axis.bar_label(bars, fmt="{:.2f}", fontsize=8)
-        axis.tick_params("x", rotation=30, labelsize=8)
+        names = [row["impl"] for row in mine]
+        axis.set_xticks(range(len(mine)), names, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
         axis.set_title(f"{place[0]}, batch {place[1]}", fontsize=10)
         ratio_axis(axis, "speed / speed of transformers")
     figure.suptitle(title, fontsize=9)

@@ -66,7 +66,22 @@ def by_layer(values: Mapping[str, Tensor], suffixes: Sequence[str]) -> Iterator[
         yield from ((name + suffix, each[i]) for name, each in split.items())
 
 
-class SharedCriterion:
+class WithoutTensors:
+    """Takes a criterion's weights and constants off it: the host would wait until they are copied to the device.
+
+    Attributes:
+        constants: their values by name.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        tensors = [*self.named_parameters(), *self.named_buffers()]  # type: ignore[attr-defined]
+        self.constants: dict[str, list[float]] = {name: each.tolist() for name, each in tensors}
+        for name in self.constants:
+            delattr(self, name)
+
+
+class SharedCriterion(WithoutTensors):
     """What DETR's criterion and its descendants have in common: classes, boxes, cardinality, and masks."""
 
     matcher: Any
@@ -222,7 +237,7 @@ def up_to(outputs: Outputs, end: int) -> dict[str, Any]:
     return kept
 
 
-class RTDetrCriterion:
+class RTDetrCriterion(WithoutTensors):
     """RT-DETR and RT-DETRv2: varifocal loss, denoising queries; the base of D-FINE's and DEIMv2's."""
 
     matcher: Any
@@ -295,7 +310,6 @@ class DFineCriterion(RTDetrCriterion):
 
     max_num_bins: int
     reg_scale: float
-    up: Tensor
 
     def place_losses(self, layers: Layers, targets: Targets, pairs: Pairs, count: Tensor | float) -> Losses:  # noqa: D102
         losses = super().place_losses(layers, targets, pairs, count)
@@ -303,7 +317,7 @@ class DFineCriterion(RTDetrCriterion):
         if with_edges:
             layers, pairs = layers.some(with_edges), pairs.some(with_edges)
             quality = overlaps(layers.boxes, targets, pairs)
-            bins = EdgeBins(self.max_num_bins, self.reg_scale, self.up)
+            bins = EdgeBins(self.max_num_bins, self.reg_scale, *self.constants["up"])
             values = edge_losses(layers, targets, pairs, quality, bins, count)
             losses |= self.weighted(values, layers)
         return losses

@@ -19,18 +19,18 @@ class EdgeBins(NamedTuple):
     Attributes:
         number: N, an even number; there are N + 1 distances.
         scale: c, the larger the flatter.
-        up: (1,) a, which bounds them.
+        up: a, which bounds them.
     """
 
     number: int
     scale: float
-    up: Tensor
+    up: float
 
-    def distances(self) -> Tensor:
+    def distances(self, device: torch.device) -> Tensor:
         """(N + 1,) the distances W(n), ascending."""
-        bound = self.up.abs() * abs(self.scale)
+        bound = torch.full((1,), abs(self.up), device=device) * abs(self.scale)
         step = (bound + 1) ** (2 / (self.number - 2))
-        powers = step ** torch.arange(1, self.number // 2, device=bound.device)
+        powers = step ** torch.arange(1, self.number // 2, device=device)
         return torch.cat([-2 * bound, (1 - powers).flip(0), torch.zeros_like(bound), powers - 1, 2 * bound])
 
     def place(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ class EdgeBins(NamedTuple):
 
         What is out of bounds lies on the outermost bin.
         """
-        distances = self.distances()
+        distances = self.distances(offsets.device)
         below = (torch.searchsorted(distances, offsets.contiguous(), right=True) - 1).clamp(0, self.number - 1)
         low, high = distances[below], distances[below + 1]
         return below, ((offsets - low) / (high - low)).clamp(0, 1)

@@ -118,6 +118,17 @@ def test_the_host_reads_nothing(loss_type: str) -> None:
     assert reads.found
 
 
+@pytest.mark.parametrize("loss_type", REPLACED)
+def test_the_criterion_brings_no_tensors_to_the_device(loss_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host would wait for each."""
+    moved: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        torch.nn.Module, "to", lambda module, _: moved.extend([*module.parameters(), *module.buffers()])
+    )
+    result(AcceleratedLoss(loss_type), Inputs(loss_type, [3, 0, 1]))
+    assert not moved
+
+
 def test_predictions_that_are_not_finite_give_such_a_loss() -> None:
     inputs = Inputs("DeformableDetrForObjectDetection", [3, 1])
     inputs.make()
