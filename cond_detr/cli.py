@@ -24,7 +24,7 @@ COMMANDS = {
     "pack": "pack the images of a data set into tar files",
     "train": "train a detector",
     "evaluate": "compute COCO metrics of a checkpoint",
-    "predict": "detect objects in images",
+    "predict": "detect objects in images and videos",
     "report": "write a page about a run",
     "attention": "draw attention maps of detections",
     "replay": "repeat a training's step whose loss was not finite",

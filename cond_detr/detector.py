@@ -1,16 +1,14 @@
 """The Python interface: detectors that can be trained, evaluated, used, saved and exported."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast, overload
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from typing_extensions import Self
 
 from cond_detr.classes import MOST_CLASSES, Classes
 from cond_detr.config import RunConfig, TrainConfig, configure
-from cond_detr.data.images import ImageLike
 from cond_detr.devices import device_named
 from cond_detr.errors import InputError, shown
 from cond_detr.evaluate.coco_metrics import Evaluation
@@ -18,8 +16,8 @@ from cond_detr.evaluate.over_dataset import evaluate
 from cond_detr.files import as_path
 from cond_detr.keywords import PresetSettings, TrainingSettings, keywords_of, named_keywords_of
 from cond_detr.models.model import Model
-from cond_detr.predict.detect import predict
-from cond_detr.predict.detections import Detections
+from cond_detr.predict.detect import detector_of
+from cond_detr.predict.predictor import Means, Predictor
 from cond_detr.presets import configured
 from cond_detr.settings import declared
 from cond_detr.train.run import Running, train_model
@@ -30,7 +28,7 @@ from cond_detr.weights.transfer import LoadedWeights, load_weights
 D = TypeVar("D", bound="Detector")
 
 
-class Detector(Model):
+class Detector(Model, Predictor):
     """Base class of the detectors: a network with its settings and classes.
 
     Attributes:
@@ -185,33 +183,9 @@ class Detector(Model):
         finally:
             self.network.train(was_training)
 
-    @overload  # a string is a sequence of strings, but not meant
-    def predict(self, images: ImageLike, threshold: float | None = None) -> Detections: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def predict(self, images: Sequence[ImageLike], threshold: float | None = None) -> list[Detections]: ...
-
-    def predict(
-        self, images: ImageLike | Sequence[ImageLike], threshold: float | None = None
-    ) -> Detections | list[Detections]:
-        """Detects objects in images of any size, one image at a time, so that padding never changes a result.
-
-        Args:
-            images: a path, the bytes or file of an image, PIL image or (H, W, 3) uint8 RGB array, or a sequence of
-                these. They are rotated as their EXIF tags say.
-            threshold: lowest score to report, in [0, 1]; by default the one at which F1 was highest in validation, or
-                0.3 if the model was not trained here.
-
-        Returns:
-            The detections of each image, highest score first: a list for a sequence, else a single item.
-
-        Raises:
-            InputError: if an image cannot be read or is too small, the threshold is not in [0, 1], or the weights are
-                not fp32.
-        """
-        return cast(
-            "Detections | list[Detections]", predict(self, images, self.threshold if threshold is None else threshold)
-        )
+    def means(self) -> Means:
+        """What searches are done with."""
+        return Means(detector_of(self), self.input_size, self.classes, self.threshold)
 
     def export(self, path: str | Path, kind: str | None = None) -> None:
         """Writes a file for deployment: ONNX, torch.export or AOTInductor; see :func:`cond_detr.export.export`.

@@ -17,10 +17,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from typing_extensions import TypeIs
 
-from cond_detr.errors import InputError
+from cond_detr.data.arrays import from_array, from_tensor
+from cond_detr.download import fetch_bytes, is_address
+from cond_detr.errors import InputError, printable
 
 Size: TypeAlias = tuple[int, int]  # width, height
-ImageLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image.Image | NDArray[np.uint8]
+ImageLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image.Image | NDArray[np.uint8] | Tensor
 
 
 class ImageLoader(Protocol):
@@ -56,24 +58,31 @@ def open_image(source: ImageLike, *, turn: bool = True, size: "InputSize | None"
     """Decodes an image to 8-bit RGB.
 
     Args:
-        source: path, bytes or binary file of an image, PIL image, or (H, W, 3) uint8 RGB array.
+        source: path, https address, bytes or binary file of an image, PIL image, uint8 array (H, W, 3) in the order
+            RGB, (H, W, 4) or (H, W), or tensor (3, H, W), (4, H, W), (1, H, W) or (H, W), uint8 or floats in [0, 1].
+            Transparency is ignored.
         turn: whether to rotate it as its EXIF tag says.
         size: of the network's input, which the image must not be too narrow for.
 
     Raises:
-        InputError: if the file is missing or is not a readable image, the array is not (H, W, 3) uint8, or the image
-            is empty or too narrow.
+        InputError: if the file is missing or is not a readable image, the array is of another shape or dtype, or the
+            image is empty or too narrow.
     """
+    name = "image"
     if isinstance(source, np.ndarray):
-        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
-            raise InputError(f"an image array must be (H, W, 3) uint8, got {source.shape} {source.dtype}")
-        image, name = Image.fromarray(source), "image"
+        image = from_array(source)
+    elif isinstance(source, Tensor):
+        image = from_tensor(source)
+    elif isinstance(source, str) and is_address(source):
+        name = f"image {printable(source)}"
+        image = decode(io.BytesIO(fetch_bytes(source, name)), turn, name).image
     elif isinstance(source, (str, os.PathLike)):
         name = f"image {os.fspath(source)}"
         image = decode(source, turn, name).image
-    elif isinstance(source, (bytes, bytearray, Image.Image)) or hasattr(source, "read"):
-        name = "image"
-        image = decode(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source, turn, name).image
+    elif isinstance(source, (bytes, bytearray)):
+        image = decode(io.BytesIO(source), turn, name).image
+    elif isinstance(source, Image.Image) or hasattr(source, "read"):
+        image = decode(source, turn, name).image
     else:
         raise no_image(source)
     if 0 in image.size:
@@ -86,7 +95,8 @@ def open_image(source: ImageLike, *, turn: bool = True, size: "InputSize | None"
 def no_image(source: object) -> InputError:
     """The error about an argument that is no image."""
     return InputError(
-        f"an image must be a path, bytes, a binary file, a PIL image or an array, got {type(source).__name__}"
+        "an image must be a path, an https address, bytes, a binary file, a PIL image, an array or a tensor, "
+        f"got {type(source).__name__}"
     )
 
 
@@ -177,7 +187,9 @@ def _upright(image: Image.Image, turn: bool) -> Image.Image:
 
 def is_one(images: Any) -> TypeIs[ImageLike]:
     """Whether the argument is a single image rather than a sequence of images."""
-    return isinstance(images, (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray)) or hasattr(images, "read")
+    if isinstance(images, (np.ndarray, Tensor)):
+        return images.ndim < 4  # those of four dimensions are sequences
+    return isinstance(images, (str, os.PathLike, bytes, bytearray, Image.Image)) or hasattr(images, "read")
 
 
 def resized(size: Size, short: int, longest: int) -> Size:

@@ -4,22 +4,21 @@ import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast, overload
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from cond_detr.data.images import ImageLike, to_network_input
+from cond_detr.data.images import to_network_input
 from cond_detr.errors import InputError, need
 from cond_detr.export.about import KEY, About
 from cond_detr.files import as_path, why_no_file
 from cond_detr.models.predictions import Ranked
-from cond_detr.predict.detect import each_image
 from cond_detr.predict.detections import Detections, in_pixels
+from cond_detr.predict.predictor import Means, Predictor
 
 
-class Exported:
+class Exported(Predictor):
     """A detector in an exported file.
 
     An ONNX file is data, and safe to open. A .pt2 file is a program: torch unpickles parts of it and loads compiled
@@ -59,27 +58,21 @@ class Exported:
                 f"exported file {path} cannot be read: it is damaged, or nothing that was exported here"
             ) from None
 
-    @overload  # a string is a sequence of strings, but not meant
-    def predict(self, images: ImageLike, threshold: float | None = None) -> Detections: ...  # type: ignore[overload-overlap]
+    def means(self) -> Means:
+        """What searches are done with."""
+        return Means(self._detect, self.about.input_size, self.about.classes, self.about.threshold)
 
-    @overload
-    def predict(self, images: Sequence[ImageLike], threshold: float | None = None) -> list[Detections]: ...
+    def _detect(self, images: Sequence[Image.Image]) -> list[Detections]:
+        """Detections of any score; one image at a time, as the graph takes it."""
+        return [self._detect_one(image) for image in images]
 
-    def predict(
-        self, images: ImageLike | Sequence[ImageLike], threshold: float | None = None
-    ) -> Detections | list[Detections]:
-        """Detects objects in images; see :meth:`cond_detr.Detector.predict`."""
-        lowest = self.about.threshold if threshold is None else threshold
-        found = each_image(images, lowest, self.about.input_size, lambda image: self._detect(image, lowest))
-        return cast("Detections | list[Detections]", found)
-
-    def _detect(self, image: Image.Image, threshold: float) -> Detections:
+    def _detect_one(self, image: Image.Image) -> Detections:
         about = self.about
         pixels = to_network_input(image, about.image_size, about.max_size)
         found = self.graph(pixels[None])
         if not _fits(found, len(about.classes)):
             raise InputError(f"exported file {self.path} cannot be used: its graph gives no detections of its classes")
-        return in_pixels(found, [image.size], about.classes)[0].above(threshold)
+        return in_pixels(found, [image.size], about.classes)[0]
 
 
 Graph = Callable[[Tensor], Ranked]

@@ -1,38 +1,45 @@
-"""``cond-detr predict``: finds objects in images; writes pictures with their boxes, and JSON files."""
+"""``cond-detr predict``: finds objects in images and videos; writes pictures with their boxes, and JSON files."""
 
 import argparse
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from cond_detr.cli import command_parser, fail, positive, run, score
 from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.errors import InputError
 from cond_detr.files import make_folder, replacing, write_json, write_picture
+from cond_detr.models.model import Model
 from cond_detr.options import add_running
-from cond_detr.predict.detect import detect
+from cond_detr.predict.detect import detect, detector_of
 from cond_detr.predict.detections import MOST_MEASURED, Detections
 from cond_detr.predict.drawing import draw_detections
-from cond_detr.predict.results import detections_dict
-from cond_detr.predict.sources import find_images, in_batches, readable
+from cond_detr.predict.results import detections_dict, file_name
+from cond_detr.predict.search import Detect, Picture, Search, searched
+from cond_detr.predict.sources import Source, find_sources, name_of, readable
+from cond_detr.predict.tiles import OVERLAP, Tiling
+from cond_detr.predict.video import Video, VideoWriter, is_camera, is_video
 from cond_detr.weights.options import add_checkpoint, add_precision, opened
 
 
-def picture_path(folder: Path, image: Path, taken: set[Path]) -> Path:
-    """Chooses the file of a picture, ``folder/stem.png``, with a number if the name is taken.
+def free_path(folder: Path, name: str, suffix: str, taken: set[Path]) -> Path:
+    """Chooses a file, ``folder/name.suffix``, with a number if the name is taken.
 
     Args:
-        folder: folder of the pictures.
-        image: file of the image.
+        folder: where to.
+        name: its name without suffix.
+        suffix: such as ".png".
         taken: files that must not be overwritten; the chosen one is added.
     """
-    path, i = folder / f"{image.stem}.png", 2
+    path, i = folder / f"{name}{suffix}", 2
     while path.resolve() in taken:
-        path, i = folder / f"{image.stem}-{i}.png", i + 1
+        path, i = folder / f"{name}-{i}{suffix}", i + 1
     taken.add(path.resolve())
     return path
 
@@ -57,11 +64,16 @@ def parser() -> argparse.ArgumentParser:
     p = command_parser(
         "predict",
         __doc__,
-        "--checkpoint runs/small/best.pt --output-dir out photo.jpg folder/",
+        "--checkpoint runs/small/best.pt --output-dir out photo.jpg folder/ https://example.org/photo.jpg",
         "--checkpoint model.safetensors --output-dir out --threshold 0.5 --batch-size 4 'folder/*.jpg'",
+        "--checkpoint runs/small/best.pt --output-dir out --classes person,car clip.mp4",
+        "--checkpoint runs/small/best.pt --output-dir out --tile 640 aerial.tif",
     )
     p.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of images, or quoted patterns"
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="images, videos, folders of them, quoted patterns, https addresses of images, or a camera (/dev/video0)",
     )
     add_checkpoint(p)
     p.add_argument(
@@ -69,7 +81,8 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder for the pictures, predictions.json, and coco_results.json, which has all detections of any score",
+        help="folder for the pictures, predictions.json, and coco_results.json, which has all detections of any score; "
+        "of a video for an MP4 without sound, and a file of JSON lines with the detections of each frame",
     )
     p.add_argument(
         "--threshold",
@@ -77,13 +90,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="lowest score to show (default: the one at which F1 was highest in validation; 0.3 for weights of others)",
     )
-    p.add_argument(
-        "--batch-size",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="consecutive images of equal size per forward pass (default: 1)",
-    )
+    p.add_argument("--classes", metavar="NAME,...", help="show these alone (default: all)")
+    add_pieces(p)
     p.add_argument(
         "--annotations",
         type=Path,
@@ -94,6 +102,30 @@ def parser() -> argparse.ArgumentParser:
     add_running(p, ["device", "threads"])
     add_precision(p)
     return p
+
+
+def add_pieces(p: argparse.ArgumentParser) -> None:
+    """Adds the options for batches and tiles."""
+    p.add_argument(
+        "--batch-size",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="consecutive images, frames or tiles of equal size per forward pass (default: 1)",
+    )
+    p.add_argument(
+        "--tile",
+        type=positive,
+        metavar="PIXELS",
+        help="search large images in tiles of this side as well as whole, for small objects (default: whole)",
+    )
+    p.add_argument(
+        "--tile-overlap",
+        type=score,
+        default=OVERLAP,
+        metavar="F",
+        help="overlap of tiles as a fraction of their side; objects should fit into it (default: 0.2)",
+    )
 
 
 def ids_in(file: Path | None) -> dict[str, int]:
@@ -109,6 +141,13 @@ def ids_in(file: Path | None) -> dict[str, int]:
     return ids
 
 
+def class_names(text: str | None, known: Sequence[str]) -> tuple[str, ...] | None:
+    """The names of ``--classes``; a class may have a comma in its name."""
+    if text is None:
+        return None
+    return (text,) if text in known else tuple(name.strip() for name in text.split(","))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``cond-detr predict``; see :func:`parser` for its arguments.
 
@@ -120,42 +159,120 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(argv)
     model = opened(options)
-    paths = find_images(options.images)
+    sources = find_sources(options.sources)
+    tiling = Tiling(options.tile, options.tile_overlap) if options.tile else None
+    threshold = model.threshold if options.threshold is None else options.threshold
+    how = Search(threshold, class_names(options.classes, model.classes.names), options.batch_size, tiling)
+    how.check(model.classes, model.stride)
+    images, videos = [each for each in sources if not is_video(each)], [each for each in sources if is_video(each)]
     ids = ids_in(options.annotations)
     if options.annotations:
-        unknown = [path for path in paths if path.name not in ids]
+        unknown = [name for each in images if (name := file_name(each)) not in ids]
         if unknown:
-            raise InputError(f"annotation file {options.annotations} has no image {unknown[0].name}")
+            raise InputError(f"annotation file {options.annotations} has no image {unknown[0]}")
     make_folder(options.output_dir)
     # pictures never replace what they were made from, nor other photos beside it
-    folders = {path.resolve().parent for path in paths}
+    folders = {each.resolve().parent for each in sources if isinstance(each, Path)}
     taken = set(options.output_dir.resolve().iterdir()) if options.output_dir.resolve() in folders else set()
+    output = Output(options.output_dir, taken, labels=options.labels)
+    failed = 0
+    if images:
+        failed += predict_images(model, images, how, output, ids)
+    for video in videos:
+        failed += predict_video(model, video, how, output)
+    return 2 if failed else 0
+
+
+@dataclass
+class Output:
+    """Where results go.
+
+    Attributes:
+        folder: the output folder.
+        taken: files that must not be overwritten.
+        labels: whether pictures have names and scores.
+    """
+
+    folder: Path
+    taken: set[Path]
+    labels: bool
+
+    def path(self, source: Source, suffix: str) -> Path:
+        """A file for a result of a source."""
+        return free_path(self.folder, name_of(source), suffix, self.taken)
+
+    def drawn(self, image: Image.Image, found: Detections) -> Image.Image:
+        """An image with its detections."""
+        return draw_detections(image, found, labels=self.labels)
+
+
+def predict_images(model: Model, sources: Sequence[Source], how: Search, output: Output, ids: Mapping[str, int]) -> int:
+    """Writes pictures, predictions.json and coco_results.json; returns how many images could not be used."""
     queries = model.config.model.num_queries
-    threshold = model.threshold if options.threshold is None else options.threshold
     results: list[dict[str, Any]] = []
     any_score: list[tuple[int | str, Detections]] = []
     failed = 0
-    pictures = tqdm(readable(paths, model.input_size), "predict", len(paths), unit="image", disable=None)
+    pictures = tqdm(readable(sources, model.input_size), "predict", len(sources), unit="image", disable=None)
     try:
-        for batch in in_batches(pictures, model.config.data, options.batch_size):
-            if isinstance(batch, InputError):
-                fail(str(batch))
+        for each in searched(pictures, most_of(model), model.input_size, how):
+            if isinstance(each, InputError):
+                fail(str(each))
                 failed += 1
                 continue
-            all_found = detect(model, [image for _, image in batch], 0.0, max(queries, MOST_MEASURED))
-            for (path, image), all_of_it in zip(batch, all_found, strict=True):
-                found = all_of_it[:queries].above(threshold)
-                picture = draw_detections(image, found, labels=options.labels)
-                write_picture(picture_path(options.output_dir, path, taken), picture)
-                results.append(detections_dict(path, image.size, found))
-                any_score.append((ids.get(path.name, path.name), all_of_it[:MOST_MEASURED]))
+            (source, image), all_of_it = each
+            found = how.kept(all_of_it if how.tiling else all_of_it[:queries])
+            write_picture(output.path(source, ".png"), output.drawn(image, found))
+            results.append(detections_dict(source, image.size, found))
+            any_score.append((ids.get(file_name(source), file_name(source)), all_of_it[:MOST_MEASURED]))
     finally:  # whatever stops it, what is done is kept
-        write_json(options.output_dir / "predictions.json", results)
-        write_coco(options.output_dir / "coco_results.json", any_score)
+        write_json(output.folder / "predictions.json", results)
+        write_coco(output.folder / "coco_results.json", any_score)
     count = sum(len(result["detections"]) for result in results)
-    what = f"{count} objects of a score of {threshold:g} or more in {len(results)} images"
-    print(f"{what}; pictures and predictions.json in {options.output_dir}")
-    return 2 if failed else 0
+    what = f"{count} objects of a score of {how.threshold:g} or more in {len(results)} images"
+    print(f"{what}; pictures and predictions.json in {output.folder}")
+    return failed
+
+
+def most_of(model: Model) -> Detect:
+    """Finds as many objects as there are queries, or as COCO's evaluation takes into account."""
+    most = max(model.config.model.num_queries, MOST_MEASURED)
+    return lambda images: detect(model, images, most)
+
+
+def predict_video(model: Model, source: Source, how: Search, output: Output) -> int:
+    """Writes a video with boxes, and a JSON line for each frame; returns 1 if it cannot be read to its end."""
+    failed, frames, objects = 0, 0, 0
+    picture, lines = output.path(source, ".mp4"), output.path(source, ".jsonl")
+    interrupted = False
+    try:
+        video = Video(source)
+    except InputError as error:
+        fail(str(error))
+        return 1
+    with video, replacing(picture) as film, replacing(lines) as text, VideoWriter(film, video.rate) as writer:
+        bar = tqdm(desc=f"predict {name_of(source)}", total=video.count, unit="frame", disable=None)
+        try:
+            pictures = (Picture(frame, frame.image) for frame in video)
+            for each in searched(pictures, detector_of(model), model.input_size, how):
+                if isinstance(each, InputError):
+                    raise each
+                (frame, image), any_score = each
+                found = how.kept(any_score)
+                writer.write(output.drawn(image, found), frame.time)
+                line = {"frame": frame.number, "seconds": frame.seconds, "detections": found.to_dicts()}
+                text.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                frames, objects = frames + 1, objects + len(found)
+                bar.update()
+        except InputError as error:  # what was read is kept
+            failed = fail(str(error)) // 2
+        except KeyboardInterrupt:  # the way to end a camera's film
+            interrupted = True
+        bar.close()
+    what = f"{objects} objects of a score of {how.threshold:g} or more in {frames} frames of {source}"
+    print(f"{what}; {picture} and {lines.name} beside it")
+    if interrupted and not is_camera(source):
+        raise KeyboardInterrupt
+    return failed
 
 
 if __name__ == "__main__":

@@ -73,6 +73,17 @@ class Detections(Sequence[Detection]):
         names, ids = [classes.names[i] for i in numbers], [classes.category_ids[i] for i in numbers]
         return cls(boxes, scores, labels, names, ids)
 
+    @classmethod
+    def together(cls, parts: "Sequence[Detections]") -> "Detections":
+        """The detections of several objects of this class, one after the other."""
+        return cls(
+            torch.cat([each.boxes for each in parts]),
+            torch.cat([each.scores for each in parts]),
+            torch.cat([each.labels for each in parts]),
+            [name for each in parts for name in each.names],
+            [number for each in parts for number in each.category_ids],
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -136,6 +147,20 @@ class Detections(Sequence[Detection]):
             {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
             for box, score, category_id in zip(boxes.tolist(), self.scores.tolist(), self.category_ids, strict=True)
         ]
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each detection: left, top, right, bottom, score, class, category_id.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        need("pandas", "pandas")
+        import pandas
+
+        boxes = dict(zip(("left", "top", "right", "bottom"), self.boxes.numpy().T, strict=True))
+        return pandas.DataFrame(
+            {**boxes, "score": self.scores.numpy(), "class": self.names, "category_id": self.category_ids}
+        )
 
     def to_supervision(self) -> Any:
         """The ``supervision.Detections`` of that package.

@@ -1,103 +1,88 @@
-"""Images given on the command line: files, folders and glob patterns."""
+"""What is given on the command line: files, folders, glob patterns, addresses, videos and cameras."""
 
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from urllib.parse import urlparse
 
-from PIL import Image
-
-from cond_detr.config import DataConfig
-from cond_detr.data.images import IMAGE_SUFFIXES, InputSize, open_image, resized
+from cond_detr.data.images import IMAGE_SUFFIXES, InputSize, open_image
+from cond_detr.download import is_address
 from cond_detr.errors import InputError
+from cond_detr.predict.search import Picture
+from cond_detr.predict.video import VIDEO_SUFFIXES, is_camera
+
+Source = Path | str
 
 
-def find_images(arguments: Sequence[Path]) -> list[Path]:
-    """Lists the given files, the images in given folders, and the files that match given patterns such as ``a*.jpg``.
+def find_sources(arguments: Sequence[str]) -> list[Source]:
+    """Lists the given files and addresses, what is in given folders, and the files that match patterns like ``a*.jpg``.
+
+    Returns:
+        Paths, and addresses as texts.
 
     Raises:
-        InputError: if a folder has no image, or no file matches a pattern.
+        InputError: if a folder has neither image nor video, no file matches a pattern, or an address is of a video.
     """
-    found = []
-    for path in arguments:
-        if not path.is_dir():
-            found += matching(path) if glob.has_magic(str(path)) and not path.exists() else [path]
-            continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        if not inside:
-            raise InputError(f"folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        found += inside
+    found: list[Source] = []
+    for text in arguments:
+        path = Path(text)
+        if is_address(text):
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                raise InputError(f"video {text} is at an address; download it, and give the file")
+            found.append(text)
+        elif path.is_dir():
+            found += inside(path)
+        elif glob.has_magic(text) and not path.exists():
+            found += matching(text)
+        else:
+            found.append(path)
     return found
 
 
-def matching(pattern: Path) -> list[Path]:
+def inside(folder: Path) -> list[Path]:
+    """Lists the images and videos in a folder.
+
+    Raises:
+        InputError: if there are none.
+    """
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    if not paths:
+        raise InputError(f"folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}) and no video")
+    return paths
+
+
+def matching(pattern: str) -> list[Path]:
     """Lists the files that match a glob pattern which the shell has not expanded.
 
     Raises:
         InputError: if there are none.
     """
     # pathlib refuses absolute patterns
-    paths = [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207
+    paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
     if not paths:
         raise InputError(f"no file is called {pattern}")
     return paths
 
 
-class Picture(NamedTuple):
-    """A decoded image.
-
-    Attributes:
-        path: its file.
-        image: RGB.
-    """
-
-    path: Path
-    image: Image.Image
+def name_of(source: Source) -> str:
+    """What a result of a source is called: its file's name without suffix."""
+    if isinstance(source, Path):
+        return source.name if is_camera(source) else source.stem
+    return Path(urlparse(source).path).stem or "image"
 
 
-def readable(paths: Sequence[Path], size: InputSize) -> Iterator[Picture | InputError]:
+def readable(sources: Sequence[Source], size: InputSize) -> Iterator[Picture | InputError]:
     """Opens images one after the other; yields an error instead of each image that cannot be used.
 
     Args:
-        paths: files of the images.
+        sources: files and addresses of the images.
         size: of the network's input; images that are too narrow for it are refused.
     """
-    for path in paths:
+    for source in sources:
         try:
-            image = open_image(path, size=size)
+            image = open_image(source, size=size)
         except InputError as error:
             yield error
         else:
-            yield Picture(path, image)
-
-
-def in_batches(
-    pictures: Iterable[Picture | InputError], data: DataConfig, batch_size: int
-) -> Iterator[list[Picture] | InputError]:
-    """Groups consecutive images that have the same size after resizing, so that none is padded; passes errors on.
-
-    Args:
-        pictures: images and errors.
-        data: image sizes.
-        batch_size: largest number of images in a batch.
-    """
-    batch: list[Picture] = []
-    for picture in pictures:
-        if batch and (
-            isinstance(picture, InputError)
-            or len(batch) == batch_size
-            or network_size(picture.image, data) != network_size(batch[0].image, data)
-        ):
-            yield batch
-            batch = []
-        if isinstance(picture, InputError):
-            yield picture
-        else:
-            batch.append(picture)
-    if batch:
-        yield batch
-
-
-def network_size(image: Image.Image, data: DataConfig) -> tuple[int, int]:
-    """(width, height) in pixels of an image after resizing for the network."""
-    return resized(image.size, data.image_size, data.max_size)
+            yield Picture(source, image)

@@ -13,7 +13,7 @@ from cond_detr.data.dataset import CocoDataset
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.files import make_folder
 from cond_detr.models.model import Model
-from cond_detr.predict.detect import predict
+from cond_detr.predict.detect import detect
 from cond_detr.predict.detections import ground_truth
 from cond_detr.predict.drawing import draw_detections, sheet
 from cond_detr.train.loggers import Logger
@@ -129,7 +129,7 @@ def preview(model: Model, dataset: CocoDataset) -> Image.Image:
     records = dataset.annotations.records[:PREVIEW_IMAGES]
     for record in records:
         image = dataset.load(record.file_name, record.size)
-        found = predict(model, image, 0.0)
+        (found,) = detect(model, [image])
         shown = found.above(PREVIEW_THRESHOLD)
         truth = ground_truth(record, dataset.annotations.classes)
         pictures.append(draw_detections(image, shown if len(shown) else found[:FEWEST_SHOWN], truth))

@@ -18,10 +18,10 @@ import safetensors
 import torch
 from torch import Tensor
 
+from cond_detr.download import fetch, is_address
 from cond_detr.errors import InputError, shown
 from cond_detr.files import why_no_file
 from cond_detr.weights import torch_file
-from cond_detr.weights.download import fetch
 from cond_detr.weights.naming import StateDict
 from cond_detr.weights.storages import MOST_AXES, kind_of
 
@@ -42,7 +42,7 @@ def open_source(source: str) -> tuple[Path, Any]:
     Raises:
         InputError: if it cannot be downloaded or read.
     """
-    if "://" not in source:
+    if not is_address(source):
         return Path(source), read(Path(source))
     if not source.startswith(("https://", "http://")):
         raise InputError(f"weights {source} cannot be downloaded: an address must begin with https://")
@@ -64,7 +64,8 @@ def _download(url: str, target: Path) -> Any:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="unfinished-") as folder:
             own = Path(folder) / target.name
-            fetch(url, own)
+            with own.open("wb") as file:
+                fetch(url, file, target.name)
             content = read(own, f"what was downloaded from {url}")
             own.replace(target)
     except InputError:

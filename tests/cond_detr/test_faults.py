@@ -272,7 +272,7 @@ def test_r7_whatever_holds_an_image(tmp_path: Path) -> None:
     want = model.predict(tmp_path / "a.png", 0.0).scores
     for source in (str(tmp_path / "a.png"), data, bytearray(data), io.BytesIO(data), entry, PLAIN["2.png"]):
         assert torch.equal(model.predict(source, np.float32(0)).scores, want)
-    with pytest.raises(InputError, match=r"an image must be a path, bytes, .*, got NoneType"):
+    with pytest.raises(InputError, match=r"an image must be a path, an https address, .*, got NoneType"):
         model.predict([None])  # type: ignore[list-item]
 
 
@@ -480,7 +480,7 @@ def test_s12_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         server.shutdown()
     silent = socket.create_server(("127.0.0.1", 0))
-    monkeypatch.setattr("cond_detr.weights.download.PATIENCE", 0.2)
+    monkeypatch.setattr("cond_detr.download.PATIENCE", 0.2)
     with pytest.raises(InputError, match="cannot be downloaded"):
         open_source(f"http://127.0.0.1:{silent.getsockname()[1]}/a.pt")
     silent.close()

@@ -1,8 +1,8 @@
 """Downloading a file over https."""
 
-import sys
-from pathlib import Path
-from typing import Any
+import io
+from http.client import HTTPException
+from typing import IO, Any
 from urllib.parse import urlparse
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -11,9 +11,10 @@ from tqdm import tqdm
 from cond_detr.errors import InputError
 from cond_detr.version import __version__
 
-# Seconds that a server may be silent, and bytes that no file of weights has
+# Seconds that a server may be silent; bytes that no file of weights has, and no image
 PATIENCE = 30
 MOST_BYTES = 1 << 36
+MOST_IN_MEMORY = 1 << 28
 AT_ONCE = 1 << 20
 THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
@@ -38,12 +39,38 @@ class SafeRedirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def fetch(url: str, path: Path) -> None:
+def is_address(source: str) -> bool:
+    """Whether a text is an address rather than a path."""
+    return "://" in source
+
+
+def fetch_bytes(url: str, name: str, most_bytes: int = MOST_IN_MEMORY) -> bytes:
+    """Downloads a small file into memory.
+
+    Args:
+        url: its address, as of :func:`fetch`.
+        name: what messages call it.
+        most_bytes: more than that it cannot have.
+
+    Raises:
+        InputError: if it cannot be downloaded.
+    """
+    file = io.BytesIO()
+    try:
+        fetch(url, file, name, most_bytes)
+    except (OSError, HTTPException, ValueError) as error:  # InputError, too, is a ValueError
+        raise InputError(f"{name} cannot be downloaded: {error}") from None
+    return file.getvalue()
+
+
+def fetch(url: str, file: IO[bytes], name: str, most_bytes: int = MOST_BYTES) -> None:
     """Downloads a file, with a progress bar on a terminal.
 
     Args:
         url: its address; http, which anybody on the way can change, only on this machine.
-        path: where to write it.
+        file: where to write it.
+        name: what the progress bar calls it.
+        most_bytes: more than that it cannot have.
 
     Raises:
         InputError: if the address is not https, or the file is too large.
@@ -52,15 +79,15 @@ def fetch(url: str, path: Path) -> None:
     """
     check_address(url)
     request = Request(url, headers={"User-Agent": f"cond-detr/{__version__}"})
-    with build_opener(SafeRedirects).open(request, timeout=PATIENCE) as answer, path.open("wb") as file:
+    with build_opener(SafeRedirects).open(request, timeout=PATIENCE) as answer:
         announced = answer.headers.get("Content-Length", "")
         size = int(announced) if announced.isdecimal() else None
-        bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=not sys.stderr.isatty(), leave=False)
+        bar = tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None, leave=False)
         done = 0
         while part := answer.read(AT_ONCE):
             done += len(part)
-            if done > MOST_BYTES:
-                raise InputError(f"{url} is larger than {MOST_BYTES >> 30} GB")
+            if done > most_bytes:
+                raise InputError(f"{url} is larger than {most_bytes >> 20} MB")
             file.write(part)
             bar.update(len(part))
         bar.close()

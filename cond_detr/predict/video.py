@@ -1,0 +1,200 @@
+"""Videos and cameras: frames one after the other, and videos with boxes, through PyAV."""
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cond_detr.errors import InputError, need, printable, shown
+from cond_detr.files import why_no_file
+
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"}
+CAMERAS = "/dev/video"
+# Formats of libav that hold pictures themselves: playlists, which lead to other files, are none
+CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts"
+# By which libav is to know that a frame is upright; degrees counterclockwise
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+FRAMES_PER_SECOND = Fraction(25)
+CODECS = ("libx264", "mpeg4")
+
+
+def is_video(source: object) -> bool:
+    """Whether a path is one of a video or a camera, by its name."""
+    if not isinstance(source, (str, os.PathLike)) or "://" in str(source):
+        return False
+    return is_camera(source) or Path(source).suffix.lower() in VIDEO_SUFFIXES
+
+
+def is_camera(source: object) -> bool:
+    """Whether a path is one of a camera."""
+    return str(source).startswith(CAMERAS)
+
+
+class Frame(NamedTuple):
+    """A picture of a video.
+
+    Attributes:
+        image: RGB, upright.
+        number: 0 for the first.
+        time: of its appearance in seconds since the beginning; None if the video does not say.
+    """
+
+    image: Image.Image
+    number: int
+    time: Fraction | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Its time as JSON has it."""
+        return None if self.time is None else round(float(self.time), 6)
+
+
+class Video:
+    """A video file, or a camera, which has no end. To be used in a ``with`` statement.
+
+    Args:
+        path: of a file, or ``/dev/video0`` and so on.
+
+    Attributes:
+        count: of frames, as the file says; None if it does not.
+        rate: frames a second on average.
+
+    Raises:
+        InputError: if it is missing, is no video, or PyAV is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        need("video", "av")
+        import av
+
+        self.name = f"{'camera' if is_camera(path) else 'video'} {printable(os.fspath(path))}"
+        if not is_camera(path) and not os.path.isfile(path):  # noqa: PTH113 - False also for what no file can be called
+            raise InputError(f"{self.name} {why_no_file(Path(path))}")
+        how: dict[str, Any] = {"options": {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}}
+        if is_camera(path):
+            how = {"format": "v4l2"}
+        try:
+            self._container = av.open(os.fspath(path), **how)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise InputError(f"{self.name} cannot be read: {_reason(error)}") from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise InputError(f"{self.name} has no pictures, only sound")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.count: int | None = self._stream.frames or None
+        self.rate: Fraction = self._stream.average_rate or FRAMES_PER_SECOND
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames, one after the other.
+
+        Raises:
+            InputError: if the file is damaged from somewhere on.
+        """
+        import av
+
+        number = 0
+        try:
+            for frame in self._container.decode(self._stream):
+                time = None if frame.pts is None else frame.pts * Fraction(frame.time_base)
+                yield Frame(_upright(frame), number, time)
+                number += 1
+        except (av.error.FFmpegError, OSError) as error:
+            raise InputError(f"{self.name} cannot be read after frame {number}: {_reason(error)}") from None
+        if number == 0:
+            raise InputError(f"{self.name} has no frame that can be read")
+
+
+def images_of(source: Any) -> Iterator[Any]:
+    """The frames of a video or camera, or the items of anything else that has items.
+
+    Raises:
+        InputError: if a video cannot be read, or the argument has no items.
+    """
+    if is_video(source):
+        with Video(source) as video:
+            yield from (frame.image for frame in video)
+        return
+    try:
+        items = iter(source)
+    except TypeError:
+        raise InputError(f"expected a video or several images, got {shown(source)}") from None
+    yield from items
+
+
+def _reason(error: Exception) -> str:
+    """Libav's words without its number and the file's name."""
+    return str(getattr(error, "strerror", None) or error).partition(": '")[0]
+
+
+def _upright(frame: Any) -> Image.Image:
+    image: Image.Image = frame.to_image()
+    turn = TURNS.get(round(frame.rotation) % 360)
+    return image if turn is None else image.transpose(turn)
+
+
+class VideoWriter:
+    """Writes a video without sound as MP4, with as many frames as it gets, each at its time. For a ``with`` statement.
+
+    Args:
+        file: where to, open for writing bytes.
+        rate: frames a second on average.
+    """
+
+    # Of a second; what the times of frames are rounded to
+    TICK = Fraction(1, 90_000)
+
+    def __init__(self, file: IO[bytes], rate: Fraction) -> None:
+        import av
+
+        self._container = av.open(file, "w", format="mp4")
+        codec = next(name for name in CODECS if name in av.codecs_available)
+        self._stream: Any = self._container.add_stream(codec, rate=rate)
+        self._stream.pix_fmt = "yuv420p"
+        self._step = max(1, round(1 / (rate * self.TICK)))
+        self._last: int | None = None
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._last is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def write(self, image: Image.Image, time: Fraction | None) -> None:
+        """Appends a frame.
+
+        Args:
+            image: RGB, of the first one's size; a pixel is added where that is odd.
+            time: of its appearance in seconds; by default, and where it is not after the last one's, the next.
+        """
+        import av
+
+        if self._last is None:
+            self._stream.width, self._stream.height = (side + side % 2 for side in image.size)
+            self._stream.codec_context.time_base = self.TICK
+        size = self._stream.width, self._stream.height
+        if image.size != size:
+            image = ImageOps.expand(image, (0, 0, size[0] - image.width, size[1] - image.height))
+        frame: Any = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
+        ticks = None if time is None else round(time / self.TICK)
+        following = 0 if self._last is None else self._last + (self._step if ticks is None else 1)
+        frame.pts = self._last = following if ticks is None else max(following, ticks)
+        frame.time_base = self.TICK
+        self._container.mux(self._stream.encode(frame))

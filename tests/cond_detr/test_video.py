@@ -1,0 +1,172 @@
+"""Videos in, videos and JSON lines out."""
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cond_detr import ConditionalDETR, InputError, cli, preset
+from cond_detr.classes import Classes
+from cond_detr.predict import __main__ as predict
+from cond_detr.predict import video as videos
+from cond_detr.predict.video import Video, VideoWriter
+from cond_detr.weights.checkpoint import Checkpoint
+
+av = pytest.importorskip("av")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """An untrained model whose scores are above the threshold."""
+    torch.manual_seed(0)
+    model = ConditionalDETR.new(preset("shapes"), Classes(("a", "b, or c"), (1, 2)))
+    with torch.no_grad():
+        model.network.class_head.bias.zero_()
+    Checkpoint(tmp_path / "model.pt", model.config, model.classes, model.network.state_dict()).save()
+    return tmp_path / "model.pt"
+
+
+def pictures(count: int, size: tuple[int, int] = (96, 64)) -> list[Image.Image]:
+    """A bright square that moves over a dark ground, so that frames can be told apart."""
+    found = []
+    for i in range(count):
+        pixels = np.full((size[1], size[0], 3), 20, dtype=np.uint8)
+        left = i % (size[0] - 16)
+        pixels[8:24, left : left + 16] = 230
+        found.append(Image.fromarray(pixels))
+    return found
+
+
+def film(path: Path, images: list[Image.Image], times: list[Fraction] | None = None) -> Path:
+    with path.open("wb") as file, VideoWriter(file, Fraction(25)) as writer:
+        for i, image in enumerate(images):
+            writer.write(image, times[i] if times else Fraction(i, 25))
+    return path
+
+
+def run_predict(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.run(predict.main, ["--device", "cpu", *map(str, arguments)])
+    return int(stop.value.code or 0)
+
+
+def read(path: Path) -> tuple[list[np.ndarray[Any, Any]], list[Fraction | None]]:
+    with Video(path) as video:
+        frames = list(video)
+    assert [frame.number for frame in frames] == list(range(len(frames)))
+    return [np.asarray(frame.image) for frame in frames], [frame.time for frame in frames]
+
+
+def test_a_video_comes_out_frame_by_frame(checkpoint: Path, tmp_path: Path) -> None:
+    source, out = film(tmp_path / "clip.mp4", pictures(200)), tmp_path / "out"
+    arguments = ["--checkpoint", checkpoint, "--output-dir", out, "--threshold", 0.3, "--batch-size", 3]
+    assert run_predict(*arguments, source) == 0
+    lines = [json.loads(line) for line in (out / "clip.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(200))
+    np.testing.assert_allclose([line["seconds"] for line in lines], np.arange(200) / 25, atol=1e-4)
+    drawn, times = read(out / "clip.mp4")
+    assert len(drawn) == 200
+    np.testing.assert_allclose([float(time or 0) for time in times], np.arange(200) / 25, atol=1e-4)
+    model = ConditionalDETR.from_checkpoint(checkpoint)
+    frames, _ = read(source)
+    for line, frame, found in zip(lines, frames, model.stream(source, 0.3), strict=True):
+        (alone,) = model.predict([frame], threshold=0.3)
+        assert alone.to_dicts() == found.to_dicts()
+        for one, other in zip(line["detections"], alone.to_dicts(), strict=True):
+            assert one["class"] == other["class"]
+            np.testing.assert_allclose(one["box"], other["box"], atol=0.02)
+        np.testing.assert_array_equal(np.asarray(found.image), frame)
+    # enlarged, with the square where it was
+    assert abs(int(drawn[7].mean()) - int(frames[7].mean())) < 60
+
+
+def test_uneven_times_and_odd_sizes(tmp_path: Path) -> None:
+    times = [Fraction(0), Fraction(1, 30), Fraction(1, 2), Fraction(51, 100), Fraction(3)]
+    source = film(tmp_path / "odd.mp4", pictures(5, (65, 49)), times)
+    frames, found = read(source)
+    assert [frame.shape for frame in frames] == [(50, 66, 3)] * 5
+    np.testing.assert_allclose([float(each or 0) for each in found], [float(each) for each in times], atol=1e-4)
+    # times that do not rise are made to
+    _, found = read(film(tmp_path / "same.mp4", pictures(4), [Fraction(1), Fraction(1), Fraction(0), Fraction(2)]))
+    assert len(found) == 4
+    assert found == sorted(set(found))  # type: ignore[type-var]
+
+
+def test_a_telephone_that_was_held_upright(tmp_path: Path) -> None:
+    """MP4's matrix for a quarter turn clockwise."""
+    source = film(tmp_path / "a.mp4", pictures(3))
+    content = bytearray(source.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 4 + 36  # version 0
+    one = 1 << 16
+    numbers = [0, one, 0, -one & 0xFFFFFFFF, 0, 0, 0, 0, 1 << 30]
+    content[matrix : matrix + 36] = b"".join(number.to_bytes(4, "big") for number in numbers)
+    (tmp_path / "turned.mp4").write_bytes(content)
+    (lying, _), (upright, _) = read(source), read(tmp_path / "turned.mp4")
+    np.testing.assert_array_equal(upright[0], np.rot90(lying[0], -1))
+
+
+def test_what_is_damaged_or_no_video(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0)
+    images = [Image.fromarray(noise.integers(0, 255, (64, 96, 3), dtype=np.uint8)) for _ in range(60)]
+    whole = film(tmp_path / "whole.mp4", images).read_bytes()
+    middle = len(whole) // 3
+    (tmp_path / "cut.mp4").write_bytes(whole[:middle])
+    (tmp_path / "torn.mp4").write_bytes(whole[:middle] + bytes(100_000) + whole[middle + 100_000 :])
+    (tmp_path / "text.mp4").write_text("not a video")
+    # a playlist leads to other files
+    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXTINF:10,\n{tmp_path}/whole.mp4\n#EXT-X-ENDLIST\n")
+    for name in ("cut", "text", "list", "missing"):
+        code = run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / name, tmp_path / f"{name}.mp4")
+        (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("error")]
+        assert code == 2
+        assert f"video {tmp_path}/{name}.mp4" in line
+        assert list((tmp_path / name).iterdir()) == []
+    code = run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "torn", tmp_path / "torn.mp4")
+    output = capsys.readouterr()
+    assert code in {0, 2}  # libav goes on where it can
+    assert (tmp_path / "torn/torn.mp4").exists() == (tmp_path / "torn/torn.jsonl").exists()
+    assert "Traceback" not in output.err
+    with pytest.raises(InputError, match=r"missing\.mp4 does not exist"):
+        list(ConditionalDETR.from_checkpoint(checkpoint).stream(tmp_path / "missing.mp4"))
+
+
+def test_memory_does_not_grow_with_the_frames(checkpoint: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from cond_detr.predict import __main__ as predict; predict.main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for count in (100, 500):
+        source = film(tmp_path / f"{count}.mp4", pictures(count))
+        command = [sys.executable, "-c", code, "--checkpoint", checkpoint, "--threshold", "0.9", "--device", "cpu"]
+        command += ["--output-dir", tmp_path / "out", source]
+        done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]) / 1024)  # MiB
+    assert peaks[1] - peaks[0] < 15
+
+
+def test_videos_and_images_together(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    film(folder / "a.mp4", pictures(3))
+    pictures(1)[0].save(folder / "a.png")
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", folder, folder) == 0
+    names = ["a-2.mp4", "a-2.png", "a.jsonl", "a.mp4", "a.png", "coco_results.json", "predictions.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert len(read(folder / "a.mp4")[0]) == len(read(folder / "a-2.mp4")[0]) == 3
+
+
+def test_without_pyav(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def need(extra: str, *packages: str) -> None:
+        raise InputError(f"this needs {packages[0]}: pip install 'cond-detr[{extra}]'")
+
+    monkeypatch.setattr(videos, "need", need)
+    with pytest.raises(InputError, match=r"this needs av: pip install 'cond-detr\[video\]'"):
+        next(ConditionalDETR.from_checkpoint(checkpoint).stream("a.mp4"))
