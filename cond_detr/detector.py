@@ -74,8 +74,8 @@ class Detector(Model, Predictor):
         """Loads a detector from a checkpoint, in evaluation mode.
 
         Args:
-            source: path, or URL as a string, of a checkpoint of ``cond-detr train``, of the authors' repository, of
-                DETR's repository or of the transformers package.
+            source: path, or URL or published name as a string, of a checkpoint of ``cond-detr train``, of the authors'
+                repository, of DETR's repository or of the transformers package.
             preset_name: architecture of a checkpoint that ``cond-detr`` did not write; by default r50 or r101,
                 whichever fits.
 
@@ -83,6 +83,17 @@ class Detector(Model, Predictor):
             InputError: if the file is missing, is not such a checkpoint, or holds another kind of detector.
         """
         return cls._of(open_model(source, preset_name=preset_name), f"checkpoint {source}")
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> Self:
+        """Loads a published detector, such as ``"conditional-detr-r50"``, or ``"namespace/name"`` of the hub.
+
+        Another name for :meth:`from_checkpoint`. Files are downloaded once; docs/train_on_your_data.md lists them.
+
+        Raises:
+            InputError: if there is no such detector, or it cannot be downloaded.
+        """
+        return cls.from_checkpoint(name)
 
     @classmethod
     def _of(cls, model: Model, called: str = "the model") -> Self:
@@ -103,7 +114,7 @@ class Detector(Model, Predictor):
         """Loads pretrained weights, all tensors that fit.
 
         Args:
-            source: path, or URL as a string, of a torchvision ResNet, or of a detector as for :meth:`from_checkpoint`.
+            source: path, or URL or published name, of a torchvision ResNet, or of a detector as for :meth:`from_checkpoint`.
 
         Returns:
             The names of the tensors that were loaded and that were not; prints as a summary.
@@ -187,7 +198,7 @@ class Detector(Model, Predictor):
         """What searches are done with."""
         return Means(detector_of(self), self.input_size, self.classes, self.threshold)
 
-    def export(self, path: str | Path, kind: str | None = None) -> None:
+    def export(self, path: str | Path, kind: str | None = None, *, half: bool = False) -> None:
         """Writes a file for deployment: ONNX, torch.export or AOTInductor; see :func:`cond_detr.export.export`.
 
         Raises:
@@ -195,7 +206,7 @@ class Detector(Model, Predictor):
         """
         from cond_detr.export.write import export  # torch.export takes most of a second
 
-        export(self, path, kind)
+        export(self, path, kind, half=half)
 
     def save(self, path: str | Path) -> None:
         """Writes weights, settings and classes to a file for :meth:`from_checkpoint`: .pt, .pth or .safetensors.

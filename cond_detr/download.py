@@ -1,6 +1,7 @@
 """Downloading a file over https."""
 
 import io
+from collections.abc import Callable
 from http.client import HTTPException
 from typing import IO, Any
 from urllib.parse import urlparse
@@ -63,14 +64,25 @@ def fetch_bytes(url: str, name: str, most_bytes: int = MOST_IN_MEMORY) -> bytes:
     return file.getvalue()
 
 
-def fetch(url: str, file: IO[bytes], name: str, most_bytes: int = MOST_BYTES) -> None:
+def fetch(
+    url: str,
+    file: IO[bytes],
+    name: str,
+    most_bytes: int = MOST_BYTES,
+    *,
+    version: str | None = None,
+    note_version: Callable[[str | None], None] = lambda _: None,
+) -> None:
     """Downloads a file, with a progress bar on a terminal.
 
     Args:
         url: its address; http, which anybody on the way can change, only on this machine.
-        file: where to write it.
+        file: where to write it, from where it stands.
         name: what the progress bar calls it.
         most_bytes: more than that it cannot have.
+        version: what the server called the version of which ``file`` has the beginning. The rest is appended if the
+            server still has that version, else all of it is written anew.
+        note_version: is told, before anything is written, what the server calls this version; None if it has no name.
 
     Raises:
         InputError: if the address is not https, or the file is too large.
@@ -78,18 +90,33 @@ def fetch(url: str, file: IO[bytes], name: str, most_bytes: int = MOST_BYTES) ->
         ValueError: if there can be no such address.
     """
     check_address(url)
-    request = Request(url, headers={"User-Agent": f"cond-detr/{__version__}"})
-    with build_opener(SafeRedirects).open(request, timeout=PATIENCE) as answer:
+    begun = file.tell() if version else 0
+    headers = {"User-Agent": f"cond-detr/{__version__}"}
+    if version and begun:
+        headers |= {"Range": f"bytes={begun}-", "If-Range": version}
+    with build_opener(SafeRedirects).open(Request(url, headers=headers), timeout=PATIENCE) as answer:
+        if begun and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {begun}-"):
+            begun = 0
+            file.seek(0)
+            file.truncate()
+        note_version(version_of(answer.headers))
         announced = answer.headers.get("Content-Length", "")
-        size = int(announced) if announced.isdecimal() else None
-        bar = tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None, leave=False)
-        done = 0
-        while part := answer.read(AT_ONCE):
-            done += len(part)
-            if done > most_bytes:
-                raise InputError(f"{url} is larger than {most_bytes >> 20} MB")
-            file.write(part)
-            bar.update(len(part))
-        bar.close()
+        size = begun + int(announced) if announced.isdecimal() else None
+        with tqdm(total=size, initial=begun, unit="B", unit_scale=True, desc=name, disable=None, leave=False) as bar:
+            done = begun
+            while part := answer.read(AT_ONCE):
+                done += len(part)
+                if done > most_bytes:
+                    raise InputError(f"{url} is larger than {most_bytes >> 20} MB")
+                file.write(part)
+                bar.update(len(part))
     if size is not None and done < size:
         raise OSError(f"it was cut off after {done} of {size} bytes")
+
+
+def version_of(headers: Any) -> str | None:
+    """What a server calls the version of a file whose rest it would send, if it does so."""
+    tag, date = headers.get("ETag"), headers.get("Last-Modified")
+    if headers.get("Accept-Ranges") != "bytes" and not headers.get("Content-Range"):
+        return None
+    return tag if tag and not tag.startswith("W/") else date

@@ -47,22 +47,63 @@ class Exportable(nn.Module):
         return tuple(best(self.model(images), softmax=self.model.softmax))
 
 
-@torch.no_grad()
-def trace(model: Model) -> ExportedProgram:
-    """Traces the graph of a model for dynamic batch size, height and width."""
+class HalfExportable(Exportable):
+    """The same in autocast to fp16, with fp16 weights of all layers that run so; input and output are fp32.
+
+    Args:
+        model: the model, which is left as it is.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.copy())
+        self.model.eval()
+        layers = [each for each in self.model.modules() if isinstance(each, (nn.Linear, nn.Conv2d))]
+        in_fp32 = set()
+        kind = model.device.type
+
+        def note(layer: nn.Module, _: object) -> None:
+            if not torch.is_autocast_enabled(kind):
+                in_fp32.add(layer)
+
+        hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+        with torch.no_grad():
+            self(example(model))
+        for hook in hooks:
+            hook.remove()
+        for layer in layers:
+            if layer not in in_fp32:
+                layer.half()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """As the base class."""
+        with torch.autocast(images.device.type, dtype=torch.float16):
+            predictions = self.model(images)
+        return tuple(best(predictions, softmax=self.model.softmax))
+
+
+def example(model: Model) -> Tensor:
+    """Images that a model takes."""
     side = 4 * model.stride
-    images = torch.zeros(2, 3, side, side + model.stride, device=model.device)
+    return torch.zeros(2, 3, side, side + model.stride, device=model.device)
+
+
+@torch.no_grad()
+def trace(model: Model, *, half: bool = False) -> ExportedProgram:
+    """Traces the graph of a model for dynamic batch size, height and width."""
+    module = (HalfExportable if half else Exportable)(model).to(model.device).eval()
     sizes = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
-    return torch.export.export(Exportable(model).to(model.device).eval(), (images,), dynamic_shapes=sizes)
+    return torch.export.export(module, (example(model),), dynamic_shapes=sizes)
 
 
-def export(model: Model, path: str | Path, kind: str | None = None) -> None:
+def export(model: Model, path: str | Path, kind: str | None = None, *, half: bool = False) -> None:
     """Writes a file for deployment.
 
     Args:
         model: the model; AOTInductor compiles for the device that it is on.
         path: the file to write.
         kind: one of :data:`FORMATS`; by default "onnx" if the file ends in .onnx, else "torch".
+        half: whether weights and most products are fp16: half of the size, and faster where hardware has them. Inputs
+            and outputs stay fp32.
 
     Raises:
         InputError: if the format is unknown, the suffix is not the format's, the file cannot be written, or a package
@@ -79,23 +120,24 @@ def export(model: Model, path: str | Path, kind: str | None = None) -> None:
     if path.suffix != suffix:
         raise InputError(f"{path} should end in {suffix} for format {kind}")
     if kind == "onnx":
-        need("export", "onnx", "onnxscript")
+        need("export", "onnx", "onnxscript", *["onnxruntime"] * half)
     make_folder(path.parent)
     if path.exists() and not path.is_file():
         raise InputError(f"{path} {why_no_file(path)}")
     # fails now, and not after minutes, if it cannot be written; torch's own writer aborts when a disk is full
     try:
         with replacing(path) as file, quiet():
-            file.write(content(model, kind))
+            file.write(content(model, kind, half=half))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def content(model: Model, kind: str) -> bytes:
+def content(model: Model, kind: str, *, half: bool) -> bytes:
     """The content of a file of one of :data:`FORMATS`."""
-    program, about = trace(model), About.of(model).write()
-    if kind == "onnx":
-        return onnx_content(program, about)
+    about = About.of(model).write()
+    if kind == "onnx":  # which has a converter of its own
+        return onnx_content(trace(model), about, half=half)
+    program = trace(model, half=half)
     file = io.BytesIO()
     if kind == "torch":
         torch.export.save(program, file, extra_files={KEY: about})
@@ -107,8 +149,8 @@ def content(model: Model, kind: str) -> bytes:
         return Path(package).read_bytes()
 
 
-def onnx_content(program: ExportedProgram, about: str) -> bytes:
-    """An ONNX model with names for its inputs, outputs and their dimensions."""
+def onnx_content(program: ExportedProgram, about: str, *, half: bool) -> bytes:
+    """An ONNX model with names for its inputs, outputs and their dimensions; in fp16 but for these, if ``half``."""
     made = torch.onnx.export(
         program,
         input_names=["images"],
@@ -126,6 +168,10 @@ def onnx_content(program: ExportedProgram, about: str) -> bytes:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
                 size.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), size.dim_param)
+    if half:
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        model = convert_float_to_float16(model, keep_io_types=True)
     data: bytes = model.SerializeToString()
     return data
 

@@ -52,7 +52,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--weights",
         metavar="FILE",
-        help="start from weights in a file or at a URL; tensors that do not fit are left out",
+        help="start from weights in a file, at a URL, of a published name such as resnet50 or conditional-detr-r50, or "
+        "of namespace/name on the Hugging Face hub; tensors that do not fit are left out",
     )
     group.add_argument(
         "--resume",

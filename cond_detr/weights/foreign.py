@@ -17,6 +17,7 @@ from cond_detr.presets import as_detr, preset
 from cond_detr.weights.buildable import check_buildable
 from cond_detr.weights.checkpoint import Checkpoint, is_checkpoint, weights_in
 from cond_detr.weights.naming import StateDict
+from cond_detr.weights.published import published
 from cond_detr.weights.reading import checked_state, open_source
 
 # Dilated models have the same tensors, so their preset has to be given
@@ -39,6 +40,9 @@ def open_checkpoint(source: str, *, preset_name: str | None = None, classes: Cla
             ``preset_name`` or ``classes``; or if these are given for a checkpoint of this package.
     """
     path, content = open_source(source)
+    known = published(source)
+    if known and not preset_name:
+        preset_name = known.preset
     if is_checkpoint(content):
         if preset_name or classes:
             raise InputError(f"{source} says itself what architecture and what classes it has; leave those out")

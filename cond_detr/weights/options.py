@@ -15,7 +15,10 @@ from cond_detr.weights.opening import open_model
 def add_checkpoint(parser: argparse._ActionsContainer) -> None:
     """Adds the option ``--checkpoint``."""
     parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="best.pt of a run, or a detector of another program"
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="best.pt of a run, a detector of another program, or a published name such as conditional-detr-r50",
     )
 
 

@@ -5,24 +5,22 @@ this process.
 """
 
 import errno
-import hashlib
 import json
 import os
-import tempfile
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import safetensors
 import torch
 from torch import Tensor
 
-from cond_detr.download import fetch, is_address
+from cond_detr.download import is_address
 from cond_detr.errors import InputError, shown
 from cond_detr.files import why_no_file
 from cond_detr.weights import torch_file
+from cond_detr.weights.cache import download, place_of
 from cond_detr.weights.naming import StateDict
+from cond_detr.weights.published import from_the_hub, is_on_the_hub, meant, published
 from cond_detr.weights.storages import MOST_AXES, kind_of
 
 FORMAT = "cond_detr/1"
@@ -31,10 +29,10 @@ REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def open_source(source: str) -> tuple[Path, Any]:
-    """Reads the file of a path or URL; downloads are kept in torch's cache.
+    """Reads the file of a path, URL or published name; downloads are kept in torch's cache, or the hub's.
 
     Args:
-        source: path or URL.
+        source: path, URL, name of :data:`~cond_detr.weights.published.PUBLISHED`, or ``namespace/name`` of the hub.
 
     Returns:
         The path of the file, and its content as of :func:`read`.
@@ -42,37 +40,19 @@ def open_source(source: str) -> tuple[Path, Any]:
     Raises:
         InputError: if it cannot be downloaded or read.
     """
-    if not is_address(source):
+    known = published(source)
+    if known is None and is_on_the_hub(source):
+        path = from_the_hub(source)
+        return path, read(path, f"{path}, downloaded from {source},")
+    if known is None and not is_address(source):
         return Path(source), read(Path(source))
-    if not source.startswith(("https://", "http://")):
-        raise InputError(f"weights {source} cannot be downloaded: an address must begin with https://")
-    # many files have the same name, such as model.safetensors
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-    try:
-        name = Path(urlparse(source).path).name[-100:]
-    except ValueError as error:
-        raise InputError(f"weights {source} cannot be downloaded: {error}") from None
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / f"{digest}-{name}"
+    url, sha256 = (known.address, known.sha256) if known else (source, "")
+    if not url.startswith(("https://", "http://")):
+        raise InputError(f"weights {url} cannot be downloaded: an address must begin with https://")
+    cached = place_of(url)
     if cached.exists():
-        return cached, read(cached, f"{cached}, downloaded from {source} before,")
-    return cached, _download(source, cached)
-
-
-def _download(url: str, target: Path) -> Any:
-    """Downloads and reads a file; ``target`` appears only when it is complete and could be read."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="unfinished-") as folder:
-            own = Path(folder) / target.name
-            with own.open("wb") as file:
-                fetch(url, file, target.name)
-            content = read(own, f"what was downloaded from {url}")
-            own.replace(target)
-    except InputError:
-        raise
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: what no address can be
-        raise InputError(f"weights {url} cannot be downloaded: {error}") from None
-    return content
+        return cached, read(cached, f"{cached}, downloaded from {url} before,")
+    return cached, download(url, cached, sha256, lambda path: read(path, f"what was downloaded from {url}"))
 
 
 def read(path: Path, called: str | None = None) -> Any:
@@ -95,7 +75,8 @@ def read(path: Path, called: str | None = None) -> Any:
         best = path / "best.pt"
         if os.path.isfile(best):  # noqa: PTH113
             raise InputError(f"{called} is a folder; its best model is {best}")
-        raise InputError(f"{called} {why_no_file(path)}")
+        name = meant(str(path))
+        raise InputError(f"{called} {why_no_file(path)}" + f"; did you mean the published {name}?" * bool(name))
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else torch_file.load(path)
     except InputError as error:

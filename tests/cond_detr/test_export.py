@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli
+from cond_detr.boxes import iou
 from cond_detr.classes import Classes
 from cond_detr.config import configure
+from cond_detr.data import shapes
 from cond_detr.export import Exported, export
 from cond_detr.export import __main__ as exporting
 from cond_detr.export.about import KEY
@@ -24,6 +26,7 @@ from cond_detr.models.predictions import Ranked
 from cond_detr.presets import as_detr, preset
 from cond_detr.weights.checkpoint import Checkpoint
 
+TRAINED = Path(__file__).resolve().parents[2] / "benchmarks/results/cpu/dc5_shapes.safetensors"
 FILES = {"onnx": "x.onnx", "torch": "x.pt2", "aot": "x.pt2"}
 
 
@@ -39,6 +42,16 @@ def detector(kind: type[Detector], **settings: Any) -> Detector:
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
         model.network.class_head.weight.normal_()
     return model
+
+
+def compared(got: Ranked, want: Ranked, tolerance: float, tie: float) -> float:
+    """The share of detections that are the same; what scores the same but for ``tie`` may come in any order."""
+    torch.testing.assert_close(got.scores, want.scores, rtol=0, atol=tolerance)
+    gaps = F.pad(want.scores[:, :-1] - want.scores[:, 1:], (1, 1), value=1.0)
+    apart = (gaps[:, :-1] > tie) & (gaps[:, 1:] > tie)
+    assert torch.equal(got.labels[apart], want.labels[apart])
+    torch.testing.assert_close(got.boxes[apart], want.boxes[apart], rtol=0, atol=tolerance)
+    return float(apart.float().mean())
 
 
 @pytest.mark.parametrize(
@@ -62,20 +75,68 @@ def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: P
         for batch in (1, 3):
             for height, width in ((64, 64), (40, 100), (97, 61)):
                 images = torch.randn(batch, 3, height, width)
-                got, want = exported.graph(images), Ranked(*Exportable(model).eval()(images))
-                torch.testing.assert_close(got.scores, want.scores, rtol=0, atol=1e-4)
-                # what scores the same may come in any order
-                gaps = F.pad(want.scores[:, :-1] - want.scores[:, 1:], (1, 1), value=1.0)
-                apart = (gaps[:, :-1] > 1e-5) & (gaps[:, 1:] > 1e-5)
+                same = compared(exported.graph(images), Ranked(*Exportable(model).eval()(images)), 1e-4, 1e-5)
                 # untrained object queries of plain DETR come to nearly the same answer
-                assert apart.float().mean() > (0.5 if kind is ConditionalDETR else 0.01)
-                assert torch.equal(got.labels[apart], want.labels[apart])
-                torch.testing.assert_close(got.boxes[apart], want.boxes[apart], rtol=0, atol=1e-4)
+                assert same > (0.5 if kind is ConditionalDETR else 0.01)
     photo = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
     (got,), (want,) = exported.predict([photo], 0.01), model.predict([photo], 0.01)
     assert sorted(got.names) == sorted(want.names)
     torch.testing.assert_close(got.boxes.sum(0), want.boxes.sum(0), rtol=1e-3, atol=1e-2)  # in any order
     torch.testing.assert_close(got.scores, want.scores, rtol=0, atol=1e-4)
+
+
+def test_half(tmp_path: Path) -> None:
+    """As a torch program; of ONNX below."""
+    model = detector(ConditionalDETR, encoder_layers=1, decoder_layers=2)
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    for name in ("single", "half"):
+        export(model, tmp_path / f"{name}.pt2", half=name == "half")
+    single, half = ((tmp_path / f"{name}.pt2").stat().st_size for name in ("single", "half"))
+    assert half < 0.8 * single  # of these small layers, graph and metadata are a good part
+    exported = Exported(tmp_path / "half.pt2", trust_code=True)
+    with torch.no_grad():
+        for batch, height, width in ((1, 64, 64), (2, 40, 100), (1, 97, 61)):
+            images = torch.randn(batch, 3, height, width)
+            got = exported.graph(images)
+            assert (got.scores.dtype, got.boxes.dtype) == (torch.float32, torch.float32)
+            compared(got, Ranked(*Exportable(model).eval()(images)), 2e-2, 4e-2)
+    after = model.network.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert all(tensor.dtype == before[name].dtype for name, tensor in after.items())
+
+
+def test_half_finds_the_same_objects(tmp_path: Path) -> None:
+    """A trained detector, on held-out images of the built-in data."""
+    model = ConditionalDETR.from_checkpoint(TRAINED)
+    export(model, tmp_path / "half.onnx", half=True)
+    assert (tmp_path / "half.onnx").stat().st_size < 0.75 * TRAINED.stat().st_size
+    half = Exported(tmp_path / "half.onnx")
+    annotations, load = shapes.make_split("val", 60)
+    images = [load(record.file_name, record.size) for record in annotations.records]
+    same, total = 0, 0
+    for one, other in zip(model.predict(images, 0.5), half.predict(images, 0.5), strict=True):
+        for each in one:
+            overlaps = iou(torch.tensor(each.box), other.boxes)
+            same += bool(((overlaps > 0.95) & (other.labels == each.label)).any())
+        total += len(one)
+    assert total > 60
+    assert same / total > 0.97
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_openvino_gives_what_the_model_gives(half: bool, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    model = detector(ConditionalDETR)
+    export(model, tmp_path / "model.onnx", half=half)
+    compiled = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with torch.no_grad():
+        for batch, height, width in ((1, 64, 64), (2, 40, 100), (1, 97, 61)):
+            images = torch.randn(batch, 3, height, width)
+            found = compiled({"images": images.numpy()})
+            got = Ranked(*(torch.from_numpy(found[i]) for i in range(3)))
+            near = (2e-2, 4e-2) if half else (1e-3, 1e-4)
+            same = compared(got, Ranked(*Exportable(model).eval()(images)), *near)
+            assert half or same > 0.3
 
 
 def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

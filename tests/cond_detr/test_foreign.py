@@ -219,11 +219,11 @@ def test_urls_reach_the_download(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     """As they are: as a path one of the slashes would be lost."""
     asked = []
 
-    def download(url: str, *_: object) -> None:
+    def download(url: str, *_: object, **__: object) -> None:
         asked.append(url)
         raise OSError("no network")
 
-    monkeypatch.setattr("cond_detr.weights.reading.fetch", download)
+    monkeypatch.setattr("cond_detr.weights.cache.fetch", download)
     url = "https://example.org/model.safetensors"
     for command, rest in ((predict, ["x.png", "--output-dir", "out"]), (evaluate, []), (attention_maps, [])):
         rest = rest or ["--output-dir", "out"]

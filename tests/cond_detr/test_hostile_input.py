@@ -247,7 +247,7 @@ def test_cut_downloads_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data = safetensors.torch.save(tensors, {"format": "pt"})
     served = [data[:1000], data]
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("cond_detr.weights.reading.fetch", lambda url, file, name: file.write(served.pop(0)))
+    monkeypatch.setattr("cond_detr.weights.cache.fetch", lambda url, file, name, **_: file.write(served.pop(0)))
     url = "https://example.org/model.safetensors"
     model = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
     with pytest.raises(InputError, match=f"downloaded from {url} cannot be read: it is damaged"):

@@ -131,7 +131,7 @@ def test_earlier_downloads_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """They may be hit by a passing error as well, or be of a version that another installation reads."""
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     content = (OLD / "best-0.1.0.pt").read_bytes()
-    monkeypatch.setattr("cond_detr.weights.reading.fetch", lambda url, file, name: file.write(content))
+    monkeypatch.setattr("cond_detr.weights.cache.fetch", lambda url, file, name, **_: file.write(content))
     path, _ = open_source("https://example.org/a.pt")
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     newer(path)

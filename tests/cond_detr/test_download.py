@@ -1,0 +1,260 @@
+"""Downloads of weights: one file that is right, or none, whatever happens on the way."""
+
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from cond_detr import ConditionalDETR, InputError
+from cond_detr.weights import cache, published
+from cond_detr.weights.published import PUBLISHED, Published, is_on_the_hub
+from cond_detr.weights.reading import open_source
+
+MODEL = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
+TENSORS = {name: tensor.contiguous() for name, tensor in MODEL.network.state_dict().items()}
+DATA = safetensors.torch.save(TENSORS, {"format": "pt"})
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one file, and hangs up after as many bytes as it is told to.
+
+    Attributes:
+        data: the file.
+        tag: its version; None: it has no name, and there are no parts of files.
+        cuts: bytes after which each of the next answers ends.
+        asked: the ranges that were asked for.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.data = DATA
+        self.tag: str | None = '"1"'
+        self.cuts: list[int] = []
+        self.asked: list[str | None] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        wanted = self.headers.get("Range")
+        server.asked.append(wanted)
+        begin = 0
+        if wanted and server.tag and self.headers.get("If-Range") == server.tag:
+            begin = int(wanted.removeprefix("bytes=").rstrip("-"))
+        rest = server.data[begin:]
+        self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(server.data) - 1}/{len(server.data)}")
+        if server.tag:
+            self.send_header("ETag", server.tag)
+            self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest[: server.cuts.pop(0)] if server.cuts else rest)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/model.safetensors"
+    digest = hashlib.sha256(DATA).hexdigest()
+    monkeypatch.setitem(PUBLISHED, "mine", Published(url, digest, 1, "none", None))
+    yield server
+    server.shutdown()
+
+
+def files(tmp_path: Path) -> list[Path]:
+    return sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+
+
+def whole(tmp_path: Path) -> bool:
+    """Whether there is one file, the right one."""
+    (file,) = files(tmp_path)
+    return file.read_bytes() == DATA and file.name.endswith("-model.safetensors") and file.name[0] != "."
+
+
+def test_a_name_is_enough_and_once_is_enough(server: Server, tmp_path: Path) -> None:
+    model = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
+    assert model.load_weights("mine").missing == []
+    assert torch.equal(model.network.class_head.weight, MODEL.network.class_head.weight)
+    server.shutdown()
+    server.server_close()  # offline from now on
+    assert model.load_weights("mine").missing == []
+    assert whole(tmp_path)
+    (tmp_path / "mine").write_text("a file of that name")
+    with pytest.raises(InputError, match="checkpoint mine cannot be read"):
+        model.load_weights("mine")
+
+
+def test_cut_at_ten_places_it_goes_on(server: Server, tmp_path: Path) -> None:
+    places = [1, 100, *(len(DATA) * i // 10 for i in range(1, 8)), len(DATA) - 1]
+    server.cuts = [b - a for a, b in zip([0, *places], places, strict=False)]
+    for place in places:
+        with pytest.raises(InputError, match=f"cannot be downloaded: .*{place}"):
+            open_source("mine")
+        assert all(file.name[0] == "." for file in files(tmp_path))
+    assert open_source("mine")[0].read_bytes() == DATA
+    assert server.asked == [None, *(f"bytes={place}-" for place in places)]
+    assert whole(tmp_path)
+
+
+def test_another_version_begins_anew(server: Server, tmp_path: Path) -> None:
+    server.data, server.tag, server.cuts = DATA[::-1], '"0"', [1000]
+    with pytest.raises(InputError, match="cut off"):
+        open_source("mine")
+    server.data, server.tag = DATA, '"1"'
+    open_source("mine")
+    assert server.asked == [None, "bytes=1000-"]
+    assert whole(tmp_path)
+
+
+def test_without_versions_nothing_is_kept(server: Server, tmp_path: Path) -> None:
+    server.tag, server.cuts = None, [1000]
+    with pytest.raises(InputError, match="cut off after 1000 of"):
+        open_source("mine")
+    assert files(tmp_path) == []
+    open_source("mine")
+    assert server.asked == [None, None]
+    assert whole(tmp_path)
+
+
+def test_a_wrong_hash(server: Server, tmp_path: Path) -> None:
+    server.data = DATA[:-1] + bytes([DATA[-1] ^ 1])
+    with pytest.raises(InputError, match=r"is another file: its SHA-256 begins with \w{8}, expected \w{8}$"):
+        open_source("mine")
+    assert files(tmp_path) == []
+    # pieces of two files under one version
+    server.cuts = [1000]
+    with pytest.raises(InputError, match="cut off"):
+        open_source("mine")
+    server.data = DATA[:500] + bytes(len(DATA) - 500)
+    with pytest.raises(InputError, match="is another file"):
+        open_source("mine")
+    assert files(tmp_path) == []
+    server.data = DATA
+    open_source("mine")
+    assert whole(tmp_path)
+
+
+def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = cache.fetch
+
+    def full(url: str, file: Any, name: str, **how: Any) -> None:
+        class Full:
+            def __getattr__(self, attribute: str) -> Any:
+                return getattr(file, attribute)
+
+            def write(self, part: bytes) -> int:
+                file.write(part[:1000])
+                raise OSError(28, "No space left on device")
+
+        fetch(url, Full(), name, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache, "fetch", full)
+    with pytest.raises(InputError, match=r"cannot be downloaded: .*No space left on device"):
+        open_source("mine")
+    assert files(tmp_path) == []
+
+
+def test_two_processes_at_once(server: Server, tmp_path: Path) -> None:
+    code = (
+        "import sys, torch; torch.hub.get_dir = lambda: sys.argv[1]; from cond_detr.weights.reading import open_source;"
+        "print(open_source(sys.argv[2])[0].name)"
+    )
+    url = PUBLISHED["mine"].address
+    command = [sys.executable, "-c", code, str(tmp_path / "cache"), url]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    names = {process.communicate()[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(names) == 1
+    assert whole(tmp_path)
+
+
+def test_a_download_that_another_process_is_at(server: Server, tmp_path: Path) -> None:
+    target = cache.place_of(PUBLISHED["mine"].address)
+    target.parent.mkdir(parents=True)
+    with cache.unfinished(target) as (_, file):
+        file.write(b"half of it")
+        open_source("mine")
+    assert target.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("source", ["a/b", "microsoft/conditional-detr-resnet-50", "A-1/b_2.c"])
+def test_names_on_the_hub(source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_on_the_hub(source)
+    Path(source).parent.mkdir()
+    assert not is_on_the_hub(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["a", "a/b/c", "/a", "a/", "./a", "../a", "~/a", "a/b.pt", "a/b.safetensors", "https://a/b"]
+)
+def test_what_is_no_name_on_the_hub(source: str) -> None:
+    assert not is_on_the_hub(source)
+
+
+def test_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a stand-in for huggingface_hub."""
+    import types
+
+    class EntryNotFoundError(Exception):
+        pass
+
+    have = {"model.safetensors": DATA}
+
+    def hf_hub_download(repository: str, name: str) -> str:
+        if repository == "no/where":
+            raise OSError("401 Client Error.\n\nRepository Not Found")
+        if name not in have or repository == "no/weights":
+            raise EntryNotFoundError(name)
+        path = tmp_path / name
+        path.write_bytes(have[name])
+        return os.fspath(path)
+
+    hub, errors = types.ModuleType("huggingface_hub"), types.ModuleType("huggingface_hub.errors")
+    hub.hf_hub_download = hf_hub_download  # type: ignore[attr-defined]
+    errors.EntryNotFoundError = EntryNotFoundError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    monkeypatch.setattr(published, "need", lambda *_: None)
+    model = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5)
+    assert model.load_weights("some/detector").missing == []
+    for name, words in (
+        ("no/where", "401 Client Error. Repository Not Found"),
+        ("no/weights", "have none of model"),
+    ):
+        with pytest.raises(InputError, match=words):
+            model.load_weights(name)
+
+
+def test_a_misspelt_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"does not exist; did you mean the published conditional-detr-r50\?"):
+        ConditionalDETR.from_checkpoint("conditional-detr-r-50")
+
+
+def test_the_table() -> None:
+    for name, each in PUBLISHED.items():
+        assert each.address.startswith("https://")
+        assert each.sha256 in each.address  # as PyTorch's hub has it, or unknown
+        assert (each.preset is None) == name.startswith("resnet")
