@@ -4,6 +4,7 @@ Modules that take long to import are not imported here, so that ``cond-detr --he
 """
 
 import argparse
+import contextlib
 import importlib
 import io
 import math
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 
 from cond_detr.config import Config, RunConfig
 from cond_detr.errors import InputError, nearest, printable, shown
+from cond_detr.progress import quietly
 from cond_detr.settings import all_settings, declared
 from cond_detr.version import __version__
 
@@ -71,7 +73,9 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
 def _flushed(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     """Runs a command, and writes all it has printed, so that an error in that is noticed here."""
     try:
-        return command(argv)
+        given = sys.argv[1:] if argv is None else argv
+        with quietly() if {"-q", "--quiet"} & set(given) else contextlib.nullcontext():
+            return command(argv)
     finally:
         sys.stdout.flush()
 
@@ -112,7 +116,7 @@ def command_parser(name: str, doc: str, *examples: str, **options: Any) -> argpa
     """
     what = doc.partition(": ")[2].strip()
     lines = "\n".join(f"  cond-detr {name} {example}" for example in examples)
-    return CommandParser(
+    parser = CommandParser(
         prog=f"cond-detr {name}",
         description=what[0].upper() + what[1:],
         epilog=f"examples:\n{lines}",
@@ -120,6 +124,19 @@ def command_parser(name: str, doc: str, *examples: str, **options: Any) -> argpa
         allow_abbrev=False,
         **options,
     )
+    parser.add_argument("-q", "--quiet", action=Noted, help="print errors alone, and show no progress")
+    return parser
+
+
+class Noted(argparse.Action):
+    """An option without a value that :func:`run` has seen already."""
+
+    def __init__(self, option_strings: Sequence[str], **about: Any) -> None:
+        about |= {"dest": argparse.SUPPRESS, "default": argparse.SUPPRESS, "nargs": 0}
+        super().__init__(option_strings, **about)
+
+    def __call__(self, *_: Any) -> None:
+        """Does nothing."""
 
 
 def positive(text: str) -> int:

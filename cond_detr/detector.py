@@ -114,7 +114,8 @@ class Detector(Model, Predictor):
         """Loads pretrained weights, all tensors that fit.
 
         Args:
-            source: path, or URL or published name, of a torchvision ResNet, or of a detector as for :meth:`from_checkpoint`.
+            source: path, URL or published name of a torchvision ResNet, or of a detector as for
+                :meth:`from_checkpoint`.
 
         Returns:
             The names of the tensors that were loaded and that were not; prints as a summary.

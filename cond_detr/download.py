@@ -7,8 +7,7 @@ from typing import IO, Any
 from urllib.parse import urlparse
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from tqdm import tqdm
-
+from cond_detr import progress
 from cond_detr.errors import InputError
 from cond_detr.version import __version__
 
@@ -102,7 +101,7 @@ def fetch(
         note_version(version_of(answer.headers))
         announced = answer.headers.get("Content-Length", "")
         size = begun + int(announced) if announced.isdecimal() else None
-        with tqdm(total=size, initial=begun, unit="B", unit_scale=True, desc=name, disable=None, leave=False) as bar:
+        with progress.bar(total=size, initial=begun, unit="B", unit_scale=True, desc=name, leave=False) as bar:
             done = begun
             while part := answer.read(AT_ONCE):
                 done += len(part)

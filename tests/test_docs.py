@@ -93,6 +93,7 @@ def test_options_exist() -> None:
     scripts = "".join(path.read_text() for path in files if path.suffix in {".py", ".sh"})
     theirs = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}  # torchrun
     theirs |= {"--no-build-isolation", "--no-deps", "--check", "--dry-run", "--Werror"}  # pip, ruff, clang-format
+    theirs |= {"--onnx", "--saveEngine", "--minShapes", "--optShapes", "--maxShapes"}  # TensorRT's trtexec
     for page in PAGES:
         for option in re.findall(r"(?<![-\w])--[a-z][-a-zA-Z]+", page.read_text()):
             assert option in known | theirs or f'"{option}"' in scripts or f"{option})" in scripts, (page.name, option)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from cond_detr import progress
 from cond_detr.data.annotations import Annotations, ImageRecord
 from cond_detr.data.formats import find_split
 from cond_detr.data.images import IMAGE_SUFFIXES, InputSize
@@ -67,7 +67,7 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
     annotations, load = with_loader(there.annotations(problems.append), there.folder, "auto")
     found = Findings(split, annotations, there.folder, load, problems)
     records = annotations.records
-    for record in tqdm(records, f"check {split}", unit="image", leave=False, disable=None):
+    for record in progress.bar(records, f"check {split}", unit="image", leave=False):
         try:
             load(record.file_name, record.size)
             found.digests[record.file_name] = sha256(load.bytes_of(record.file_name)).digest()

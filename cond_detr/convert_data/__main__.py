@@ -11,8 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from cond_detr import progress
 from cond_detr.cli import command_parser, run, score
 from cond_detr.config import DataConfig
 from cond_detr.data.description import describe
@@ -63,7 +62,7 @@ def convert(dataset_dir: Path, split: str, target: Path, val_fraction: float) ->
     found = find_split(dataset_dir, split, val_fraction)
     annotations = found.annotations()
     load = FolderLoader(found.folder)
-    for name in tqdm(annotations.images.names, f"convert {split}", unit="image", leave=False, disable=None):
+    for name in progress.bar(annotations.images.names, f"convert {split}", unit="image", leave=False):
         path = load.path_of(name)
         if not path.is_file():
             raise InputError(f"image {name} is not in {found.folder}")

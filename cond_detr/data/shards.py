@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from cond_detr import progress
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_json, replacing, why_no_file, write_json
@@ -121,7 +121,7 @@ def write_index(folder: Path) -> int:
     paths = tar_files(folder)
     rows = [
         (key_of(name), offset, size, number)
-        for number, path in enumerate(tqdm(paths, "index", unit="shard", leave=False, disable=None))
+        for number, path in enumerate(progress.bar(paths, "index", unit="shard", leave=False))
         for name, offset, size in members(path)
     ]
     index = np.sort(np.array(rows, ENTRY), order="name")

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from cond_detr import distributed
+from cond_detr import distributed, progress
 from cond_detr.boxes import xyxy_to_xywh
 from cond_detr.classes import UNUSED, Classes
 from cond_detr.data import open_split
@@ -57,7 +56,7 @@ def run_over(
     loader = eval_loader(dataset, batch_size, workers, pin, distributed.rank(), distributed.world_size(), timeout)
     found: list[tuple[int, Detections]] = []
     # only a bar on a terminal: in a file it would be noise
-    bar = tqdm(checked(loader), "evaluate", len(loader), unit="batch", leave=False, disable=None)
+    bar = progress.bar(checked(loader), "evaluate", len(loader), unit="batch", leave=False)
     for batch in bar:
         batch = batch.to(device)
         with (

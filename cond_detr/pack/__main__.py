@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
+from cond_detr import progress
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.config import DataConfig
 from cond_detr.data.formats import SPLITS, find_split
@@ -72,7 +71,7 @@ def pack(dataset_dir: Path, split: str, target: Path, megabytes: int) -> str:
             raise InputError(f"image {name} is not in {folder}")
     make_folder(target / split)
     make_folder(target / "annotations")
-    bar = tqdm(names, f"pack {split}", unit="image", leave=False, disable=None)
+    bar = progress.bar(names, f"pack {split}", unit="image", leave=False)
     count = write_shards(target / split, ((name, load.bytes_of(name)) for name in bar), megabytes)
     write_coco(found, target / "annotations" / f"instances_{split}.json")
     return f"{split}: {counted(count, tar_files(target / split))}"

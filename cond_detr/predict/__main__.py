@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
+from cond_detr import progress
 from cond_detr.cli import command_parser, fail, positive, run, score
 from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.errors import InputError
@@ -212,7 +212,7 @@ def predict_images(model: Model, sources: Sequence[Source], how: Search, output:
     results: list[dict[str, Any]] = []
     any_score: list[tuple[int | str, Detections]] = []
     failed = 0
-    pictures = tqdm(readable(sources, model.input_size), "predict", len(sources), unit="image", disable=None)
+    pictures = progress.bar(readable(sources, model.input_size), "predict", len(sources), unit="image")
     try:
         for each in searched(pictures, most_of(model), model.input_size, how):
             if isinstance(each, InputError):
@@ -250,7 +250,7 @@ def predict_video(model: Model, source: Source, how: Search, output: Output) -> 
         fail(str(error))
         return 1
     with video, replacing(picture) as film, replacing(lines) as text, VideoWriter(film, video.rate) as writer:
-        bar = tqdm(desc=f"predict {name_of(source)}", total=video.count, unit="frame", disable=None)
+        bar = progress.bar(desc=f"predict {name_of(source)}", total=video.count, unit="frame")
         try:
             pictures = (Picture(frame, frame.image) for frame in video)
             for each in searched(pictures, detector_of(model), model.input_size, how):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from cond_detr import distributed
+from cond_detr import distributed, progress
 
 T = TypeVar("T")
 
@@ -121,12 +121,12 @@ def duration(seconds: float) -> str:
 
 def progress_bar(epoch: int, epochs: int, step: int, steps: int) -> Any:
     """A progress bar of an epoch that fits 80 columns; on a terminal, and of the first process only."""
-    return tqdm(
+    return progress.bar(
         total=steps,
         initial=step,
         desc=f"epoch {epoch + 1}/{epochs}",
         unit=" steps",
         leave=False,
-        disable=True if distributed.rank() else None,
+        shown=distributed.rank() == 0,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}{postfix}",
     )

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
+from cond_detr import progress
 from cond_detr.config import Config
 from cond_detr.data.batching import Batch
 from cond_detr.errors import InputError
@@ -83,7 +82,7 @@ def _repeat(trainer: Trainer, most: int | None) -> Found:
     train = trainer.config.train
     step = TrainStep(trainer.trained, trainer.trained, trainer.criterion, trainer.optimizer, train)
     left = trainer.batches.steps - trainer.progress.step
-    bar = tqdm(total=min(left, most or left), desc="repeat", unit="step", leave=False, disable=None)
+    bar = progress.bar(total=min(left, most or left), desc="repeat", unit="step", leave=False)
     for batches in trainer.groups():
         where = f"epoch {trainer.progress.epoch + 1}, step {trainer.progress.step + 1} of {trainer.batches.steps}"
         losses = trainer.backward(step, batches).tolist()

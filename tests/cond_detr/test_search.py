@@ -279,6 +279,18 @@ def test_tiles_on_the_command_line(checkpoint: Path, detector: ConditionalDETR, 
     assert len(entry["detections"]) >= len(found) * 0.9
 
 
+def test_quiet(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    arguments = ["--checkpoint", checkpoint, "--output-dir", tmp_path / "out", tmp_path / "a.png"]
+    assert run_predict(*arguments, "-q") == 0
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "out/a.png").exists()
+    assert run_predict(*arguments, tmp_path / "b.png", "--quiet") == 2
+    assert capsys.readouterr() == ("", f"error: image {tmp_path}/b.png does not exist\n")
+    assert run_predict(*arguments) == 0
+    assert "pictures and predictions.json in" in capsys.readouterr().out
+
+
 def test_tables(detector: ConditionalDETR) -> None:
     pandas = pytest.importorskip("pandas")
     found = detector.predict(pixels(), 0.2)
