@@ -1,5 +1,6 @@
 """Evaluation of a model on a data set: its detections and COCO's metrics."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,14 @@ from cond_detr.boxes import xyxy_to_xywh
 from cond_detr.classes import UNUSED, Classes
 from cond_detr.data import open_split
 from cond_detr.data.annotations import Annotations
+from cond_detr.data.batching import Batch
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.data.loading import checked, eval_loader, loading_processes
 from cond_detr.errors import InputError, shown
 from cond_detr.evaluate.best_f1 import best_of_each
 from cond_detr.evaluate.coco_metrics import CONFUSED_ABOVE, Evaluation, evaluate_table
 from cond_detr.models.model import Model
+from cond_detr.models.predictions import Predictions
 from cond_detr.precision import fp32_products
 from cond_detr.predict.detections import MOST_MEASURED, Detections, detections
 
@@ -33,6 +36,7 @@ def run_over(
     workers: int = 0,
     amp: Literal["off", "bf16"] = "off",
     timeout: int | None = None,
+    watch: Callable[[Predictions, Batch], None] = lambda *_: None,
 ) -> list[tuple[int, Detections]]:
     """Runs a model over this process's share of a data set.
 
@@ -44,6 +48,7 @@ def run_over(
         workers: number of processes that load images.
         amp: "bf16" for autocast, or "off".
         timeout: seconds of silence after which a process that loads images is lost.
+        watch: gets the predictions for each batch.
 
     Returns:
         The id of each image and its best detections, of any score.
@@ -65,6 +70,7 @@ def run_over(
             fp32_products(model.config.train.matmul_precision, device),
         ):
             predictions = network(*batch.inputs())
+        watch(predictions, batch)
         images = detections(predictions, batch.sizes, classes, MOST_MEASURED, softmax=network.softmax)
         found += zip(batch.image_ids, images, strict=True)
     return found

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def metrics_figure(history: Sequence[dict[str, Any]]) -> Any:
-    """Plots learning curves: training losses at the left, average precision at the right.
+    """Plots learning curves: losses at the left, average precision at the right.
 
     Args:
         history: records of log.jsonl.
@@ -25,7 +25,9 @@ def metrics_figure(history: Sequence[dict[str, Any]]) -> Any:
         ("train_loss_giou", "GIoU, last layer"),
     ):
         losses.plot(epochs, [record[key] for record in history], marker=".", label=label)
-    losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    held_out = [record.get("val_loss") or float("nan") for record in history]  # logs of before have none
+    losses.plot(epochs, held_out, marker=".", color="black", linestyle="--", label="total, held-out images")
+    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
     for key in ("AP", "AP50", "AP75"):
         values = [float("nan") if record[key] is None else 100 * record[key] for record in history]
         precision.plot(epochs, values, marker=".", label=key)

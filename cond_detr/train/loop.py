@@ -41,6 +41,7 @@ from cond_detr.train.recorder import Recorder
 from cond_detr.train.sanitised import Sanitised
 from cond_detr.train.step import TrainStep
 from cond_detr.train.training_queries import for_training, own_state, restore_queries
+from cond_detr.train.validation_loss import ValidationLoss
 from cond_detr.weights.checkpoint import Checkpoint
 from cond_detr.weights.progress import LOSS_NAMES, Progress, is_over
 
@@ -287,6 +288,7 @@ class Trainer:
         evaluated = self.average.model if self.average else self.model
         evaluated.network.eval()
         self.pace.begin_evaluation()
+        loss = ValidationLoss(evaluated, self.data.val.annotations.classes)
         found = run_over(
             evaluated,
             self.data.val,
@@ -295,7 +297,9 @@ class Trainer:
             workers=self.workers,
             amp=self.config.train.amp,
             timeout=self.how.timeout,
+            watch=loss.add,
         )
+        losses = loss.means()
         result = measure(self.data.val, found, self.how.evaluator, self.device)
         self.pace.end_evaluation()
         ap = result.metrics["AP"]
@@ -306,12 +310,12 @@ class Trainer:
             self.progress.images_per_step,
             epoch=self.progress.epoch + 1,
             best_ap=self.progress.best_ap if ap is None else max(ap, self.progress.best_ap),
-            history=[*self.progress.history, record_of(self, result)],
+            history=[*self.progress.history, record_of(self, result, losses)],
         )
         self.recorder.write_epoch(evaluated, result, self.state(), improved=improved)
 
 
-def record_of(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
+def record_of(trainer: Trainer, result: Evaluation, val_losses: dict[str, float | None]) -> dict[str, Any]:
     """The record of an epoch for log.jsonl."""
     progress, pace = trainer.progress, trainer.pace
     mean = [total / progress.step for total in progress.loss_sums]
@@ -322,6 +326,7 @@ def record_of(trainer: Trainer, result: Evaluation) -> dict[str, Any]:
         "evaluation_seconds": round(pace.evaluation, 2),
         "images_per_second": round(progress.step * progress.images_per_step / progress.seconds, 2),
         **dict(zip(LOSS_NAMES, mean, strict=True)),
+        **val_losses,
         "lr": trainer.lr(),
         **result.metrics,
     }

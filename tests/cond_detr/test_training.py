@@ -91,6 +91,7 @@ def test_a_run_writes_its_folder(dataset_dir: Path, tmp_path: Path, capsys: pyte
     records = log(folder)
     assert [record["epoch"] for record in records] == [1, 2]
     wanted = {"epoch", "seconds", "waiting_seconds", "evaluation_seconds", "images_per_second", "lr", *LOSSES}
+    wanted |= {name.replace("train_", "val_") for name in LOSSES}
     wanted |= {"AP", "AP50", "AP75", "APS", "APM", "APL", "AR"}
     assert set(records[0]) == wanted
     results = json.loads((folder / "results.json").read_text())
