@@ -288,19 +288,7 @@ class Trainer:
         evaluated = self.average.model if self.average else self.model
         evaluated.network.eval()
         self.pace.begin_evaluation()
-        loss = ValidationLoss(evaluated, self.data.val.annotations.classes)
-        found = run_over(
-            evaluated,
-            self.data.val,
-            self.eval_classes,
-            batch_size=self.config.train.eval_batch_size,
-            workers=self.workers,
-            amp=self.config.train.amp,
-            timeout=self.how.timeout,
-            watch=loss.add,
-        )
-        losses = loss.means()
-        result = measure(self.data.val, found, self.how.evaluator, self.device)
+        result, losses = evaluated_by(self, evaluated)
         self.pace.end_evaluation()
         ap = result.metrics["AP"]
         # on a tie, or if nothing can be measured, the latest is the best
@@ -313,6 +301,26 @@ class Trainer:
             history=[*self.progress.history, record_of(self, result, losses)],
         )
         self.recorder.write_epoch(evaluated, result, self.state(), improved=improved)
+
+
+def evaluated_by(trainer: Trainer, model: Model) -> tuple[Evaluation, dict[str, float | None]]:
+    """Metrics and losses of a model on the validation images."""
+    train, dataset, loss = (
+        trainer.config.train,
+        trainer.data.val,
+        ValidationLoss(model, trainer.data.val.annotations.classes),
+    )
+    found = run_over(
+        model,
+        dataset,
+        trainer.eval_classes,
+        batch_size=train.eval_batch_size,
+        workers=trainer.workers,
+        amp=train.amp,
+        timeout=trainer.how.timeout,
+        watch=loss.add,
+    )
+    return measure(dataset, found, trainer.how.evaluator, trainer.device), loss.means()
 
 
 def record_of(trainer: Trainer, result: Evaluation, val_losses: dict[str, float | None]) -> dict[str, Any]:
