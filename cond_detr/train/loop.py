@@ -26,7 +26,7 @@ from cond_detr.data.loading import ShuffledBatches, checked, groups_of, loading_
 from cond_detr.data.prefetch import on_device
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
-from cond_detr.evaluate.over_dataset import classes_in, measure, run_over
+from cond_detr.evaluate.over_dataset import classes_in
 from cond_detr.models.model import Model
 from cond_detr.train.criterion import Criterion
 from cond_detr.train.cuda_graphs import CudaRecorder, GraphedStep, why_not
@@ -41,7 +41,7 @@ from cond_detr.train.recorder import Recorder
 from cond_detr.train.sanitised import Sanitised
 from cond_detr.train.step import TrainStep
 from cond_detr.train.training_queries import for_training, own_state, restore_queries
-from cond_detr.train.validation_loss import ValidationLoss
+from cond_detr.train.validation import evaluate_epoch
 from cond_detr.weights.checkpoint import Checkpoint
 from cond_detr.weights.progress import LOSS_NAMES, Progress, is_over
 
@@ -288,7 +288,7 @@ class Trainer:
         evaluated = self.average.model if self.average else self.model
         evaluated.network.eval()
         self.pace.begin_evaluation()
-        result, losses = evaluated_by(self, evaluated)
+        result, losses = evaluate_epoch(evaluated, self.data.val, self.eval_classes, self.how, self.workers)
         self.pace.end_evaluation()
         ap = result.metrics["AP"]
         # on a tie, or if nothing can be measured, the latest is the best
@@ -301,26 +301,6 @@ class Trainer:
             history=[*self.progress.history, record_of(self, result, losses)],
         )
         self.recorder.write_epoch(evaluated, result, self.state(), improved=improved)
-
-
-def evaluated_by(trainer: Trainer, model: Model) -> tuple[Evaluation, dict[str, float | None]]:
-    """Metrics and losses of a model on the validation images."""
-    train, dataset, loss = (
-        trainer.config.train,
-        trainer.data.val,
-        ValidationLoss(model, trainer.data.val.annotations.classes),
-    )
-    found = run_over(
-        model,
-        dataset,
-        trainer.eval_classes,
-        batch_size=train.eval_batch_size,
-        workers=trainer.workers,
-        amp=train.amp,
-        timeout=trainer.how.timeout,
-        watch=loss.add,
-    )
-    return measure(dataset, found, trainer.how.evaluator, trainer.device), loss.means()
 
 
 def record_of(trainer: Trainer, result: Evaluation, val_losses: dict[str, float | None]) -> dict[str, Any]:

@@ -1,17 +1,47 @@
-"""The loss on the validation images, which says when a model begins to learn its training images by heart."""
+"""What an epoch ends with: metrics and the loss on the validation images, which says when a model overfits."""
 
 import torch
 from torch import Tensor
 
 from cond_detr import distributed
 from cond_detr.classes import Classes
+from cond_detr.config import RunConfig
 from cond_detr.data.batching import Batch
+from cond_detr.data.dataset import CocoDataset
+from cond_detr.evaluate.coco_metrics import Evaluation
+from cond_detr.evaluate.over_dataset import measure, run_over
 from cond_detr.models.model import Model
 from cond_detr.models.predictions import Predictions
 from cond_detr.train.criterion import Criterion
 
 # The entries of a log record
 NAMES = ("val_loss", "val_loss_classification", "val_loss_l1", "val_loss_giou")
+
+
+def evaluate_epoch(
+    model: Model, dataset: CocoDataset, classes: Classes, how: RunConfig, workers: int
+) -> tuple[Evaluation, dict[str, float | None]]:
+    """COCO's metrics and the losses, by :data:`NAMES`, of a model on the validation images.
+
+    Args:
+        model: the model, in evaluation mode.
+        dataset: the validation images.
+        classes: classes of the model, with the category ids of the data set.
+        how: says which evaluator to use, and when a silent process is lost.
+        workers: number of processes that load images.
+    """
+    train, loss = model.config.train, ValidationLoss(model, dataset.annotations.classes)
+    found = run_over(
+        model,
+        dataset,
+        classes,
+        batch_size=train.eval_batch_size,
+        workers=workers,
+        amp=train.amp,
+        timeout=how.timeout,
+        watch=loss.add,
+    )
+    return measure(dataset, found, how.evaluator, model.device), loss.means()
 
 
 class ValidationLoss:

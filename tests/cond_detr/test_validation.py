@@ -11,7 +11,7 @@ from cond_detr import ConditionalDETR, Criterion
 from cond_detr.classes import Classes
 from cond_detr.data import open_split
 from cond_detr.data.batching import collate
-from cond_detr.train.validation_loss import NAMES, ValidationLoss
+from cond_detr.train.validation import NAMES, ValidationLoss
 
 
 @pytest.mark.parametrize("settings", [{}, {"query_groups": 2, "denoising": 1, "ema": 0.9}, {"classification": "mal"}])
