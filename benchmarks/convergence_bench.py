@@ -32,20 +32,18 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 GOALS = (0.5, 0.7)
 FORMATS = {"AP": ".3f", "lowest": ".3f", "highest": ".3f", "ratio": ".1f"}
 MODELS = {"Conditional DETR": [], "DETR": ["--model", "detr"]}
-GROUPS, DENOISING, BOXES = ["--query-groups", "5"], ["--denoising", "5"], ["--queries", "boxes"]
+GROUPS, DENOISING, BOXES = ["--query-groups", "10"], ["--denoising", "5"], ["--queries", "boxes"]
 MAL = ["--classification", "mal"]
 BEYOND = {
     "Conditional DETR": [],
     "matchability-aware loss": MAL,
-    "5 query groups": GROUPS,
-    "5 denoising copies": DENOISING,
-    "groups and denoising": [*GROUPS, *DENOISING],
-    "boxes": BOXES,
-    "boxes and denoising": [*BOXES, *DENOISING],
-    "groups, denoising and that loss": [*GROUPS, *DENOISING, *MAL],
+    "that loss, 10 query groups": [*GROUPS, *MAL],
+    "that loss, 5 denoising copies": [*DENOISING, *MAL],
+    "that loss, groups and denoising": [*GROUPS, *DENOISING, *MAL],
+    "that loss, boxes": [*BOXES, *MAL],
     "all of them": [*BOXES, *GROUPS, *DENOISING, *MAL],
     "DETR": ["--model", "detr"],
-    "DETR, 5 query groups": ["--model", "detr", *GROUPS],
+    "DETR, 10 query groups": ["--model", "detr", *GROUPS],
     "DETR, 5 denoising copies": ["--model", "detr", *DENOISING],
 }
 # (table, row, switches); Conditional DETR as it is stands in all of them
