@@ -36,11 +36,11 @@ GROUPS, DENOISING, BOXES = ["--query-groups", "10"], ["--denoising", "5"], ["--q
 MAL = ["--classification", "mal"]
 BEYOND = {
     "Conditional DETR": [],
-    "matchability-aware loss": MAL,
-    "that loss, 10 query groups": [*GROUPS, *MAL],
-    "that loss, 5 denoising copies": [*DENOISING, *MAL],
-    "that loss, groups and denoising": [*GROUPS, *DENOISING, *MAL],
-    "that loss, boxes": [*BOXES, *MAL],
+    "MAL": MAL,
+    "MAL, 10 query groups": [*GROUPS, *MAL],
+    "MAL, 5 denoising copies": [*DENOISING, *MAL],
+    "MAL, groups and denoising": [*GROUPS, *DENOISING, *MAL],
+    "MAL, boxes": [*BOXES, *MAL],
     "all of them": [*BOXES, *GROUPS, *DENOISING, *MAL],
     "DETR": ["--model", "detr"],
     "DETR, 10 query groups": ["--model", "detr", *GROUPS],
@@ -301,7 +301,9 @@ def main() -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="one seed, 10 epochs")
     parser.add_argument("--ablations", action="store_true", help="the paper's ablations instead of the comparison")
-    parser.add_argument("--beyond", action="store_true", help="query groups, denoising and boxes as queries instead")
+    parser.add_argument(
+        "--beyond", action="store_true", help="query groups, denoising, boxes and the matchability-aware loss instead"
+    )
     parser.add_argument("--epochs", type=int, metavar="N", help="of every run (default: 18, of ablations 3)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each model (default: 3)")
     parser.add_argument(
