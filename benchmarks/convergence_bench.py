@@ -301,9 +301,7 @@ def main() -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="one seed, 10 epochs")
     parser.add_argument("--ablations", action="store_true", help="the paper's ablations instead of the comparison")
-    parser.add_argument(
-        "--beyond", action="store_true", help="what others have added since instead"
-    )
+    parser.add_argument("--beyond", action="store_true", help="what others have added since instead")
     parser.add_argument("--epochs", type=int, metavar="N", help="of every run (default: 18, of ablations 3)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each model (default: 3)")
     parser.add_argument(

@@ -89,10 +89,9 @@ def test_half(tmp_path: Path) -> None:
     """As a torch program; of ONNX below."""
     model = detector(ConditionalDETR, encoder_layers=1, decoder_layers=2)
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    for name in ("single", "half"):
-        export(model, tmp_path / f"{name}.pt2", half=name == "half")
-    single, half = ((tmp_path / f"{name}.pt2").stat().st_size for name in ("single", "half"))
-    assert half < 0.8 * single  # of these small layers, graph and metadata are a good part
+    export(model, tmp_path / "half.pt2", half=True)
+    in_fp32 = sum(tensor.nbytes for tensor in before.values())
+    assert (tmp_path / "half.pt2").stat().st_size < 0.9 * in_fp32  # of these small layers, the graph is a good part
     exported = Exported(tmp_path / "half.pt2", trust_code=True)
     with torch.no_grad():
         for batch, height, width in ((1, 64, 64), (2, 40, 100), (1, 97, 61)):

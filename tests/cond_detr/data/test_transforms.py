@@ -134,7 +134,7 @@ def test_network_input() -> None:
         open_image(Image.new("RGB", (4000, 36)), size=size)
 
 
-@pytest.mark.parametrize("array", [np.zeros((5, 5)), np.zeros((5, 5, 3)), np.zeros((5, 5, 4), np.uint8)], ids=str)
+@pytest.mark.parametrize("array", [np.zeros((5, 5)), np.zeros((5, 5, 3)), np.zeros((5, 5, 2), np.uint8)], ids=str)
 def test_wrong_arrays(array: np.ndarray) -> None:
-    with pytest.raises(InputError, match=r"an image array must be \(H, W, 3\) uint8"):
+    with pytest.raises(InputError, match=r"an image array must be .* uint8"):
         open_image(array)
