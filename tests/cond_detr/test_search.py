@@ -21,7 +21,7 @@ from cond_detr.data.images import InputSize, open_image
 from cond_detr.predict import __main__ as predict
 from cond_detr.predict.detections import Detections
 from cond_detr.predict.search import Search, opened, searched
-from cond_detr.predict.tiles import Tiling, covered
+from cond_detr.predict.tiles import Tiling, covered, merged
 from cond_detr.weights.checkpoint import Checkpoint
 
 CLASSES = Classes(("person", "hot dog, with mustard", "car"), (1, 2, 3))
@@ -246,6 +246,16 @@ def test_tiles_find_each_object_once() -> None:
     assert boxes(Search(0.0, tiling=Tiling(64, 0.25))) == set(wanted) - {wanted[6]}
     # the last is too long for the tiles and too small in the whole image; larger tiles hold it
     assert boxes(Search(0.0, tiling=Tiling(100, 0.9), batch_size=3)) >= {wanted[5], wanted[6]}
+
+
+def test_neighbours_in_one_piece_both_stay() -> None:
+    """One piece never finds an object twice, so boxes that overlap there are of two."""
+    boxes = torch.tensor([[10.0, 10, 30, 30], [13, 10, 33, 30]])
+    both = Detections.of(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 0]), CLASSES)
+    found = merged([both, both[:1]], [(0, 0, 100, 100), (0, 0, 64, 64)], (100, 100))
+    assert found.boxes.tolist() == boxes.tolist()
+    other = merged([both[:1], both[1:]], [(0, 0, 100, 100), (0, 0, 64, 64)], (100, 100))
+    assert other.boxes.tolist() == boxes[:1].tolist()
 
 
 def test_covered() -> None:
