@@ -26,7 +26,7 @@ def draw(image: Image.Image, found: DetectionMaps) -> Any:
 
     heads = len(found.spatial)
     aspect = image.height / image.width
-    figure = Figure(figsize=(1.6 * heads + 0.5, 3 * 1.6 * aspect + 0.8), layout="constrained")
+    figure = Figure(figsize=(1.3 * heads + 0.5, 3 * 1.3 * aspect + 0.8), layout="constrained")
     axes = figure.subplots(3, heads, squeeze=False)
     left, top, right, bottom = (found.box * torch.tensor([image.width, image.height] * 2)).tolist()
     grey = image.convert("L")
@@ -47,7 +47,7 @@ def draw(image: Image.Image, found: DetectionMaps) -> Any:
             )
             axis.set(xlim=(0, image.width), ylim=(image.height, 0), xticks=[], yticks=[])
             if name == "spatial":
-                axis.set_title(f"head {head + 1}{sides[head]}", fontsize=8)
-        row[0].set_ylabel(name, fontsize=9)
+                axis.set_title(f"head {head + 1}{sides[head]}", fontsize=10)
+        row[0].set_ylabel(name, fontsize=10)
     figure.suptitle(f"{in_figure(found.name)} {found.score:.2f}", fontsize=10, family=families([found.name]))
     return figure

@@ -26,6 +26,9 @@ def table(evaluation: Evaluation) -> str:
     metrics = evaluation.metrics
     lines.append(f"{'all classes':{width}}  {percent(metrics['AP'])}  {percent(metrics['AP50'])}")
     lines.append("  ".join(f"{name} {percent(metrics[name]).strip()}" for name in ("AP75", "APS", "APM", "APL")))
+    if evaluation.diagnosis is not None:
+        costs = [f"{each.name} {percent(each.ap50).strip()}" for each in evaluation.diagnosis.errors]
+        lines.append(f"AP50 lost to: {', '.join(costs)}")
     return "\n".join(lines)
 
 

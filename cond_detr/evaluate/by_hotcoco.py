@@ -30,11 +30,33 @@ def accumulate(annotations: Annotations, found: Grid, confusion_above: float) ->
         found: table of detections.
         confusion_above: lowest score of detections in the confusion matrix.
     """
+    truth = _truth(annotations)
+    evaluation = _against(truth, found)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    confusion = None
+    if len(annotations.classes) <= MOST_CONFUSED:
+        sure = found[found[:, 5] >= confusion_above]
+        sure = sure[~on_crowds(annotations, sure)]
+        confusion = _against(truth, sure).confusion_matrix()["matrix"].astype(np.int64)
+    curves = evaluation.eval
+    assert curves is not None
+    return Accumulated(curves["precision"], curves["scores"], curves["recall"], confusion)
+
+
+def evaluated(annotations: Annotations, found: Grid) -> hotcoco.COCOeval:
+    """The evaluation of a table of detections, after its ``evaluate()``; images and classes have numbers from 1."""
+    evaluation = _against(_truth(annotations), found)
+    evaluation.evaluate()
+    return evaluation
+
+
+def _truth(annotations: Annotations) -> hotcoco.COCO:
     global _started_in
     _started_in = os.getpid()
     objects, sizes = annotations.objects, annotations.images.sizes.tolist()
     # numbers from 1 in place of ids, which it wants to be small and not negative
-    truth = hotcoco.COCO.from_arrays(
+    return hotcoco.COCO.from_arrays(
         [{"id": i, "width": width, "height": height} for i, (width, height) in enumerate(sizes, start=1)],
         [{"id": i, "name": name} for i, name in enumerate(annotations.classes.names, start=1)],
         objects.images + 1,
@@ -43,18 +65,10 @@ def accumulate(annotations: Annotations, found: Grid, confusion_above: float) ->
         area=objects.areas,
         iscrowd=objects.crowds,
     )
-    numbered = found + NUMBERED
-    evaluation = hotcoco.COCOeval(truth, truth.load_res(numbered), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    confusion = None
-    if len(annotations.classes) <= MOST_CONFUSED:
-        sure = numbered[found[:, 5] >= confusion_above]
-        sure = sure[~on_crowds(annotations, sure - NUMBERED)]
-        confusion = hotcoco.COCOeval(truth, truth.load_res(sure), "bbox").confusion_matrix()["matrix"].astype(np.int64)
-    curves = evaluation.eval
-    assert curves is not None
-    return Accumulated(curves["precision"], curves["scores"], curves["recall"], confusion)
+
+
+def _against(truth: hotcoco.COCO, found: Grid) -> hotcoco.COCOeval:
+    return hotcoco.COCOeval(truth, truth.load_res(found + NUMBERED), "bbox")
 
 
 def on_crowds(annotations: Annotations, found: Grid) -> NDArray[np.bool_]:

@@ -9,7 +9,8 @@ import numpy as np
 from cond_detr.data.annotations import Annotations
 from cond_detr.evaluate import by_hotcoco, by_pycocotools
 from cond_detr.evaluate.accumulated import Accumulated, Grid
-from cond_detr.evaluate.best_f1 import BestF1, best_of_all
+from cond_detr.evaluate.best_f1 import BestF1, best_of_all, best_of_each
+from cond_detr.evaluate.diagnosis import Diagnosis, diagnose
 
 # Lowest score of detections in the confusion matrix; what predict shows by default
 CONFUSED_ABOVE = 0.3
@@ -44,6 +45,7 @@ class Evaluation:
         confusion: which classes are taken for which, most frequent first. Detections with a score of at least 0.3, the
             best first, take the object that they overlap most, of whatever class, if its IoU is at least 0.5 and no
             other has it; those on crowds of their class are left out. None if the evaluator does not tell.
+        diagnosis: what keeps AP50 from being higher. None if it was not asked for, or the evaluator does not tell.
     """
 
     metrics: dict[str, float | None]
@@ -51,15 +53,25 @@ class Evaluation:
     precision: dict[str, list[float] | None]
     scores: dict[str, list[float] | None]
     confusion: list[Confusion] | None
+    diagnosis: Diagnosis | None = None
 
     @property
     def best_f1(self) -> BestF1 | None:
         """The threshold of scores at which the classes' mean F1 is highest, at an IoU of 0.5."""
         return best_of_all(self.precision, self.scores)
 
+    @property
+    def best_f1_of_classes(self) -> dict[str, BestF1 | None]:
+        """The threshold at which F1 is highest for each class by name; None without objects or detections of it."""
+        return best_of_each(self.precision, self.scores)
+
 
 def evaluate_table(
-    annotations: Annotations, found: Grid, evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    annotations: Annotations,
+    found: Grid,
+    evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco",
+    *,
+    diagnosed: bool = False,
 ) -> Evaluation:
     """Runs COCO's evaluation of boxes over all images of a data set.
 
@@ -67,7 +79,9 @@ def evaluate_table(
         annotations: the ground truth.
         found: (n, 7) float64 table of detections, those of an image in any order: index of the image, left, top, width
             and height in pixels, score, and index of the class.
-        evaluator: package that computes the numbers. They are the same, but pycocotools gives no confusions.
+        evaluator: package that computes the numbers. They are the same, but pycocotools gives no confusions
+            and no diagnosis.
+        diagnosed: whether to find out what keeps AP50 from being higher, which takes another time as long.
     """
     if evaluator == "hotcoco" and not by_hotcoco.usable():
         print(
@@ -94,6 +108,7 @@ def evaluate_table(
         {name: precision[0, :, i].tolist() if measured[name] else None for i, name in enumerate(names)},
         {name: scores[0, :, i].tolist() if measured[name] else None for i, name in enumerate(names)},
         None if accumulated.confusion is None else _confusions(accumulated.confusion, names),
+        diagnose(annotations, found) if diagnosed and evaluator == "hotcoco" else None,
     )
 
 

@@ -17,14 +17,16 @@ from cond_detr.data.batching import Batch
 from cond_detr.data.dataset import CocoDataset
 from cond_detr.data.loading import checked, eval_loader, loading_processes
 from cond_detr.errors import InputError, shown
-from cond_detr.evaluate.best_f1 import best_of_each
 from cond_detr.evaluate.coco_metrics import CONFUSED_ABOVE, Evaluation, evaluate_table
+from cond_detr.evaluate.diagnosis import COUNTED_ABOVE, Diagnosis
 from cond_detr.models.model import Model
 from cond_detr.models.predictions import Predictions
 from cond_detr.precision import fp32_products
 from cond_detr.predict.detections import MOST_MEASURED, Detections, detections
 
 CPU = torch.device("cpu")
+# Doubtful annotations that are written down
+MOST_DOUBTS = 100
 
 
 def run_over(
@@ -81,6 +83,8 @@ def measure(
     found: list[tuple[int, Detections]],
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco",
     device: torch.device = CPU,
+    *,
+    diagnosed: bool = False,
 ) -> Evaluation:
     """Computes COCO's metrics of the detections of all processes; every process gets the result.
 
@@ -91,11 +95,12 @@ def measure(
         found: result of :func:`run_over` on this process.
         evaluator: package that computes the numbers.
         device: carries the exchange between processes.
+        diagnosed: whether to find out what keeps AP50 from being higher.
     """
     rows = distributed.gather_rows(table(dataset.annotations, found), device).numpy()
     if evaluator == "pycocotools":
         return evaluate_table(dataset.annotations, rows, evaluator)
-    return distributed.from_rank_zero(lambda: evaluate_table(dataset.annotations, rows, evaluator))
+    return distributed.from_rank_zero(lambda: evaluate_table(dataset.annotations, rows, evaluator, diagnosed=diagnosed))
 
 
 def table(annotations: Annotations, found: list[tuple[int, Detections]]) -> Tensor:
@@ -171,7 +176,7 @@ def evaluate(
         batch_size=batch_size or model.config.train.eval_batch_size,
         workers=loading_processes(data, workers, model.device),
     )
-    return dataset, measure(dataset, found, evaluator, model.device)
+    return dataset, measure(dataset, found, evaluator, model.device, diagnosed=True)
 
 
 def results_dict(evaluation: Evaluation, **more: Any) -> dict[str, Any]:
@@ -182,7 +187,7 @@ def results_dict(evaluation: Evaluation, **more: Any) -> dict[str, Any]:
     }
     content = {**more, **evaluation.metrics, "per_class": evaluation.per_class, "over_recall": curves}
     if best := evaluation.best_f1:
-        each = best_of_each(evaluation.precision, evaluation.scores)
+        each = evaluation.best_f1_of_classes
         per_class = {name: None if found is None else asdict(found) for name, found in each.items()}
         content["best_f1"] = {**asdict(best), "per_class": per_class}
     if evaluation.confusion is not None:
@@ -190,7 +195,20 @@ def results_dict(evaluation: Evaluation, **more: Any) -> dict[str, Any]:
             "threshold": CONFUSED_ABOVE,
             "pairs": [asdict(pair) for pair in evaluation.confusion],
         }
+    if evaluation.diagnosis is not None:
+        content["diagnosis"] = diagnosis_dict(evaluation.diagnosis)
     return content
+
+
+def diagnosis_dict(diagnosis: Diagnosis) -> dict[str, Any]:
+    """What results.json says of the errors: their kinds, and how far scores can be believed, what to look at."""
+    return {
+        "threshold": COUNTED_ABOVE,
+        "errors": {each.name: {"times": each.times, "AP50_lost": each.ap50} for each in diagnosis.errors},
+        "calibration_error": diagnosis.calibration_error,
+        "calibration": [each._asdict() for each in diagnosis.calibration],
+        "doubts": [each._asdict() for each in diagnosis.doubts[:MOST_DOUBTS]],
+    }
 
 
 def rounded(curve: list[float] | None) -> list[float] | None:

@@ -1,20 +1,36 @@
-"""Figures of a report about precision."""
+"""Figures of a report about precision and scores."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cond_detr.evaluate.coco_metrics import Evaluation
+from cond_detr.evaluate.diagnosis import Diagnosis
 from cond_detr.predict.lettering import families, in_figure
+from cond_detr.train.curves import plot_losses, plot_precision
+
+
+def small_figure() -> tuple[Any, Any]:
+    """A figure that fits on a phone, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.3, 3.2), layout="constrained")
+    return figure, figure.subplots()
+
+
+def curve_figures(history: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
+    """Plots the losses and the average precision of a run over its epochs."""
+    losses, precision = small_figure(), small_figure()
+    plot_losses(losses[1], history)
+    plot_precision(precision[1], history)
+    return losses[0], precision[0]
 
 
 def precision_figure(evaluation: Evaluation) -> Any:
     """Plots precision over recall at an IoU of 0.5, for each class and on average; at most 10 classes are labelled."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = small_figure()
     recall = np.linspace(0, 1, 101)
     curves = {name: curve for name, curve in evaluation.precision.items() if curve is not None}
     few = len(curves) <= 10
@@ -22,7 +38,7 @@ def precision_figure(evaluation: Evaluation) -> Any:
         axes.plot(recall, curve, label=in_figure(name) if few else None, alpha=1 if few else 0.2, linewidth=1)
     if curves:
         axes.plot(recall, np.mean(list(curves.values()), axis=0), color="black", linewidth=2, label="mean")
-        axes.legend(loc="lower left", prop={"family": families(curves)})
+        axes.legend(loc="best", prop={"family": families(curves)})
     axes.set(xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     return figure
@@ -30,10 +46,7 @@ def precision_figure(evaluation: Evaluation) -> Any:
 
 def score_figure(evaluation: Evaluation) -> Any:
     """Plots precision, recall and their harmonic mean over the score, on average over the classes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = small_figure()
     scores, precision, recall = over_score(evaluation)
     both = precision + recall
     f1 = 2 * precision * recall / np.where(both > 0, both, 1)
@@ -42,9 +55,31 @@ def score_figure(evaluation: Evaluation) -> Any:
     if f1.any():
         best = int(f1.argmax())
         axes.axvline(scores[best], color="gray", linewidth=1, linestyle=":")
-        axes.set_title(f"best F1, {f1[best]:.2f}, near a score of {scores[best]:.2f}", fontsize=10)
+        axes.set_title(f"best F1: {f1[best]:.2f}, near a score of {scores[best]:.2f}", fontsize=10)
     axes.set(xlabel="score", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(loc="lower left")
+    axes.legend(loc="best")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def calibration_figure(diagnosis: Diagnosis) -> Any:
+    """Plots the share of detections that are right over their score, with their numbers."""
+    figure, axes = small_figure()
+    scores, right = [each.score for each in diagnosis.calibration], [each.right for each in diagnosis.calibration]
+    axes.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle=":")
+    axes.plot(scores, right, marker="o")
+    for each in diagnosis.calibration:
+        # below the curve, which rises; at its foot there is room above it
+        low = each.right < 0.1
+        axes.annotate(
+            str(each.detections),
+            (each.score, each.right),
+            xytext=(0, 6) if low else (7, -11),
+            textcoords="offset points",
+            rotation=60 if low else 0,
+            fontsize=10,
+        )
+    axes.set(xlabel="score", ylabel="share of them that are right", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     return figure
 

@@ -17,6 +17,13 @@ def metrics_figure(history: Sequence[dict[str, Any]]) -> Any:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, precision = figure.subplots(1, 2)
+    plot_losses(losses, history)
+    plot_precision(precision, history)
+    return figure
+
+
+def plot_losses(axes: Any, history: Sequence[dict[str, Any]]) -> None:
+    """Plots the losses over the epochs."""
     epochs = [record["epoch"] for record in history]
     for key, label in (
         ("train_loss", "total, all layers"),
@@ -24,16 +31,24 @@ def metrics_figure(history: Sequence[dict[str, Any]]) -> Any:
         ("train_loss_l1", "L1, last layer"),
         ("train_loss_giou", "GIoU, last layer"),
     ):
-        losses.plot(epochs, [record[key] for record in history], marker=".", label=label)
+        axes.plot(epochs, [record[key] for record in history], marker=".", label=label)
     held_out = [record.get("val_loss") or float("nan") for record in history]  # logs of before have none
-    losses.plot(epochs, held_out, marker=".", color="black", linestyle="--", label="total, held-out images")
-    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
+    axes.plot(epochs, held_out, marker=".", color="black", linestyle="--", label="total, held-out images")
+    axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    _finish(axes)
+
+
+def plot_precision(axes: Any, history: Sequence[dict[str, Any]]) -> None:
+    """Plots average precision over the epochs."""
+    epochs = [record["epoch"] for record in history]
     for key in ("AP", "AP50", "AP75"):
         values = [float("nan") if record[key] is None else 100 * record[key] for record in history]
-        precision.plot(epochs, values, marker=".", label=key)
-    precision.set(xlabel="epoch", ylabel="average precision, %", ylim=(0, 100))
-    for axes in (losses, precision):
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure
+        axes.plot(epochs, values, marker=".", label=key)
+    axes.set(xlabel="epoch", ylabel="average precision, %", ylim=(0, 100))
+    _finish(axes)
+
+
+def _finish(axes: Any) -> None:
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.grid(alpha=0.3)
+    axes.legend()

@@ -3,7 +3,6 @@
 from typing import Any
 
 from cond_detr.errors import shown
-from cond_detr.evaluate.best_f1 import best_of_each
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.models.model import Model
 
@@ -37,7 +36,7 @@ def model_card(model: Model, evaluation: Evaluation, trained: dict[str, Any]) ->
         "trained": f"{trained['date']}, cond-detr {trained['version']}",
     }
     metrics = {name: percent(value) for name, value in evaluation.metrics.items()}
-    best = best_of_each(evaluation.precision, evaluation.scores)
+    best = evaluation.best_f1_of_classes
     classes = [
         [cell(name), percent(found["AP"]), percent(found["AP50"]), f"{best_f1.threshold:g}" if best_f1 else "-"]
         for (name, found), best_f1 in zip(evaluation.per_class.items(), best.values(), strict=True)

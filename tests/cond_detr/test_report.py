@@ -7,30 +7,46 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import html5lib
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from cond_detr import InputError, cli
+from cond_detr.classes import Classes
 from cond_detr.data import shapes
 from cond_detr.data.annotations import ImageRecord
 from cond_detr.evaluate.coco_metrics import Confusion, Evaluation
+from cond_detr.evaluate.diagnosis import KINDS
 from cond_detr.predict.detections import Detections
 from cond_detr.report import __main__ as report
 from cond_detr.report.figures import over_score, score_figure
-from cond_detr.report.page import confusion_table, page, quality, read_history
+from cond_detr.report.judged import Judged, judge_class, quality, relabelled
+from cond_detr.report.page import page, read_history
+from cond_detr.report.tables import confusion_table
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.weights.progress import RECORDED
+from tests.cond_detr.conftest import exit_code
 from tests.cond_detr.test_training import TINY, run_train
+from tests.conftest import write_dataset
 
 VOID = {"meta", "img", "br"}
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-# what a browser makes of the page, written into its title
+# tells the page around it what a browser makes of it
 PROBE = """<script>addEventListener("load", () => {
-  const broken = [...document.images].filter(image => !image.naturalWidth).length;
-  const wider = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  document.title = `${document.images.length} images, ${broken} broken, ${wider} pixels too wide`;
+  const images = [...document.images], page = document.documentElement;
+  const texts = [...document.querySelectorAll("body *")].filter(each => each.innerText?.trim());
+  parent.postMessage([
+    `${images.length} images, ${images.filter(image => !image.naturalWidth).length} broken`,
+    `${page.scrollWidth - page.clientWidth} pixels too wide`,
+    `text from ${Math.min(...texts.map(each => parseFloat(getComputedStyle(each).fontSize)))} pixels`,
+    `on ${getComputedStyle(document.body).backgroundColor}`,
+  ].join(", "), "*");
 })</script>"""
+# windows have at least 500 pixels, phones have fewer
+AROUND = """<script>addEventListener("message", message => { document.title = message.data; })</script>
+<body style="margin: 0"><iframe src="probe.html" width="WIDTH" height="12000" style="border: 0"></iframe>"""
 
 
 class Checker(HTMLParser):
@@ -54,43 +70,64 @@ class Checker(HTMLParser):
         self.text += data
 
 
-def test_a_page_that_needs_nothing_else(dataset_dir: Path, tmp_path: Path) -> None:
-    assert run_train(*TINY, "--dataset-dir", dataset_dir, "--epochs", 1, "--output-dir", tmp_path / "a<b") == 0
-    with pytest.raises(SystemExit) as stop:
-        cli.run(report.main, [str(tmp_path / "a<b"), "--device", "cpu"])
-    assert stop.value.code == 0
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run that has learnt nothing, in a folder whose name is no HTML."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("report")
+    write_dataset(root / "data", train=24, val=6)
+    options = [*TINY, "--dataset-dir", root / "data", "--epochs", 1, "--output-dir", root / "a<b"]
+    assert run_train(*options) == 0
+    assert exit_code(report.main, root / "a<b", "--device", "cpu") == 0
+    return root / "a<b" / "report.html"
+
+
+def test_a_page_that_needs_nothing_else(written: Path) -> None:
+    text = written.read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(text)
     checker = Checker()
-    checker.feed((tmp_path / "a<b" / "report.html").read_text(encoding="utf-8"))
+    checker.feed(text)
     assert checker.open == []
     assert "Run a<b" in checker.text
     assert all(name in checker.text for name in shapes.NAMES)
     assert all(source.startswith(("data:image/", "#")) for source in checker.sources)
-    assert sum(source.startswith("data:image/jpeg") for source in checker.sources) == 12
     qualities = [float(value) for value in re.findall(r"val-\d+\.png: ([\d.]+)", checker.text)]
     assert qualities[:6] == sorted(qualities[:6], reverse=True)
-    assert qualities[6:] == sorted(qualities[6:])
+    assert qualities[6:12] == sorted(qualities[6:12])
+    by_class = re.findall(rf"({'|'.join(shapes.NAMES)}), (best|worst): val-\d+\.png: ([\d.]+)", checker.text)
+    assert sum(source.startswith("data:image/jpeg") for source in checker.sources) == 12 + len(by_class)
+    best, worst = ({name: float(value) for name, kind, value in by_class if kind == k} for k in ("best", "worst"))
+    assert set(best) == set(shapes.NAMES)
+    assert worst  # a class may have only one image
+    assert all(best[name] >= value for name, value in worst.items())
+    assert all(name in checker.text for name, _ in KINDS.values())
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")
-@pytest.mark.parametrize("width", [1280, 500])
-def test_in_a_browser(dataset_dir: Path, tmp_path: Path, width: int) -> None:
-    assert run_train(*TINY, "--dataset-dir", dataset_dir, "--epochs", 1, "--output-dir", tmp_path / "run") == 0
-    report.main([str(tmp_path / "run"), "--device", "cpu", "--output", str(tmp_path / "page.html")])
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_in_a_browser(written: Path, tmp_path: Path, width: int, scheme: str) -> None:
+    text = written.read_text(encoding="utf-8")
     (tmp_path / "probe.html").write_text(text + PROBE, encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    flags += ["--no-first-run", "--disable-background-networking", f"--window-size={width},4000"]
+    (tmp_path / "around.html").write_text(AROUND.replace("WIDTH", str(width)), encoding="utf-8")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--no-first-run", "--disable-background-networking", "--window-size=1300,4000", "--hide-scrollbars"]
+    flags += [f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"]
 
     def browse(*arguments: str) -> str:
-        command = [BROWSER, *flags, *arguments, (tmp_path / "probe.html").as_uri()]
+        command = [BROWSER, *flags, *arguments, (tmp_path / "around.html").as_uri()]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
     title = re.search(r"<title>(.*?)</title>", browse("--dump-dom"))
+    back = "rgb(255, 255, 255)" if scheme == "light" else "rgb(24, 24, 24)"
     assert title is not None
-    assert title[1] == f"{text.count('<img')} images, 0 broken, 0 pixels too wide"
+    assert title[1].startswith(f"{text.count('<img')} images, 0 broken, 0 pixels too wide, text from ")
+    assert title[1].endswith(f" pixels, on {back}")
+    smallest = re.search(r"text from ([\d.]+)", title[1])
+    assert smallest is not None
+    assert float(smallest[1]) >= 11
     browse(f"--screenshot={tmp_path / 'page.png'}")
     colours = Image.open(tmp_path / "page.png").convert("RGB").getcolors(1 << 20)
-    assert colours is None or len(colours) > 1000
+    assert colours is None or len(colours) > 500
 
 
 def test_quality() -> None:
@@ -107,6 +144,22 @@ def test_quality() -> None:
     assert of(boxes + torch.tensor([0.0, 5, 0, 5]), [0, 1]) == pytest.approx(1 / 3)
     assert of(torch.cat([boxes, boxes]), [0, 1, 0, 1]) == pytest.approx(0.5)
     assert of(boxes[:0], []) == 0
+
+
+def test_of_one_class_and_of_a_model_that_knows_more() -> None:
+    """The index of a class is the data set's here, and the model's there."""
+    record = ImageRecord(1, "a.png", (40, 40), np.array([[0, 0, 9, 9], [20, 20, 30, 30]], np.float32), np.array([0, 1]))
+    boxes = torch.tensor([[20.0, 20, 30, 30], [0, 0, 9, 9], [0, 0, 9, 9]])
+    model = Detections(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([7, 2, 3]), ["owl", "cat", "elk"], [4, 2, -1])
+    found = relabelled(model, Classes(("cat", "owl"), (2, 4)))
+    assert (found.labels.tolist(), found.names, found.category_ids) == ([1, 0], ["owl", "cat"], [4, 2])
+    both = Judged(record, found, quality(found, record))
+    assert both.quality == pytest.approx(1)
+    missed = Judged(record, found[:0], 0.0)
+    (best, worst) = judge_class([missed, both], 1)
+    assert (best.quality, worst.quality) == (pytest.approx(1), 0)
+    assert (best.record.labels.tolist(), best.found.names) == ([1], ["owl"])
+    assert judge_class([missed, both], 2) == []
 
 
 def evaluation_with(confusion: list[Confusion] | None) -> Evaluation:
@@ -129,8 +182,8 @@ def test_precision_and_recall_over_the_score() -> None:
 def test_what_is_taken_for_what() -> None:
     pairs = [Confusion("cat", "cat", 9), Confusion("cat", None, 3), Confusion(None, "<dog>", 2)]
     table = confusion_table(evaluation_with(pairs))
-    assert "<td>cat</td><td>nothing</td><td>3</td>" in table
-    assert "<td>nothing</td><td>&lt;dog&gt;</td><td>2</td>" in table
+    assert '<td class="words">cat</td><td class="words">nothing</td><td>3</td>' in table
+    assert '<td class="words">nothing</td><td class="words">&lt;dog&gt;</td><td>2</td>' in table
     assert "9" not in table
     assert "Nothing is taken" in confusion_table(evaluation_with(pairs[:1]))
     assert not confusion_table(evaluation_with(None))
