@@ -40,8 +40,11 @@ def processes(device: torch.device, timeout: int | None = None) -> Iterator[None
     patience = timeout or PATIENCE
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=patience))
     lost = False
+    leaving = torch.zeros((), device=device)  # kept until the group is gone: its threads are not the last that have it
     try:
         yield
+        # Together. What a thread of the group still holds when Python ends, it cannot give back: that is an abort
+        dist.all_reduce(leaving)
     except RuntimeError as error:
         lost = any(word in str(error) for word in LOST)
         if not lost:

