@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, repeat
-from operator import attrgetter, eq
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ NO_BOX = (math.nan,) * 4
 # Of annotations without an area
 MISSING = -math.inf
 
-_ISCROWD, _BBOX, _AREA = map(attrgetter, ("iscrowd", "bbox", "area"))
+_IMAGE_ID, _CATEGORY_ID, _BBOX, _AREA, _ISCROWD, _ID = map(
+    attrgetter, ("image_id", "category_id", "bbox", "area", "iscrowd", "id")
+)
 
 
 def read_annotations(path: Path, object_to: Callable[[str], None] | None = None) -> Annotations:
@@ -91,7 +93,7 @@ def _checked(content: Content, further: Further, name: str, object_to: Callable[
     notes: list[str] = []
     classes = _classes(content, name, notes)
     _check_unique("image id", [image.id for image in content.images], name)
-    images = sorted(content.images, key=lambda image: image.id)
+    images = sorted(content.images, key=_ID)
     objects = _objects(content.annotations, further, images, classes, name, object_to)
     arrays = _images(images)
     kept, dropped = _kept(objects, arrays, notes)
@@ -121,15 +123,17 @@ def _check_unique(what: str, values: Sequence[Any], name: str) -> None:
 
 def _without_roots(content: Content, notes: list[str]) -> list[CategoryEntry]:
     """The categories, without those that only group others, as Roboflow's first one does."""
-    used = {annotation.category_id for annotation in content.annotations}
     # by which categories other than themselves names are used as groups
     groups: dict[Any, set[int]] = {}
     for category in content.categories:
         if isinstance(category.supercategory, str):
             groups.setdefault(category.supercategory, set()).add(category.id)
+    grouping = [category for category in content.categories if groups.get(category.name, set()) - {category.id}]
+    # seldom are there any, and annotations may be millions
+    used = set(map(_CATEGORY_ID, content.annotations)) if grouping else set()
     kept = []
     for category in content.categories:
-        if category.id not in used and groups.get(category.name, set()) - {category.id}:
+        if category in grouping and category.id not in used:
             notes.append(f"category {shown(category.name)} only groups others, and is no class")
         else:
             kept.append(category)
@@ -168,16 +172,12 @@ def _objects(
     object_to: Callable[[str], None],
 ) -> Objects:
     """The annotations in their order; those that cannot be used are objected to, and have no image."""
-    count = len(annotations)
     # map, as there may be millions
-    image = _numbers([annotation.image_id for annotation in annotations], [each.id for each in images])
-    label = _numbers([annotation.category_id for annotation in annotations], classes.category_ids)
-    flags = list(map(_ISCROWD, annotations))
-    crowd = np.fromiter(map(eq, flags, repeat(1)), np.bool_, count)
+    image = _numbers(list(map(_IMAGE_ID, annotations)), list(map(_ID, images)))
+    label = _numbers(list(map(_CATEGORY_ID, annotations)), classes.category_ids)
+    flag = _flags(annotations)
     box = _boxes(annotations, further)
-    wrong = (image < 0) | (label < 0) | ~_are_boxes(box)
-    if not (set(map(type, flags)) <= {int, bool} and set(flags) <= {0, 1}):
-        wrong[[i for i, flag in enumerate(flags) if flag not in (0, 1)]] = True
+    wrong = (image < 0) | (label < 0) | (flag < 0) | ~_are_boxes(box)
     numbers = np.flatnonzero(wrong).tolist()
     for i, own_id in zip(numbers, further("id", numbers), strict=True):
         of_image = "" if image[i] < 0 else f" ({images[image[i]].file_name})"
@@ -185,7 +185,7 @@ def _objects(
         why = _what_is_wrong(annotations[i], known_image=image[i] >= 0, known_category=label[i] >= 0)
         object_to(f"{name}: annotation {shown(called)}{of_image} {why}")
     image[wrong] = NOWHERE
-    return Objects(image, label, box, _areas(annotations), crowd)
+    return Objects(image, label, box, _areas(annotations), flag == 1)
 
 
 def _numbers(wanted: Sequence[int], ids: Sequence[int]) -> NDArray[np.int32]:
@@ -203,6 +203,14 @@ def _numbers(wanted: Sequence[int], ids: Sequence[int]) -> NDArray[np.int32]:
     table = np.full(last - first + 3, NOWHERE, np.int32)
     table[known - first + 1] = np.arange(len(known))
     return table.take(asked - first + 1, mode="clip")
+
+
+def _flags(annotations: Sequence[AnnotationEntry]) -> NDArray[np.int8]:
+    """(M,) which are crowds: 0 or 1, as a file should say; :data:`NOWHERE` for anything else."""
+    flags = list(map(_ISCROWD, annotations))
+    if set(map(type, flags)) <= {int, bool} and set(flags) <= {0, 1}:
+        return np.fromiter(flags, np.int8, len(flags))
+    return np.array([int(flag) if flag in (0, 1) else NOWHERE for flag in flags], np.int8)
 
 
 def _boxes(annotations: Sequence[AnnotationEntry], further: Further) -> NDArray[np.float64]:
@@ -259,7 +267,7 @@ def _what_is_wrong(entry: AnnotationEntry, *, known_image: bool, known_category:
 def _kept(objects: Objects, images: Images, notes: list[str]) -> tuple[Objects, dict[str, int]]:
     """The objects that can be used, by image, and the number of dropped ones by reason."""
     usable = objects.images >= 0
-    sizes = images.sizes[objects.images]
+    sizes = images.sizes.take(objects.images, 0)
     with np.errstate(all="ignore"):  # those that are not usable can be anything
         inside = np.ones(len(objects), np.bool_)
         for first, extent, size in zip(objects.boxes[:, :2].T, objects.boxes[:, 2:].T, sizes.T, strict=True):
