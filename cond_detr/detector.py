@@ -189,9 +189,10 @@ class Detector(Model, Predictor):
         was_training = self.network.training
         self.network.eval()
         try:
-            return evaluate(self, dataset_dir=dataset_dir, batch_size=batch_size, workers=workers, evaluator=evaluator)[
-                1
-            ]
+            _, found = evaluate(
+                self, dataset_dir=dataset_dir, batch_size=batch_size, workers=workers, evaluator=evaluator
+            )
+            return found
         finally:
             self.network.train(was_training)
 

@@ -1,10 +1,13 @@
 """Downloading a file over https."""
 
 import io
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import IO, Any
-from urllib.parse import urlparse
+from urllib.error import HTTPError
+from urllib.parse import quote, urlparse, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from cond_detr import progress
@@ -13,6 +16,8 @@ from cond_detr.version import __version__
 
 # Seconds that a server may be silent; bytes that no file of weights has, and no image
 PATIENCE = 30
+# Bytes a second on average, once its patience is over: slower servers are given up
+SLOWEST = 1000
 MOST_BYTES = 1 << 36
 MOST_IN_MEMORY = 1 << 28
 AT_ONCE = 1 << 20
@@ -26,7 +31,7 @@ def check_address(url: str) -> None:
         InputError: if it is neither https nor on this machine.
     """
     address = urlparse(url)
-    if address.scheme != "https" and address.hostname not in THIS_MACHINE:
+    if address.scheme != "https" and not (address.scheme == "http" and address.hostname in THIS_MACHINE):
         raise InputError(f"{url} is not https, so that anybody on the way could have changed what comes")
 
 
@@ -76,7 +81,7 @@ def fetch(
 
     Args:
         url: its address; http, which anybody on the way can change, only on this machine.
-        file: where to write it, from where it stands.
+        file: where to write it. It stands behind what it has already.
         name: what the progress bar calls it.
         most_bytes: more than that it cannot have.
         version: what the server called the version of which ``file`` has the beginning. The rest is appended if the
@@ -90,20 +95,17 @@ def fetch(
     """
     check_address(url)
     begun = file.tell() if version else 0
-    headers = {"User-Agent": f"cond-detr/{__version__}"}
-    if version and begun:
-        headers |= {"Range": f"bytes={begun}-", "If-Range": version}
-    with build_opener(SafeRedirects).open(Request(url, headers=headers), timeout=PATIENCE) as answer:
-        if begun and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {begun}-"):
-            begun = 0
-            file.seek(0)
-            file.truncate()
+    answer = _rest(url, begun, version) if version and begun else None
+    if answer is None:
+        begun = 0
+        file.seek(0)
+        file.truncate()
+        answer = _opened(url)
+    with answer:
         note_version(version_of(answer.headers))
-        announced = answer.headers.get("Content-Length", "")
-        size = begun + int(announced) if announced.isdecimal() else None
+        size, done = _size(answer.headers, begun), begun
         with progress.bar(total=size, initial=begun, unit="B", unit_scale=True, desc=name, leave=False) as bar:
-            done = begun
-            while part := answer.read(AT_ONCE):
+            for part in _parts(answer):
                 done += len(part)
                 if done > most_bytes:
                     raise InputError(f"{url} is larger than {most_bytes >> 20} MB")
@@ -111,6 +113,62 @@ def fetch(
                 bar.update(len(part))
     if size is not None and done < size:
         raise OSError(f"it was cut off after {done} of {size} bytes")
+
+
+def _opened(url: str, headers: Mapping[str, str] | None = None) -> Any:
+    """A server's answer, to be closed."""
+    asked = Request(as_sent(url), headers={"User-Agent": f"cond-detr/{__version__}", **(headers or {})})
+    return build_opener(SafeRedirects).open(asked, timeout=PATIENCE)
+
+
+def _rest(url: str, begun: int, version: str) -> Any:
+    """The answer with what follows the first bytes of a version of a file; None if the server has no such rest.
+
+    That it sends a rest is not enough: it must be of the same version, or two files become one.
+    """
+    try:
+        answer = _opened(url, {"Range": f"bytes={begun}-", "If-Range": version})
+    except HTTPError as error:
+        error.close()
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        return None
+    goes_on = (answer.headers.get("Content-Range") or "").startswith(f"bytes {begun}-")
+    if goes_on and version in (answer.headers.get("ETag"), answer.headers.get("Last-Modified")):
+        return answer
+    answer.close()
+    return None
+
+
+def _size(headers: Any, begun: int) -> int | None:
+    """Of the whole file, in bytes; None if the server does not say. A rest may be sent in parts."""
+    whole = (headers.get("Content-Range") or "").rpartition("/")[2]
+    announced = headers.get("Content-Length") or ""
+    if whole.isdecimal():
+        return int(whole)
+    return begun + int(announced) if announced.isdecimal() else None
+
+
+def _parts(answer: Any) -> Iterator[bytes]:
+    """What comes, as it comes.
+
+    Raises:
+        OSError: if it comes too slowly.
+    """
+    began, count = time.monotonic(), 0
+    while part := answer.read1(AT_ONCE):
+        yield part
+        count += len(part)
+        seconds = time.monotonic() - began
+        if seconds > PATIENCE and count < SLOWEST * seconds:
+            raise OSError(f"the server sent {count} bytes in {seconds:.0f} seconds")
+
+
+def as_sent(url: str) -> str:
+    """An address with what cannot be sent as it is, such as spaces and letters with accents, escaped."""
+    parts = urlsplit(url)
+    as_is = "/%:@!$&'()*+,;=~?"
+    return urlunsplit(parts._replace(path=quote(parts.path, safe=as_is), query=quote(parts.query, safe=as_is)))
 
 
 def version_of(headers: Any) -> str | None:

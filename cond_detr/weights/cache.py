@@ -28,8 +28,8 @@ def place_of(url: str) -> Path:
     Raises:
         InputError: if there can be no such address.
     """
-    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
     try:
+        digest = hashlib.sha256(url.encode()).hexdigest()[:12]
         name = Path(urlparse(url).path).name[-100:]
     except ValueError as error:
         raise InputError(f"weights {url} cannot be downloaded: {error}") from None
@@ -77,7 +77,8 @@ def unfinished(target: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """The file of a download so far, open behind its end; one of its own, if another process is at that one."""
     # read() knows kinds of files by their suffix
     part = target.with_name(f".part-{target.name}")
-    with part.open("ab") as file:
+    # a link there is not ours
+    with open(part, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:  # noqa: PTH123
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # whoever held it may have finished since it was opened

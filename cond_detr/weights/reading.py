@@ -50,7 +50,7 @@ def open_source(source: str) -> tuple[Path, Any]:
     if not url.startswith(("https://", "http://")):
         raise InputError(f"weights {url} cannot be downloaded: an address must begin with https://")
     cached = place_of(url)
-    if cached.exists():
+    if os.path.exists(cached):  # noqa: PTH110 - False also for what no file can be called
         return cached, read(cached, f"{cached}, downloaded from {url} before,")
     return cached, download(url, cached, sha256, lambda path: read(path, f"what was downloaded from {url}"))
 

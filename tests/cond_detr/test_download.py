@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import safetensors.torch
 import torch
 
 from cond_detr import ConditionalDETR, InputError
+from cond_detr.download import as_sent
 from cond_detr.weights import cache, published
 from cond_detr.weights.published import PUBLISHED, Published, is_on_the_hub
 from cond_detr.weights.reading import open_source
@@ -32,6 +34,9 @@ class Server(http.server.ThreadingHTTPServer):
         tag: its version; None: it has no name, and there are no parts of files.
         cuts: bytes after which each of the next answers ends.
         asked: the ranges that were asked for.
+        believing: whether it sends the rest of a file whatever version is asked for.
+        most: bytes of a rest that it sends at once.
+        slow: whether it sends a byte now and then.
     """
 
     daemon_threads = True
@@ -42,6 +47,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.tag: str | None = '"1"'
         self.cuts: list[int] = []
         self.asked: list[str | None] = []
+        self.believing, self.most, self.slow = False, 1 << 30, False
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -52,17 +58,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         server.asked.append(wanted)
         begin = 0
-        if wanted and server.tag and self.headers.get("If-Range") == server.tag:
+        if wanted and server.tag and (server.believing or self.headers.get("If-Range") == server.tag):
             begin = int(wanted.removeprefix("bytes=").rstrip("-"))
-        rest = server.data[begin:]
+        if begin >= len(server.data):
+            self.send_error(416)
+            return
+        rest = server.data[begin:][: server.most if begin else None]
         self.send_response(206 if begin else 200)
         if begin:
-            self.send_header("Content-Range", f"bytes {begin}-{len(server.data) - 1}/{len(server.data)}")
+            self.send_header("Content-Range", f"bytes {begin}-{begin + len(rest) - 1}/{len(server.data)}")
         if server.tag:
             self.send_header("ETag", server.tag)
             self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
+        if server.slow:
+            for i in range(40):
+                time.sleep(0.05)
+                self.wfile.write(rest[i : i + 1])
         self.wfile.write(rest[: server.cuts.pop(0)] if server.cuts else rest)
 
     def log_message(self, *_: Any) -> None:
@@ -123,8 +136,78 @@ def test_another_version_begins_anew(server: Server, tmp_path: Path) -> None:
         open_source("mine")
     server.data, server.tag = DATA, '"1"'
     open_source("mine")
-    assert server.asked == [None, "bytes=1000-"]
+    assert server.asked == [None, "bytes=1000-", None]
     assert whole(tmp_path)
+
+
+def test_the_rest_of_another_version_is_not_appended(server: Server, tmp_path: Path) -> None:
+    """Without a hash nothing else would tell that two files became one."""
+    url = PUBLISHED["mine"].address
+    other = safetensors.torch.save({name: tensor + 1 for name, tensor in TENSORS.items()}, {"format": "pt"})
+    assert len(other) == len(DATA)
+    server.data, server.tag, server.cuts = other, '"0"', [len(DATA) // 2]
+    with pytest.raises(InputError, match="cut off"):
+        open_source(url)
+    server.data, server.tag, server.believing = DATA, '"1"', True
+    open_source(url)
+    assert whole(tmp_path)
+
+
+def test_a_rest_may_come_in_parts(server: Server, tmp_path: Path) -> None:
+    server.cuts, server.most = [1000], len(DATA) // 2
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"cut off after .* of {len(DATA)} bytes"):
+            open_source("mine")
+    open_source("mine")
+    assert whole(tmp_path)
+
+
+def test_what_was_left_complete_is_no_dead_end(server: Server, tmp_path: Path) -> None:
+    """Killed before it was given its name: then there is no rest to ask for."""
+    target = cache.place_of(PUBLISHED["mine"].address)
+    target.parent.mkdir(parents=True)
+    target.with_name(f".part-{target.name}").write_bytes(DATA)
+    target.with_name(f".part-{target.name}.version").write_text('"1"')
+    open_source("mine")
+    assert server.asked == [f"bytes={len(DATA)}-", None]
+    assert whole(tmp_path)
+
+
+def test_what_was_left_without_a_version_is_not_appended_to(server: Server, tmp_path: Path) -> None:
+    target = cache.place_of(PUBLISHED["mine"].address)
+    target.parent.mkdir(parents=True)
+    target.with_name(f".part-{target.name}").write_bytes(DATA[:1000])
+    open_source("mine")
+    assert whole(tmp_path)
+
+
+def test_links_in_the_cache_are_not_written_through(server: Server, tmp_path: Path) -> None:
+    target = cache.place_of(PUBLISHED["mine"].address)
+    target.parent.mkdir(parents=True)
+    (tmp_path / "precious").write_text("precious")
+    target.with_name(f".part-{target.name}").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        open_source("mine")
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_server_that_is_too_slow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cond_detr.download.PATIENCE", 1)
+    server.slow = True
+    with pytest.raises(InputError, match=r"the server sent \d+ bytes in 1 seconds"):
+        open_source("mine")
+
+
+@pytest.mark.parametrize("url", ["file://localhost/etc/passwd", "ftp://localhost/a.jpg", "http://example.org/a.jpg"])
+def test_only_https_and_this_machine(url: str) -> None:
+    with pytest.raises(InputError, match="is not https"):
+        ConditionalDETR.from_preset("shapes", 2, decoder_layers=1).predict(url)
+
+
+def test_addresses_as_people_paste_them() -> None:
+    assert as_sent("https://a.org/my photo.jpg?b=ö&c=d%20e#f") == "https://a.org/my%20photo.jpg?b=%C3%B6&c=d%20e#f"
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        open_source("https://localhost/\udcff.pt")
 
 
 def test_without_versions_nothing_is_kept(server: Server, tmp_path: Path) -> None:

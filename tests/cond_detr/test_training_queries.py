@@ -388,7 +388,8 @@ def test_a_process_without_objects_takes_part(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_boxes_in_every_room(tmp_path: Path) -> None:
-    model = ConditionalDETR.from_preset("shapes", 3, queries="boxes", num_queries=9)
+    sizes = {"num_queries": 9, "encoder_layers": 1, "decoder_layers": 2}
+    model = ConditionalDETR.from_preset("shapes", 3, queries="boxes", **sizes)
     model.save(tmp_path / "x.pt")
     again = ConditionalDETR.from_checkpoint(tmp_path / "x.pt")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8))
