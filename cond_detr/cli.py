@@ -10,8 +10,10 @@ import io
 import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from cond_detr.config import Config, RunConfig
@@ -49,7 +51,8 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         if isinstance(stream, io.TextIOWrapper):  # file names may have bytes that are no characters
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _flushed(command, argv)
+        with ended_by_sigterm():
+            code = _flushed(command, argv)
     except InputError as error:
         code = fail(str(error))
     except KeyboardInterrupt:
@@ -68,6 +71,25 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
             raise
         code = fail(f"{error.filename}: {error.strerror}")
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM, which schedulers send, end a block like an error, so that what it has begun is cleared away."""
+
+    def end(number: int, _: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    # whoever has a handler knows better; and only the main thread may have one
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not ours:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _flushed(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
@@ -173,6 +195,15 @@ def score(text: str) -> float:
         argparse.ArgumentTypeError: if it is not.
     """
     return _bounded(text, float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+
+
+def overlap(text: str) -> float:
+    """Parses an option that is the share of their side by which neighbours overlap.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is not a number in [0, 0.9].
+    """
+    return _bounded(text, float, lambda v: 0 <= v <= 0.9, "a number from 0 to 0.9")
 
 
 def _bounded(text: str, kind: Callable[[str], float], fits: Callable[[float], bool], wanted: str) -> float:

@@ -232,9 +232,10 @@ def test_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("runs/notebook/best.onnx").exists()
 
 
-def kinds(cell: Any) -> list[set[str]]:
-    """What a cell of a notebook shows: text that it printed, and data of its last line by type."""
-    return [set(output.get("data", {"printed": ""})) for output in cell.get("outputs", [])]
+def kinds(cell: Any) -> set[str]:
+    """What a cell of a notebook shows: what it prints, and its last line, which is text or a picture as well."""
+    shown = {kind for output in cell.get("outputs", []) for kind in output.get("data", ["printed"])}
+    return {kind.partition("/")[0] for kind in shown}
 
 
 def test_every_example_is_run() -> None:

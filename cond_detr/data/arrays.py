@@ -12,6 +12,7 @@ from cond_detr.errors import InputError
 
 # Channels, and how Pillow calls images with so many
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+DTYPES = {torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def from_array(pixels: NDArray[Any]) -> Image.Image:
@@ -43,6 +44,11 @@ def from_tensor(pixels: Tensor) -> Image.Image:
         InputError: if it has another shape or dtype, or values that are none of pixels, such as normalised ones.
     """
     shape = tuple(pixels.shape)
+    if pixels.layout != torch.strided or pixels.is_meta or pixels.dtype not in DTYPES:
+        kind = f"{pixels.dtype}, {pixels.layout}, on {pixels.device}"
+        raise InputError(
+            f"an image tensor must be uint8, or floats in [0, 1], with pixels that can be read, got {kind}"
+        )
     channels = pixels.detach()[None] if pixels.dim() == 2 else pixels.detach()
     if channels.dim() != 3 or (shape[0] not in MODES and pixels.dim() == 3):
         raise InputError(f"an image tensor must be (3, H, W), (1, H, W), (4, H, W) or (H, W), got {shape}")
@@ -52,6 +58,4 @@ def from_tensor(pixels: Tensor) -> Image.Image:
             found = f"got values from {low:.3g} to {high:.3g}"
             raise InputError(f"an image tensor of floats must have values in [0, 1], not normalised ones; {found}")
         channels = (channels.float() * 255).round().to(torch.uint8)
-    if channels.dtype != torch.uint8:
-        raise InputError(f"an image tensor must be uint8, or floats in [0, 1], got {channels.dtype}")
     return from_array(channels.permute(1, 2, 0).cpu().numpy())

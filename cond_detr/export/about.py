@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
-from cond_detr.classes import Classes
+from cond_detr.classes import UNUSED, Classes
 from cond_detr.config import DataConfig
 from cond_detr.data.images import IMAGENET_MEAN, IMAGENET_STD, InputSize
 from cond_detr.errors import InputError, shown
@@ -14,6 +14,8 @@ from cond_detr.settings import change
 # Key of the metadata in a file
 KEY = "cond_detr"
 LARGEST_STRIDE = 1024
+# How the network's input is made; what files say of it must be this
+NORMALISED = {"layout": "NCHW, RGB", "scale": 1 / 255, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ class About:
         """
         values = json.loads(text)
         names, category_ids = values["classes"]["names"], values["classes"]["category_ids"]
+        for called, each in (("names", names), ("category_ids", category_ids)):
+            if not isinstance(each, list) or len(set(each)) < len(each) - names.count(UNUSED):
+                raise InputError(f"the classes' {called} must be a list without repetitions, got {shown(each)}")
+        for called, needed in NORMALISED.items():
+            if called in values and values[called] != needed:
+                raise InputError(f"its images have {called} {shown(values[called])}; this version knows {needed}")
         sizes = {name: values[name] for name in ("image_size", "max_size")}
         change(DataConfig(), sizes)
         stride = values["stride"]

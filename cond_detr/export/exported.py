@@ -69,6 +69,12 @@ class Exported(Predictor):
     def _detect_one(self, image: Image.Image) -> Detections:
         about = self.about
         pixels = to_network_input(image, about.image_size, about.max_size)
+        if self.path.suffix == ".pt2" and min(pixels.shape[1:]) <= about.stride:
+            # torch.export takes a feature map of one column for a case of its own
+            raise InputError(
+                f"image of {image.width}x{image.height} pixels is too narrow for {self.path}: the network gets "
+                f"{pixels.shape[2]}x{pixels.shape[1]}, and torch programs need more than the stride, {about.stride}"
+            )
         found = self.graph(pixels[None])
         if not _fits(found, len(about.classes)):
             raise InputError(f"exported file {self.path} cannot be used: its graph gives no detections of its classes")
@@ -76,6 +82,8 @@ class Exported(Predictor):
 
 
 Graph = Callable[[Tensor], Ranked]
+# onnxruntime's name for them
+ERRORS = 3
 
 
 def _fits(found: Ranked, num_classes: int) -> bool:
@@ -92,7 +100,9 @@ def _fits(found: Ranked, num_classes: int) -> bool:
 def _open_onnx(path: Path) -> tuple[Graph, str]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS  # what it says of its own optimisations is nothing to act on
+    session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
     if [each.name for each in session.get_inputs()] != ["images"] or len(session.get_outputs()) != len(Ranked._fields):
         raise InputError("its graph has other inputs or outputs than what was exported here")
 

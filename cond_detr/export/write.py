@@ -121,6 +121,8 @@ def export(model: Model, path: str | Path, kind: str | None = None, *, half: boo
         raise InputError(f"{path} should end in {suffix} for format {kind}")
     if kind == "onnx":
         need("export", "onnx", "onnxscript", *["onnxruntime"] * half)
+    if half:
+        check_fits_half(model)
     make_folder(path.parent)
     if path.exists() and not path.is_file():
         raise InputError(f"{path} {why_no_file(path)}")
@@ -130,6 +132,20 @@ def export(model: Model, path: str | Path, kind: str | None = None, *, half: boo
             file.write(content(model, kind, half=half))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def check_fits_half(model: Model) -> None:
+    """Checks that no weight is beyond fp16's largest number: a converter would cut it off without a word.
+
+    Raises:
+        InputError: if one is.
+    """
+    most = torch.finfo(torch.float16).max
+    for name, tensor in model.network.state_dict().items():
+        if tensor.is_floating_point() and tensor.numel() and not float(tensor.abs().max()) <= most:
+            raise InputError(
+                f"the weights cannot be fp16: {name} has {float(tensor.abs().max()):.3g}, more than {most:g}"
+            )
 
 
 def content(model: Model, kind: str, *, half: bool) -> bytes:

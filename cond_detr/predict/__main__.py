@@ -3,45 +3,26 @@
 import argparse
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from cond_detr import progress
-from cond_detr.cli import command_parser, fail, positive, run, score
-from cond_detr.data.annotation_checks import read_annotations
+from cond_detr.cli import command_parser, fail, overlap, positive, run, score
+from cond_detr.data.images import InputSize
 from cond_detr.errors import InputError
 from cond_detr.files import make_folder, replacing, write_json, write_picture
 from cond_detr.models.model import Model
 from cond_detr.options import add_running
 from cond_detr.predict.detect import detect, detector_of
 from cond_detr.predict.detections import MOST_MEASURED, Detections
-from cond_detr.predict.drawing import draw_detections
-from cond_detr.predict.results import detections_dict, file_name
+from cond_detr.predict.output import Output
+from cond_detr.predict.results import detections_dict, ids_of
 from cond_detr.predict.search import Detect, Picture, Search, searched
 from cond_detr.predict.sources import Source, find_sources, name_of, readable
 from cond_detr.predict.tiles import OVERLAP, Tiling
 from cond_detr.predict.video import Video, VideoWriter, is_camera, is_video
 from cond_detr.weights.options import add_checkpoint, add_precision, opened
-
-
-def free_path(folder: Path, name: str, suffix: str, taken: set[Path]) -> Path:
-    """Chooses a file, ``folder/name.suffix``, with a number if the name is taken.
-
-    Args:
-        folder: where to.
-        name: its name without suffix.
-        suffix: such as ".png".
-        taken: files that must not be overwritten; the chosen one is added.
-    """
-    path, i = folder / f"{name}{suffix}", 2
-    while path.resolve() in taken:
-        path, i = folder / f"{name}-{i}{suffix}", i + 1
-    taken.add(path.resolve())
-    return path
 
 
 def write_coco(path: Path, found: Sequence[tuple[int | str, Detections]]) -> None:
@@ -121,24 +102,23 @@ def add_pieces(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--tile-overlap",
-        type=score,
-        default=OVERLAP,
+        type=overlap,
         metavar="F",
-        help="overlap of tiles as a fraction of their side; objects should fit into it (default: 0.2)",
+        help="overlap of tiles as a fraction of their side, at most 0.9; objects should fit into it (default: 0.2)",
     )
 
 
-def ids_in(file: Path | None) -> dict[str, int]:
-    """The ids of the images of an annotation file, by the names of their files without folders.
+def tiling_of(side: int | None, overlap: float | None) -> Tiling | None:
+    """How images are cut, as ``--tile`` and ``--tile-overlap`` say.
 
     Raises:
-        InputError: if it cannot be used, or two of its images have the same name.
+        InputError: if there is an overlap, but no tiles.
     """
-    records = read_annotations(file).records if file else ()
-    ids = {Path(record.file_name).name: record.image_id for record in records}
-    if len(ids) < len(records):
-        raise InputError(f"annotation file {file} has images of the same name in several folders")
-    return ids
+    if side is None:
+        if overlap is not None:
+            raise InputError("--tile-overlap is of tiles; give --tile as well")
+        return None
+    return Tiling(side, OVERLAP if overlap is None else overlap)
 
 
 def class_names(text: str | None, known: Sequence[str]) -> tuple[str, ...] | None:
@@ -160,21 +140,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     model = opened(options)
     sources = find_sources(options.sources)
-    tiling = Tiling(options.tile, options.tile_overlap) if options.tile else None
+    tiling = tiling_of(options.tile, options.tile_overlap)
     threshold = model.threshold if options.threshold is None else options.threshold
     how = Search(threshold, class_names(options.classes, model.classes.names), options.batch_size, tiling)
     how.check(model.classes, model.stride)
     images, videos = [each for each in sources if not is_video(each)], [each for each in sources if is_video(each)]
-    ids = ids_in(options.annotations)
-    if options.annotations:
-        unknown = [name for each in images if (name := file_name(each)) not in ids]
-        if unknown:
-            raise InputError(f"annotation file {options.annotations} has no image {unknown[0]}")
+    ids = ids_of(images, options.annotations)
     make_folder(options.output_dir)
-    # pictures never replace what they were made from, nor other photos beside it
-    folders = {each.resolve().parent for each in sources if isinstance(each, Path)}
-    taken = set(options.output_dir.resolve().iterdir()) if options.output_dir.resolve() in folders else set()
-    output = Output(options.output_dir, taken, labels=options.labels)
+    output = Output.of(options.output_dir, sources, labels=options.labels)
     failed = 0
     if images:
         failed += predict_images(model, images, how, output, ids)
@@ -183,30 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2 if failed else 0
 
 
-@dataclass
-class Output:
-    """Where results go.
-
-    Attributes:
-        folder: the output folder.
-        taken: files that must not be overwritten.
-        labels: whether pictures have names and scores.
-    """
-
-    folder: Path
-    taken: set[Path]
-    labels: bool
-
-    def path(self, source: Source, suffix: str) -> Path:
-        """A file for a result of a source."""
-        return free_path(self.folder, name_of(source), suffix, self.taken)
-
-    def drawn(self, image: Image.Image, found: Detections) -> Image.Image:
-        """An image with its detections."""
-        return draw_detections(image, found, labels=self.labels)
-
-
-def predict_images(model: Model, sources: Sequence[Source], how: Search, output: Output, ids: Mapping[str, int]) -> int:
+def predict_images(
+    model: Model, sources: Sequence[Source], how: Search, output: Output, ids: Mapping[Source, int | str]
+) -> int:
     """Writes pictures, predictions.json and coco_results.json; returns how many images could not be used."""
     queries = model.config.model.num_queries
     results: list[dict[str, Any]] = []
@@ -223,7 +175,7 @@ def predict_images(model: Model, sources: Sequence[Source], how: Search, output:
             found = how.kept(all_of_it if how.tiling else all_of_it[:queries])
             write_picture(output.path(source, ".png"), output.drawn(image, found))
             results.append(detections_dict(source, image.size, found))
-            any_score.append((ids.get(file_name(source), file_name(source)), all_of_it[:MOST_MEASURED]))
+            any_score.append((ids[source], all_of_it[:MOST_MEASURED]))
     finally:  # whatever stops it, what is done is kept
         write_json(output.folder / "predictions.json", results)
         write_coco(output.folder / "coco_results.json", any_score)
@@ -239,6 +191,16 @@ def most_of(model: Model) -> Detect:
     return lambda images: detect(model, images, most)
 
 
+def frames_of(video: Video, size: InputSize) -> Iterator[Picture | InputError]:
+    """The frames of a video; then the error if it cannot be read to its end, or they are too narrow for the network."""
+    try:
+        for frame in video:
+            size.check(frame.image.size, video.name)
+            yield Picture(frame, frame.image)
+    except InputError as error:
+        yield error
+
+
 def predict_video(model: Model, source: Source, how: Search, output: Output) -> int:
     """Writes a video with boxes, and a JSON line for each frame; returns 1 if it cannot be read to its end."""
     failed, frames, objects = 0, 0, 0
@@ -252,7 +214,7 @@ def predict_video(model: Model, source: Source, how: Search, output: Output) -> 
     with video, replacing(picture) as film, replacing(lines) as text, VideoWriter(film, video.rate) as writer:
         bar = progress.bar(desc=f"predict {name_of(source)}", total=video.count, unit="frame")
         try:
-            pictures = (Picture(frame, frame.image) for frame in video)
+            pictures = frames_of(video, model.input_size)
             for each in searched(pictures, detector_of(model), model.input_size, how):
                 if isinstance(each, InputError):
                     raise each

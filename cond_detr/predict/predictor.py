@@ -114,5 +114,6 @@ class Predictor:
     def _found(self, images: Iterable[ImageLike], search: Search) -> Iterator[Detections]:
         means = self.means()
         for found in searched(opened(images, means.size), means.detect, means.size, search):
-            if not isinstance(found, InputError):  # opened() raises them
-                yield search.kept(found[1])
+            if isinstance(found, InputError):
+                raise found
+            yield search.kept(found[1])

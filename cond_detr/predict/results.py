@@ -1,15 +1,45 @@
 """Detections as entries of JSON files."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from cond_detr.data.annotation_checks import read_annotations
+from cond_detr.errors import InputError, shown
 from cond_detr.predict.detections import Detections
 
 
 def file_name(source: Path | str) -> str:
     """The name of an image's file, or of the file at its address."""
     return source.name if isinstance(source, Path) else Path(urlparse(source).path).name
+
+
+def ids_of(sources: Sequence[Path | str], annotation_file: Path | None) -> dict[Path | str, int | str]:
+    """The ids of images in coco_results.json, no two of which are the same.
+
+    Args:
+        sources: files and addresses of the images.
+        annotation_file: has their ids, by the names of their files without folders. By default the names are the ids,
+            or the paths of those that share a name.
+
+    Raises:
+        InputError: if the annotation file cannot be used, or does not tell the images apart.
+    """
+    times = Counter(map(file_name, sources))
+    if annotation_file is None:
+        return {each: file_name(each) if times[file_name(each)] == 1 else str(each) for each in sources}
+    records = read_annotations(annotation_file).records
+    ids = {Path(record.file_name).name: record.image_id for record in records}
+    if len(ids) < len(records):
+        raise InputError(f"annotation file {annotation_file} has images of the same name in several folders")
+    for name, count in times.items():
+        if name not in ids:
+            raise InputError(f"annotation file {annotation_file} has no image {name}")
+        if count > 1:
+            raise InputError(f"annotation file {annotation_file} has one image {shown(name)}, got {count} of that name")
+    return {each: ids[file_name(each)] for each in sources}
 
 
 def detections_dict(image: Path | str, size: tuple[int, int], found: Detections) -> dict[str, Any]:

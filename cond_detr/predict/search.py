@@ -59,6 +59,10 @@ class Search:
         classes, tile = settings.get("classes"), settings.get("tile")
         if isinstance(classes, str):
             raise InputError(f"classes must be several names, such as [{classes!r}], got {shown(classes)}")
+        if classes is not None and not isinstance(classes, Iterable):
+            raise InputError(f"classes must be several names, got {shown(classes)}")
+        if tile is None and "tile_overlap" in settings:
+            raise InputError("tile_overlap is of tiles; give tile as well")
         tiling = None if tile is None else Tiling(tile, settings.get("tile_overlap", OVERLAP))
         return cls(threshold, None if classes is None else tuple(classes), settings.get("batch_size", 1), tiling)
 
@@ -131,16 +135,16 @@ def searched(
         how: the size of batches, and how images are cut.
     """
     pieces = _all_pieces(pictures, how.tiling)
-    found: list[tuple[_Piece, Detections]] = []
+    found: list[tuple[Place, Detections]] = []
     for batch in _batches(pieces, size, how.batch_size):
         if isinstance(batch, InputError):
             yield batch
             continue
         for piece, detections in zip(batch, detect([piece.image for piece in batch]), strict=True):
-            found.append((piece, detections))
+            found.append((piece.place, detections))
             if piece.is_last:
-                places = [each.place for each, _ in found]
-                whole = merged([each for _, each in found], places, piece.picture.image.size)
+                places, parts = zip(*found, strict=True)
+                whole = merged(parts, places, piece.picture.image.size, how.threshold)
                 found = []
                 yield piece.picture, replace(whole, image=_again(piece.picture))
 
@@ -155,14 +159,18 @@ def _all_pieces(pictures: Iterable[Picture | InputError], tiling: Tiling | None)
     for each in pictures:
         if isinstance(each, InputError):
             yield each
+            continue
+        try:
+            places = tiling.places(each.image.size) if tiling else [(0, 0, *each.image.size)]
+        except InputError as error:
+            yield error
         else:
-            yield from _pieces(each, tiling)
+            yield from _pieces(each, places)
 
 
-def _pieces(picture: Picture, tiling: Tiling | None) -> Iterator[_Piece]:
+def _pieces(picture: Picture, places: Sequence[Place]) -> Iterator[_Piece]:
     image = picture.image
     whole = (0, 0, *image.size)
-    places = tiling.places(image.size) if tiling else [whole]
     for number, place in enumerate(places, 1):
         part = image if place == whole else image.crop(place)
         yield _Piece(picture, place, part, number == len(places))

@@ -1,6 +1,7 @@
 """What is given on the command line: files, folders, glob patterns, addresses, videos and cameras."""
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlparse
@@ -18,25 +19,28 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
     """Lists the given files and addresses, what is in given folders, and the files that match patterns like ``a*.jpg``.
 
     Returns:
-        Paths, and addresses as texts.
+        Paths, and addresses as texts, each once.
 
     Raises:
-        InputError: if a folder has neither image nor video, no file matches a pattern, or an address is of a video.
+        InputError: if a folder has neither image nor video, no file matches a pattern, an address is of a video, or a
+            source is empty.
     """
     found: list[Source] = []
     for text in arguments:
         path = Path(text)
+        if not text:
+            raise InputError("a source is empty; expected an image, a video, a folder, a pattern or an address")
         if is_address(text):
-            if path.suffix.lower() in VIDEO_SUFFIXES:
+            if Path(urlparse(text).path).suffix.lower() in VIDEO_SUFFIXES:
                 raise InputError(f"video {text} is at an address; download it, and give the file")
             found.append(text)
-        elif path.is_dir():
+        elif os.path.isdir(path):  # noqa: PTH112 - False also for what no folder can be called
             found += inside(path)
-        elif glob.has_magic(text) and not path.exists():
+        elif glob.has_magic(text) and not os.path.exists(path):  # noqa: PTH110
             found += matching(text)
         else:
             found.append(path)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def inside(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import torch
 
 from cond_detr.boxes import iou
 from cond_detr.errors import InputError, shown
-from cond_detr.predict.detections import Detections
+from cond_detr.predict.detections import MOST_MEASURED, Detections
 
 # Of neighbouring tiles, as a fraction of their side
 OVERLAP = 0.2
@@ -23,8 +23,10 @@ SAME_IOU = 0.5
 SAME_COVERED = 0.8
 # A box that ends so close to a tile's inner edge, in fractions of its side, is cut
 AT_EDGE = 0.01
-# Of an image, before those found twice are left out
-MOST_FOUND = 2000
+# Pieces of an image: with more, an overlap or a side is a mistake
+MOST_PIECES = 10_000
+# Detections that are compared with the better ones at once
+BLOCK = 1000
 
 Place = tuple[int, int, int, int]
 
@@ -48,39 +50,55 @@ class Tiling(NamedTuple):
             raise InputError(f"tile_overlap must be a number from 0 to 0.9, got {shown(self.overlap)}")
 
     def places(self, size: tuple[int, int]) -> list[Place]:
-        """The whole image and then its tiles, as (left, top, right, bottom) in pixels; alone if it is no larger."""
+        """The whole image and then its tiles, as (left, top, right, bottom) in pixels; alone if it is no larger.
+
+        Raises:
+            InputError: if there would be too many.
+        """
         whole = (0, 0, *size)
         if max(size) <= self.side:
             return [whole]
+        count = self._count(size[0]) * self._count(size[1])
+        if count > MOST_PIECES:
+            raise InputError(
+                f"tile {self.side} with tile_overlap {self.overlap:g} would cut an image of {size[0]}x{size[1]} pixels "
+                f"into {count} pieces, more than {MOST_PIECES}"
+            )
         columns, rows = (self._intervals(length) for length in size)
         return [whole, *((left, top, right, bottom) for top, bottom in rows for left, right in columns)]
 
     def _intervals(self, length: int) -> list[tuple[int, int]]:
         """Intervals of equal length that cover a side, and overlap by at least what is wanted."""
-        side = min(self.side, length)
-        step = max(1, side - round(side * self.overlap))
-        count = -(-(length - side) // step) + 1
+        side, count = min(self.side, length), self._count(length)
         return [
             (start, start + side) for start in (round(i * (length - side) / max(1, count - 1)) for i in range(count))
         ]
 
+    def _count(self, length: int) -> int:
+        side = min(self.side, length)
+        step = max(1, side - round(side * self.overlap))
+        return -(-(length - side) // step) + 1
 
-def merged(found: Sequence[Detections], places: Sequence[Place], size: tuple[int, int]) -> Detections:
+
+def merged(
+    found: Sequence[Detections], places: Sequence[Place], size: tuple[int, int], threshold: float = 0.0
+) -> Detections:
     """The detections of an image from those of its pieces.
 
     Args:
         found: detections of each piece, boxes in its pixels.
         places: of the pieces, as (left, top, right, bottom) in pixels.
         size: (width, height) of the image in pixels.
+        threshold: lowest score that is wanted. Of lower ones there are only as many as COCO's evaluation takes.
     """
     if len(found) == 1:
         return found[0]
     whole = [_without_cut(each, place, size) for each, place in zip(found, places, strict=True)]
     piece = torch.cat([torch.full((len(each),), i) for i, each in enumerate(whole)])
     together = Detections.together(whole)
-    order = together.scores.argsort(descending=True, stable=True)[:MOST_FOUND]
+    order = together.scores.argsort(descending=True, stable=True)
     together, piece = together[order], piece[order]
-    return together[_found_once(together, piece)]
+    return together[_found_once(together, piece, threshold)]
 
 
 def _without_cut(found: Detections, place: Place, size: tuple[int, int]) -> Detections:
@@ -97,16 +115,27 @@ def _without_cut(found: Detections, place: Place, size: tuple[int, int]) -> Dete
     return replace(found, boxes=boxes)[~cut]
 
 
-def _found_once(found: Detections, piece: torch.Tensor) -> torch.Tensor:
+def _found_once(found: Detections, piece: torch.Tensor, threshold: float) -> torch.Tensor:
     """Indices of detections, best first, without those that a better one of another piece is of the same object."""
-    one, other = found.boxes[:, None], found.boxes[None]
+    kept = torch.zeros(0, dtype=torch.int64)
+    for block in torch.arange(len(found)).split(BLOCK):
+        if len(kept) >= MOST_MEASURED and found.scores[block[0]] < threshold:
+            break
+        new = block[~_of_same_object(found, piece, block, kept).any(1)]
+        among, chosen = _of_same_object(found, piece, new, new).numpy(), np.ones(len(new), dtype=bool)
+        for i in range(len(new)):
+            if chosen[i]:
+                chosen[i + 1 :] &= ~among[i, i + 1 :]
+        kept = torch.cat([kept, new[torch.from_numpy(chosen)]])
+    return kept
+
+
+def _of_same_object(found: Detections, piece: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """(rows, columns) bool: which pairs of detections, given by index, are of different pieces and the same object."""
+    one, other = found.boxes[rows][:, None], found.boxes[columns][None]
     same = (iou(one, other) >= SAME_IOU) | (covered(one, other) >= SAME_COVERED)
-    same &= (found.labels[:, None] == found.labels[None]) & (piece[:, None] != piece[None])
-    rows, kept = same.numpy(), np.ones(len(found), dtype=bool)
-    for i in range(len(found)):
-        if kept[i]:
-            kept[i + 1 :] &= ~rows[i, i + 1 :]
-    return torch.from_numpy(np.flatnonzero(kept))
+    same &= found.labels[rows][:, None] == found.labels[columns][None]
+    return same & (piece[rows][:, None] != piece[columns][None])
 
 
 def covered(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,10 @@ CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts"
 # By which libav is to know that a frame is upright; degrees counterclockwise
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 FRAMES_PER_SECOND = Fraction(25)
+# Share of a file's frames, or of its seconds, that may be missing at its end: what files say of them is not exact
+MISSING = Fraction(1, 20)
+# In a second; libav's unit
+MICROSECONDS = 1_000_000
 CODECS = ("libx264", "mpeg4")
 
 
@@ -89,6 +93,7 @@ class Video:
         self._stream.thread_type = "AUTO"
         self.count: int | None = self._stream.frames or None
         self.rate: Fraction = self._stream.average_rate or FRAMES_PER_SECOND
+        self._seconds = self._announced_seconds()
 
     def __enter__(self) -> "Video":
         return self
@@ -102,20 +107,45 @@ class Video:
         """The frames, one after the other.
 
         Raises:
-            InputError: if the file is damaged from somewhere on.
+            InputError: if the file is damaged from somewhere on, or frames are missing.
         """
         import av
 
-        number = 0
+        number, ends = 0, Fraction(0)
         try:
             for frame in self._container.decode(self._stream):
                 time = None if frame.pts is None else frame.pts * Fraction(frame.time_base)
                 yield Frame(_upright(frame), number, time)
                 number += 1
+                ends = max(ends, (time or 0) + (frame.duration or 0) * Fraction(frame.time_base))
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"{self.name} cannot be read after frame {number}: {_reason(error)}") from None
         if number == 0:
             raise InputError(f"{self.name} has no frame that can be read")
+        self._check_whole(number, ends)
+
+    def _check_whole(self, number: int, ends: Fraction) -> None:
+        """Checks that about as many frames came as the file says, or until about the time that it says it ends at.
+
+        Libav takes the end of a file that was cut off for the end of the film.
+
+        Raises:
+            InputError: if some are missing.
+        """
+        said = f"{self.name} is damaged or was cut off"
+        if self.count is not None:
+            if self.count - number > max(2.0, float(MISSING * self.count)):
+                raise InputError(f"{said}: {number} of {self.count} frames could be read")
+        elif self._seconds - ends > max(3 * ends / number, MISSING * self._seconds):
+            raise InputError(f"{said}: it ends after {float(ends):.1f} of {float(self._seconds):.1f} seconds")
+
+    def _announced_seconds(self) -> Fraction:
+        """When it should end, as the file says; 0 if it does not."""
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return ((self._stream.start_time or 0) + self._stream.duration) * self._stream.time_base
+        # that of the longest stream, which may be the sound
+        alone = len(self._container.streams) == 1 and self._container.duration is not None
+        return Fraction(self._container.duration, MICROSECONDS) if alone else Fraction(0)
 
 
 def images_of(source: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from cond_detr.cli import command_parser, run
 from cond_detr.data import open_split
 from cond_detr.data.loading import loading_processes
 from cond_detr.errors import InputError
-from cond_detr.files import write_text
+from cond_detr.files import replacing
 from cond_detr.options import add_running
 from cond_detr.report.page import page
 from cond_detr.train.run_folder import RunFolder
@@ -51,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = replace(data, dataset_dir=options.dataset_dir)
     dataset = open_split(data, "val", model.stride)
     target = options.output or folder.path / "report.html"
-    write_text(target, page(model, dataset, folder, loading_processes(data, options.workers, model.device)))
+    with replacing(target) as file:  # fails now, and not after the evaluation, if it cannot be written
+        file.write(
+            page(model, dataset, folder, loading_processes(data, options.workers, model.device)).encode(
+                errors="backslashreplace"
+            )
+        )
     print(f"wrote {target}")
     return 0
 

@@ -11,6 +11,9 @@ from cond_detr.evaluate.diagnosis import Diagnosis
 from cond_detr.predict.lettering import families, in_figure
 from cond_detr.train.curves import plot_losses, plot_precision
 
+# Characters of a class name in a legend
+LONGEST_LABEL = 16
+
 
 def small_figure() -> tuple[Any, Any]:
     """A figure that fits on a phone, and its axes."""
@@ -35,27 +38,24 @@ def precision_figure(evaluation: Evaluation) -> Any:
     curves = {name: curve for name, curve in evaluation.precision.items() if curve is not None}
     few = len(curves) <= 10
     for name, curve in curves.items():
-        axes.plot(recall, curve, label=in_figure(name) if few else None, alpha=1 if few else 0.2, linewidth=1)
+        axes.plot(recall, curve, label=short(name) if few else None, alpha=1 if few else 0.2, linewidth=1)
     if curves:
         axes.plot(recall, np.mean(list(curves.values()), axis=0), color="black", linewidth=2, label="mean")
-        axes.legend(loc="best", prop={"family": families(curves)})
+        axes.legend(loc="best", prop={"family": families(curves)}, fontsize=10)
     axes.set(xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     return figure
 
 
 def score_figure(evaluation: Evaluation) -> Any:
-    """Plots precision, recall and their harmonic mean over the score, on average over the classes."""
+    """Plots precision, recall and F1 over the score, each on average over the classes."""
     figure, axes = small_figure()
-    scores, precision, recall = over_score(evaluation)
-    both = precision + recall
-    f1 = 2 * precision * recall / np.where(both > 0, both, 1)
+    scores, precision, recall, f1 = over_score(evaluation)
     for values, name in ((precision, "precision"), (recall, "recall"), (f1, "F1")):
         axes.plot(scores, values, label=name, linewidth=2 if name == "F1" else 1)
-    if f1.any():
-        best = int(f1.argmax())
-        axes.axvline(scores[best], color="gray", linewidth=1, linestyle=":")
-        axes.set_title(f"best F1: {f1[best]:.2f}, near a score of {scores[best]:.2f}", fontsize=10)
+    if best := evaluation.best_f1:
+        axes.axvline(best.threshold, color="gray", linewidth=1, linestyle=":")
+        axes.set_title(f"best F1: {best.f1:.2f} at a score of {best.threshold:.2f}", fontsize=10)
     axes.set(xlabel="score", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="best")
     axes.grid(alpha=0.3)
@@ -84,11 +84,11 @@ def calibration_figure(diagnosis: Diagnosis) -> Any:
     return figure
 
 
-def over_score(evaluation: Evaluation) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Scores 0, 0.01 ... 1, recall of the detections above each, and COCO's precision there, averaged over the classes.
+def over_score(evaluation: Evaluation) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Scores 0, 0.01 ... 1; and COCO's precision, recall and F1 of the detections above each, averaged over classes.
 
     That precision is the best at this recall or a higher one, so at a score it may be that of a lower one.
-    Classes without objects do not count; a class without detections above a score has neither there.
+    Classes without objects do not count; a class without detections above a score has none of the three there.
     """
     scores = np.linspace(0, 1, 101)
     precision, recall = [], []
@@ -101,5 +101,13 @@ def over_score(evaluation: Evaluation) -> tuple[NDArray[Any], NDArray[Any], NDAr
         recall.append(np.maximum(counts - 1, 0) / 100)
         precision.append(np.where(counts > 0, np.array(curve)[np.maximum(counts - 1, 0)], 0.0))
     if not recall:
-        return scores, np.zeros(101), np.zeros(101)
-    return scores, np.mean(precision, axis=0), np.mean(recall, axis=0)
+        return scores, np.zeros(101), np.zeros(101), np.zeros(101)
+    p, r = np.array(precision), np.array(recall)
+    f1 = 2 * p * r / np.where(p + r > 0, p + r, 1)
+    return scores, p.mean(0), r.mean(0), f1.mean(0)
+
+
+def short(name: str) -> str:
+    """A class name as a legend has room for it."""
+    text = in_figure(name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 3]}...")
+    return f" {text}" if text.startswith("_") else text  # or matplotlib hides it

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,9 @@ def drawing(figure: Any, what: str) -> str:
         what: what it shows, for those who cannot see it.
     """
     file = io.BytesIO()
-    figure.savefig(file, format="svg")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a script that no font here has
+        figure.savefig(file, format="svg")
     data = base64.b64encode(file.getvalue()).decode()
     width = f"min-width: {round(SMALLEST * figure.get_figwidth())}px"
     text = html.escape(what)

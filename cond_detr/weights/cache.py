@@ -78,7 +78,7 @@ def unfinished(target: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     # read() knows kinds of files by their suffix
     part = target.with_name(f".part-{target.name}")
     # a link there is not ours
-    with open(part, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:  # noqa: PTH123
+    with open(part, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # whoever held it may have finished since it was opened

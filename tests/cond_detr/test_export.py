@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,17 @@ def test_half_finds_the_same_objects(tmp_path: Path) -> None:
     assert same / total > 0.97
 
 
+def test_half_has_no_room_for_large_weights(tmp_path: Path) -> None:
+    """The converter would cut them off."""
+    model = detector(ConditionalDETR, encoder_layers=0, decoder_layers=1)
+    with torch.no_grad():
+        model.network.get_parameter("decoder.layers.0.linear1.weight")[0, 0] = -7e4
+    for name in ("x.onnx", "x.pt2"):
+        with pytest.raises(InputError, match=r"cannot be fp16: decoder\..*weight has 7e\+04, more than 65504"):
+            export(model, tmp_path / name, half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_openvino_gives_what_the_model_gives(half: bool, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
@@ -148,6 +160,19 @@ def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert stop.value.code == 0
     assert "wrote" in capsys.readouterr().out
     Exported(tmp_path / "out" / "x.pt2", trust_code=True)
+
+
+def test_a_scheduler_that_ends_it_leaves_nothing(tmp_path: Path) -> None:
+    model = detector(ConditionalDETR, encoder_layers=0, decoder_layers=1)
+    Checkpoint(tmp_path / "best.pt", model.config, model.classes, model.network.state_dict()).save()
+    (tmp_path / "out").mkdir()
+    arguments = ["--checkpoint", tmp_path / "best.pt", tmp_path / "out/x.pt2", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "cond_detr.export", *map(str, arguments)])
+    while process.poll() is None and not list((tmp_path / "out").iterdir()):
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(60) == 143
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +222,11 @@ ABOUT = {"classes": {"names": ["a", "b"], "category_ids": [1, 2]}, "image_size":
         ({"stride": 0}, {}, "stride must be a whole number"),
         ({"classes": {"names": ["a", 2], "category_ids": [1, 2]}}, {}, "the name of a class must be"),
         ({"classes": {"names": ["a"], "category_ids": [1]}}, {}, "no detections of its classes"),
+        ({"classes": {"names": "ab", "category_ids": [1, 2]}}, {}, "names must be a list without repetitions"),
+        ({"classes": {"names": ["a", "a"], "category_ids": [1, 2]}}, {}, "names must be a list without repetitions"),
+        ({"classes": {"names": ["a", "b"], "category_ids": [1, 1]}}, {}, "category_ids must be a list without"),
+        ({"mean": [0, 0, 0]}, {}, "its images have mean"),
+        ({"layout": "NCHW, BGR"}, {}, "its images have layout 'NCHW, BGR'"),
         ({}, {"labels": np.array([[-1]])}, "no detections of its classes"),
         ({}, {"labels": np.zeros((1, 1), np.float32)}, "no detections of its classes"),
         ({}, {"boxes": np.zeros((1, 2, 4), np.float32)}, "no detections of its classes"),

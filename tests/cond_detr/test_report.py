@@ -21,7 +21,7 @@ from cond_detr.evaluate.coco_metrics import Confusion, Evaluation
 from cond_detr.evaluate.diagnosis import KINDS
 from cond_detr.predict.detections import Detections
 from cond_detr.report import __main__ as report
-from cond_detr.report.figures import over_score, score_figure
+from cond_detr.report.figures import over_score, score_figure, short
 from cond_detr.report.judged import Judged, judge_class, quality, relabelled
 from cond_detr.report.page import page, read_history
 from cond_detr.report.tables import confusion_table
@@ -170,13 +170,24 @@ def evaluation_with(confusion: list[Confusion] | None) -> Evaluation:
 
 
 def test_precision_and_recall_over_the_score() -> None:
-    scores, precision, recall = over_score(evaluation_with(None))
-    at = dict(zip(scores.round(2).tolist(), zip(precision, recall, strict=True), strict=True))
-    assert at[0.95] == (0, 0)
-    assert at[0.7] == pytest.approx((0.5, 0.165))
-    assert at[0.0] == at[0.5] == pytest.approx((0.5, 0.33))
+    scores, *values = over_score(evaluation_with(None))
+    at = dict(zip(scores.round(2).tolist(), zip(*values, strict=True), strict=True))
+    assert at[0.95] == (0, 0, 0)
+    assert at[0.7] == pytest.approx((0.5, 0.165, 0.33 / 1.33))
+    assert at[0.0] == at[0.5] == pytest.approx((0.5, 0.33, 0.66 / 1.66))
     assert len(score_figure(evaluation_with(None)).axes) == 1
     assert len(score_figure(Evaluation({}, {}, {}, {}, None)).axes) == 1
+
+
+def test_names_in_legends() -> None:
+    assert (short("cat"), short("_cat"), short("$5")) == ("cat", " _cat", r"\$5")
+    assert short("a name of more than sixteen letters") == "a name of mor..."
+
+
+def test_a_page_that_cannot_be_written_is_not_made(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing is evaluated for it."""
+    assert exit_code(report.main, written.parent, "--device", "cpu", "--output", written.parent / "none/x.html") == 2
+    assert "none does not exist" in capsys.readouterr().err
 
 
 def test_what_is_taken_for_what() -> None:

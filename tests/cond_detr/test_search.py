@@ -5,6 +5,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,128 @@ def test_neighbours_in_one_piece_both_stay() -> None:
     assert found.boxes.tolist() == boxes.tolist()
     other = merged([both[:1], both[1:]], [(0, 0, 100, 100), (0, 0, 64, 64)], (100, 100))
     assert other.boxes.tolist() == boxes[:1].tolist()
+
+
+@pytest.mark.parametrize(("count", "overlap"), [(50, 0.2), (16, 0.5)])
+def test_thousands_of_objects_are_all_found_once(count: int, overlap: float) -> None:
+    """By a detector that misses nothing; what is found twice must not take the place of what is found once."""
+    step = 6400 / count
+    corners = torch.cartesian_prod(torch.arange(count), torch.arange(count)).flip(1) * step + 10
+    objects = torch.cat([corners, corners + 30], 1).float()
+    size = (6400, 6400)
+    places = Tiling(640, overlap).places(size)
+    found = []
+    for left, top, right, bottom in places:
+        own = objects[(objects[:, :2] >= torch.tensor([left, top])).all(1)]
+        own = own[(own[:, 2:] <= torch.tensor([right, bottom])).all(1)] - torch.tensor([left, top, left, top])
+        noise = torch.tensor([[1.0, 1, 9, 9]]).expand(50, 4)
+        scores = torch.cat([torch.full((len(own),), 0.9), torch.linspace(0.2, 0.1, 50)])
+        labels = torch.zeros(len(scores), dtype=torch.int64)
+        found.append(Detections.of(torch.cat([own, noise]), scores, labels, CLASSES))
+    whole = merged(found, places, size, 0.5).above(0.5)
+    assert len(whole) == count * count
+    assert torch.equal(torch.unique(whole.boxes, dim=0), torch.unique(objects, dim=0))
+
+
+def test_too_many_pieces(detector: ConditionalDETR) -> None:
+    with pytest.raises(InputError, match=r"would cut an image of 6000x6000 pixels into \d+ pieces, more than 10000"):
+        Tiling(8, 0.9).places((6000, 6000))
+    with pytest.raises(InputError, match="would cut an image of 900x900"):
+        detector.predict(Image.new("RGB", (900, 900)), tile=8, tile_overlap=0.9)
+
+
+def test_arguments_that_are_none(detector: ConditionalDETR) -> None:
+    image = Image.new("RGB", (64, 64))
+    with pytest.raises(InputError, match="tile_overlap is of tiles; give tile as well"):
+        detector.predict(image, tile_overlap=0.1)
+    with pytest.raises(InputError, match="classes must be several names, got 3"):
+        detector.predict(image, classes=3)  # type: ignore[call-overload]
+    tensors = [torch.zeros(3, 9, 9, device="meta"), torch.zeros(3, 9, 9).to_sparse(), torch.zeros(3, 9, 9).bool()]
+    for tensor in [*tensors, torch.zeros(3, 9, 9, dtype=torch.float8_e4m3fn)]:
+        with pytest.raises(InputError, match="an image tensor must be uint8, or floats"):
+            detector.predict(tensor)
+
+
+def test_threads_while_the_network_trains(detector: ConditionalDETR) -> None:
+    """Dropout would show: each prediction is made in evaluation mode, and the modes are as they were."""
+    for module in detector.network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    detector.network.train()
+    detector.network.backbone.eval()
+    images = [Image.fromarray(pixels(seed=i)) for i in range(4)]
+    want = [found.to_dicts() for found in detector.predict(images, 0.0)]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda image: detector.predict(image, 0.0).to_dicts(), images * 6))
+    assert got == want * 6
+    assert detector.network.training
+    assert not detector.network.backbone.training
+
+
+def saved(path: Path, seed: int = 0) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(seed=seed)).save(path)
+    return path.read_bytes()
+
+
+def test_what_a_user_has_in_the_output_folder_stays(checkpoint: Path, tmp_path: Path) -> None:
+    mine = saved(tmp_path / "out/y.png", 1)
+    saved(tmp_path / "in/y.png")
+    for _ in range(2):  # the second run replaces what the first has written; it cannot know whose y.png is
+        assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", tmp_path / "in/y.png") == 0
+        if not _:
+            assert (tmp_path / "out/y.png").read_bytes() == mine
+            assert (tmp_path / "out/y-2.png").exists()
+    # links to the photos of another folder
+    original = saved(tmp_path / "real/z.png")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/z.png").symlink_to(tmp_path / "real/z.png")
+    for _ in range(2):
+        assert (
+            run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "links", tmp_path / "links/z.png") == 0
+        )
+        assert (tmp_path / "links/z.png").is_symlink()
+    assert (tmp_path / "real/z.png").read_bytes() == original
+
+
+def test_images_of_one_name_have_ids_of_their_own(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/x.png", "b/x.png", "a/y.png"):
+        saved(Path(name))
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", "out", "--threshold", 0, "a", "b", "a/x.png") == 0
+    ids = [each["image_id"] for each in json.loads(Path("out/coco_results.json").read_text())]
+    assert set(ids) == {"a/x.png", "b/x.png", "y.png"}
+    assert len(json.loads(Path("out/predictions.json").read_text())) == 3
+    truth = {"images": [{"id": 7, "file_name": "x.png", "width": 80, "height": 60}], "annotations": []}
+    Path("truth.json").write_text(json.dumps({**truth, "categories": [{"id": 1, "name": "person"}]}))
+    options = ["--checkpoint", checkpoint, "--output-dir", "out", "--annotations", "truth.json"]
+    assert run_predict(*options, "a/x.png", "b/x.png") == 2
+    assert "truth.json has one image 'x.png', got 2 of that name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([""], "a source is empty"),
+        (["--tile-overlap", "0.1", "a.png"], "--tile-overlap is of tiles; give --tile as well"),
+        (["--tile", "64", "--tile-overlap", "1", "a.png"], "argument --tile-overlap: expected a number from 0 to 0.9"),
+        (["https://localhost/v.mp4?x=1"], "is at an address; download it, and give the file"),
+    ],
+)
+def test_what_is_asked_for_makes_no_sense(
+    arguments: list[str], sentence: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", *arguments) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_one_name_that_no_file_can_have_costs_nobody_else_a_result(checkpoint: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "a.png")
+    out = tmp_path / "out"
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", out, tmp_path / "a.png", "b" * 300 + ".png") == 2
+    assert (out / "a.png").exists()
 
 
 def test_covered() -> None:

@@ -1,6 +1,7 @@
 """Videos in, videos and JSON lines out."""
 
 import json
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -137,6 +138,35 @@ def test_what_is_damaged_or_no_video(checkpoint: Path, tmp_path: Path, capsys: p
     assert "Traceback" not in output.err
     with pytest.raises(InputError, match=r"missing\.mp4 does not exist"):
         list(ConditionalDETR.from_checkpoint(checkpoint).stream(tmp_path / "missing.mp4"))
+
+
+def test_a_video_that_ends_early_says_so(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its header says how long it is; libav takes the end of the file for the end of the film."""
+    whole = film(tmp_path / "whole.mp4", pictures(60))
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "whole.mkv"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    data = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+    assert len(read(tmp_path / "whole.mkv")[0]) == 60
+    out = tmp_path / "out"
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", out, "--batch-size", 4, tmp_path / "cut.mkv") == 2
+    said = re.search(
+        r"cut.mkv is damaged or was cut off: it ends after ([\d.]+) of 2.4 seconds", capsys.readouterr().err
+    )
+    assert said is not None
+    frames = (out / "cut.jsonl").read_text().splitlines()
+    assert len(frames) / 25 == pytest.approx(float(said[1]), abs=0.2)  # what could be read is kept
+    assert 10 < len(frames) < 50
+
+
+def test_a_video_too_narrow_to_be_seen(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = film(tmp_path / "narrow.mp4", pictures(3, (640, 16)))
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source) == 2
+    assert "narrow.mp4 of 640x16 pixels is too narrow" in capsys.readouterr().err
 
 
 def test_memory_does_not_grow_with_the_frames(checkpoint: Path, tmp_path: Path) -> None:
