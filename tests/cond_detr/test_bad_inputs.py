@@ -1235,7 +1235,7 @@ TABLE = [
     Bad(
         "predict: tiles on each other",
         lambda p: predicting(p, p.photo(), "--tile", "64", "--tile-overlap", "0.95"),
-        "argument --tile-overlap: expected a number from 0 to 0.9, got .0.95.",
+        "argument --tile-overlap: expected a number from 0 to 0.9, got '0.95'",
     ),
     Bad("predicting: a name with a zero", lambda p: p.model.predict("a\x00.png"), "cannot be read"),
     Bad(
