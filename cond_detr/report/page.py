@@ -80,7 +80,8 @@ $by_class
 """)
 
 DIAGNOSIS = Template("""<h2>Kinds of error</h2><p>How often detections with a score of $threshold or more are wrong, and
-how many points of AP50 each kind costs alone, over detections of all scores (TIDE, ECCV 2020).</p>
+how many points of AP50 each kind costs alone, over detections of all scores (TIDE,
+ECCV 2020). A class without any detection counts 0 all the same.</p>
 $errors
 <h2>What a score means</h2><p>How many of the detections of a score are right, at an overlap of .5. On the dotted line
 a score is the probability to be right; on average it is off by $error.</p>
