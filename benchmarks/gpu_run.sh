@@ -129,7 +129,8 @@ command_of() {
             # only without torch's cache does every allocation have its own bounds
             cmd=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "${sanitizer[@]}" "${tests[@]}")
             if [ "$1" = memcheck ]; then
-                cmd+=(tests/kernels -k "(one and query) or bit_by_bit or any_dtype")
+                cmd+=(tests/kernels/test_{assignment,attention_kernels,conditional_attention}.py
+                    -k "(one and query) or bit_by_bit or any_dtype")
             else
                 cmd+=(tests/kernels/test_assignment.py -k "cuda and (reference or bit_by_bit)")
             fi
