@@ -69,7 +69,8 @@ class About:
         values = json.loads(text)
         names, category_ids = values["classes"]["names"], values["classes"]["category_ids"]
         for called, each in (("names", names), ("category_ids", category_ids)):
-            if not isinstance(each, list) or len(set(each)) < len(each) - names.count(UNUSED):
+            known = [item for item in each if item != UNUSED] if isinstance(each, list) else None
+            if known is None or len(set(known)) < len(known):
                 raise InputError(f"the classes' {called} must be a list without repetitions, got {shown(each)}")
         for called, needed in NORMALISED.items():
             if called in values and values[called] != needed:

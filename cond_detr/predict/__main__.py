@@ -16,7 +16,7 @@ from cond_detr.models.model import Model
 from cond_detr.options import add_running
 from cond_detr.predict.detect import detect, detector_of
 from cond_detr.predict.detections import MOST_MEASURED, Detections
-from cond_detr.predict.output import Output
+from cond_detr.predict.output import PREDICTIONS, Output
 from cond_detr.predict.results import detections_dict, ids_of
 from cond_detr.predict.search import Detect, Picture, Search, searched
 from cond_detr.predict.sources import Source, find_sources, name_of, readable
@@ -173,15 +173,16 @@ def predict_images(
                 continue
             (source, image), all_of_it = each
             found = how.kept(all_of_it if how.tiling else all_of_it[:queries])
-            write_picture(output.path(source, ".png"), output.drawn(image, found))
-            results.append(detections_dict(source, image.size, found))
+            picture = output.path(source, ".png")
+            write_picture(picture, output.drawn(image, found))
+            results.append(detections_dict(source, image.size, found, picture.name))
             any_score.append((ids[source], all_of_it[:MOST_MEASURED]))
     finally:  # whatever stops it, what is done is kept
-        write_json(output.folder / "predictions.json", results)
+        write_json(output.folder / PREDICTIONS, results)
         write_coco(output.folder / "coco_results.json", any_score)
     count = sum(len(result["detections"]) for result in results)
     what = f"{count} objects of a score of {how.threshold:g} or more in {len(results)} images"
-    print(f"{what}; pictures and predictions.json in {output.folder}")
+    print(f"{what}; pictures and {PREDICTIONS} in {output.folder}")
     return failed
 
 

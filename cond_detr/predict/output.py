@@ -1,5 +1,7 @@
 """Where results of prediction go, and what they must not replace."""
 
+import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,9 @@ from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import draw_detections
 from cond_detr.predict.sources import Source, name_of
 
-# What a run writes under the same name each time
-RESULTS = ("predictions.json", "coco_results.json")
+PREDICTIONS = "predictions.json"
+# How a file with the detections of a video begins
+FRAME = b'{"frame":'
 
 
 @dataclass
@@ -48,14 +51,23 @@ class Output:
 
 
 def to_be_kept(folder: Path, sources: Sequence[Source]) -> set[str]:
-    """The names of what is in an output folder and must not be overwritten.
+    """The names of what is in an output folder and must not be overwritten: all but what an earlier run has written.
 
-    What an earlier run has left there may be; but not in a folder with sources, where photos lie beside it, and not
-    in one that no run has written to.
+    In a folder with sources that is kept as well, as it may be among them.
     """
     paths = [each for each in sources if isinstance(each, Path)]
     with_sources = {place for path in paths for place in (path.parent.resolve(), path.resolve().parent)}
-    earlier = any((folder / name).exists() for name in RESULTS) or any(folder.glob("*.jsonl"))
-    if earlier and folder.resolve() not in with_sources:
-        return set()
-    return {path.name for path in folder.iterdir()}
+    written = set() if folder.resolve() in with_sources else written_earlier(folder)
+    return {path.name for path in folder.iterdir()} - written
+
+
+def written_earlier(folder: Path) -> set[str]:
+    """The names of the pictures and videos in a folder that an earlier run has written, as its results say."""
+    names: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):  # not what a run has written
+        names |= {str(entry["picture"]) for entry in json.loads((folder / PREDICTIONS).read_bytes())}
+    for lines in folder.glob("*.jsonl"):
+        with contextlib.suppress(OSError), lines.open("rb") as file:
+            if file.read(len(FRAME)) == FRAME:
+                names |= {lines.name, lines.with_suffix(".mp4").name}
+    return names

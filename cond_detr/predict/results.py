@@ -42,16 +42,18 @@ def ids_of(sources: Sequence[Path | str], annotation_file: Path | None) -> dict[
     return {each: ids[file_name(each)] for each in sources}
 
 
-def detections_dict(image: Path | str, size: tuple[int, int], found: Detections) -> dict[str, Any]:
+def detections_dict(image: Path | str, size: tuple[int, int], found: Detections, picture: str) -> dict[str, Any]:
     """Makes the entry of an image in predictions.json, boxes as left, top, right, bottom in pixels.
 
     Args:
         image: file or address of the image.
         size: (width, height) in pixels.
         found: its detections.
+        picture: name of the picture with them.
     """
     return {
         "file": str(image),
+        "picture": picture,
         "width": size[0],
         "height": size[1],
         "detections": found.to_dicts(),
