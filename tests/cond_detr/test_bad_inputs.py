@@ -1245,8 +1245,8 @@ TABLE = [
     ),
     Bad(
         "saving detections: unknown suffix",
-        lambda p: p.model.predict(p.photo()).save("a.gif"),
-        "a.gif should end in .json or one of",
+        lambda p: p.model.predict(p.photo()).save("a.svg"),
+        "a.svg should end in .json or one of",
     ),
     Bad(
         "saving detections: to a number",
