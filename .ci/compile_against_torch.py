@@ -1,6 +1,7 @@
 """Compiles every source that includes torch's headers against each supported release: objects only, nothing is linked.
 
-    python .ci/compile_against_torch.py                  the oldest release, those of importance, the newest
+    python .ci/compile_against_torch.py                  the oldest release, those of importance, the newest; but not
+                                                         the installed one, with which pip has just compiled them
     python .ci/compile_against_torch.py 2.12.1 installed
 
 The binary works with every torch from 2.10 on, but only if it compiles: a user's machine builds it against the headers
@@ -25,20 +26,23 @@ import torch
 from setuptools import Extension
 
 ROOT = Path(__file__).resolve().parents[1]
-# the oldest that pyproject.toml admits, the one of current GPU images, what this environment has, what pip would take
-RELEASES = ("2.10.0", "2.11.0", "installed", "newest")
+# the oldest that pyproject.toml admits, the one of current GPU images, what pip would take
+RELEASES = ("2.10.0", "2.11.0", "newest")
 # for one architecture: which one makes no difference to what torch's headers offer
 ARCH = "90"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("releases", nargs="*", default=RELEASES, metavar="RELEASE")
-    releases = parser.parse_args().releases
+    parser.add_argument("releases", nargs="*", metavar="RELEASE")
+    named = parser.parse_args().releases
     failed = []
     with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(2) as pool:
-        headers = dict(zip(releases, pool.map(lambda release: headers_of(release, Path(work)), releases), strict=True))
-        calls = [call for release in releases for call in compiler_calls(headers[release], Path(work))]
+        folders = pool.map(lambda release: headers_of(release, Path(work)), named or RELEASES)
+        headers = {version_in(folder): folder for folder in folders}
+        if not named:
+            headers.pop(version_in(headers_of("installed", Path(work))), None)
+        calls = [call for folder in headers.values() for call in compiler_calls(folder, Path(work))]
         for call, (seconds, output) in zip(calls, pool.map(compile_one, calls), strict=True):
             print(f"{Path(call[-1]).name:40}{'FAILED' if output else 'ok':7}{seconds:5.1f} s", flush=True)
             if output:

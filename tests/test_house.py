@@ -53,6 +53,21 @@ def test_things_fit_on_a_screen(package: str) -> None:
     assert not too_long, "\n".join(too_long)
 
 
+def tracked_files() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.split("\0") if name]
+
+
+def test_nothing_large_and_nothing_foreign_is_kept() -> None:
+    """What is committed once is in every clone for ever."""
+    paths = [path for path in tracked_files() if path.is_file()]
+    foreign = [path.name for path in paths if path.suffix in {".whl", ".so", ".pyc", ".zip", ".gz", ".mp4"}]
+    assert not foreign
+    assert [path.name for path in paths if path.stat().st_size > 4 << 20] == []
+
+
 def lint_imports(config: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     program = "import sys; from importlinter.cli import lint_imports_command as run; run()"
     environment = {"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"}
