@@ -194,13 +194,15 @@ def beyond_table(rows: Sequence[Row]) -> list[Row]:
     table = []
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
-        minutes = statistics.mean(row.get("cpu_seconds", math.nan) / len(row["curve"]) for row in mine) / 60
+        # a run that somebody else began may not know what it has cost
+        seconds = [row["cpu_seconds"] / len(row["curve"]) for row in mine if "cpu_seconds" in row]
+        minutes = statistics.mean(seconds) / 60 if seconds else None
         needed = {goal: mean_epochs(mine, goal) for goal in GOALS}
         table.append(
             {
                 "row": model,
                 **{f"epochs_to_{goal}": value for goal, value in needed.items()},
-                **{f"minutes_to_{goal}": value and value * minutes for goal, value in needed.items()},
+                **{f"minutes_to_{goal}": value and minutes and value * minutes for goal, value in needed.items()},
                 "minutes_per_epoch": minutes,
                 "seeds": len(mine),
             }

@@ -64,7 +64,9 @@ class Case(NamedTuple):
 
 
 KINDS = ((0.0, False), (0.1, True))
-QUICK = [Case(PAPER_DIMS, dtype, *kind) for dtype in ("bf16", "fp16", "tf32", "ieee") for kind in KINDS]
+# of the types that training seldom uses only what takes most registers
+QUICK = [Case(PAPER_DIMS, dtype, *kind) for dtype in ("bf16", "tf32") for kind in KINDS]
+QUICK += [Case(PAPER_DIMS, dtype, *KINDS[1]) for dtype in ("fp16", "ieee")]
 # The encoder's self-attention, with padding
 QUICK += [Case((32, 0, 32), dtype, 0.1, True) for dtype in ("bf16", "tf32")]
 ALL = [

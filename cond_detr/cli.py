@@ -5,6 +5,7 @@ Modules that take long to import are not imported here, so that ``cond-detr --he
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import math
@@ -36,6 +37,8 @@ COMMANDS = {
     "export": "export a detector to ONNX or to a torch program",
 }
 
+# Errors of writing what was printed
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 # Where a command's package has another name
 PACKAGES = {"attention": "attention_maps", "check-data": "check_data", "convert-data": "convert_data"}
 
@@ -59,7 +62,7 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         print("interrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         code = 2
     except (MemoryError, RuntimeError) as error:
         # torch's own error is a RuntimeError, of the CPU and of a GPU
@@ -67,10 +70,24 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
             raise
         code = fail("there is not enough memory for that")
     except OSError as error:
-        if error.filename is None:
-            raise
-        code = fail(f"{error.filename}: {error.strerror}")
+        code = _unwritten(error)
     sys.exit(code)
+
+
+def _unwritten(error: OSError) -> int:
+    """Says what could not be written, or raises what is no such error; returns the exit code."""
+    if error.filename is None:  # files are written under their names: it is what was printed
+        if error.errno not in FULL:
+            raise error
+        drop_output()
+    return fail(f"{error.filename or 'the output'}: {error.strerror}")
+
+
+def drop_output() -> None:
+    """Lets what was printed and cannot be written go nowhere, or Python would try once more when it ends."""
+    if sys.stdout is not None:
+        with open(os.devnull, "w") as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -99,12 +116,14 @@ def _flushed(command: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         with quietly() if {"-q", "--quiet"} & set(given) else contextlib.nullcontext():
             return command(argv)
     finally:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # services may have none
+            sys.stdout.flush()
 
 
 def fail(sentence: str) -> int:
     """Prints an error message as one line on stderr; returns the exit code 2."""
-    print("error:", in_options(printable(" ".join(sentence.splitlines()))), file=sys.stderr)
+    with contextlib.suppress(OSError):  # then the exit code alone must do
+        print("error:", in_options(printable(" ".join(sentence.splitlines()))), file=sys.stderr, flush=True)
     return 2
 
 
@@ -220,9 +239,13 @@ def main() -> None:
     """Entry point of the ``cond-detr`` script: starts the command that the first argument names, or lists them all."""
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     if asked in COMMANDS:
-        module = importlib.import_module(f"cond_detr.{PACKAGES.get(asked, asked)}.__main__")
-        run(module.main, sys.argv[2:])
+        run(lambda given: _module(asked).main(given), sys.argv[2:])
     run(lambda _: _answer(asked))
+
+
+def _module(command: str) -> Any:
+    """A command's module, which takes seconds to import: whoever interrupts that, interrupts the command."""
+    return importlib.import_module(f"cond_detr.{PACKAGES.get(command, command)}.__main__")
 
 
 def _answer(asked: str) -> int:

@@ -16,7 +16,7 @@ from cond_detr.evaluate.over_dataset import evaluate
 from cond_detr.files import as_path
 from cond_detr.keywords import PresetSettings, TrainingSettings, keywords_of, named_keywords_of
 from cond_detr.models.model import Model
-from cond_detr.predict.detect import detector_of, evaluating
+from cond_detr.predict.detect import detector_of
 from cond_detr.predict.predictor import Means, Predictor
 from cond_detr.presets import configured
 from cond_detr.settings import declared
@@ -186,10 +186,7 @@ class Detector(Model, Predictor):
             declared(TrainConfig)["eval_batch_size"].check(batch_size)
         declared(RunConfig)["workers"].check(workers)
         declared(RunConfig)["evaluator"].check(evaluator)
-        with evaluating(self.network):
-            _, found = evaluate(
-                self, dataset_dir=dataset_dir, batch_size=batch_size, workers=workers, evaluator=evaluator
-            )
+        _, found = evaluate(self, dataset_dir=dataset_dir, batch_size=batch_size, workers=workers, evaluator=evaluator)
         return found
 
     def means(self) -> Means:

@@ -1,23 +1,21 @@
 """Downloading a file over https."""
 
 import io
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.client import HTTPException
+from pathlib import PurePosixPath
 from typing import IO, Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlparse, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from cond_detr import progress
+from cond_detr.connection import PATIENCE, PacedHandler
 from cond_detr.errors import InputError
 from cond_detr.version import __version__
 
-# Seconds that a server may be silent; bytes that no file of weights has, and no image
-PATIENCE = 30
-# Bytes a second on average, once its patience is over: slower servers are given up
-SLOWEST = 1000
+# Bytes that no file of weights has, and no image
 MOST_BYTES = 1 << 36
 MOST_IN_MEMORY = 1 << 28
 AT_ONCE = 1 << 20
@@ -43,10 +41,29 @@ class SafeRedirects(HTTPRedirectHandler):
         check_address(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
+    def http_error_302(self, req: Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """As the base class does, but for reading to its end what comes with it, which may have none."""
+        fp.read = lambda *_: b""
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
 
 def is_address(source: str) -> bool:
     """Whether a text is an address rather than a path."""
     return "://" in source
+
+
+def path_at(url: str) -> PurePosixPath:
+    """The path in an address.
+
+    Raises:
+        InputError: if there can be no such address.
+    """
+    try:
+        return PurePosixPath(urlparse(url).path)
+    except ValueError as error:
+        raise InputError(f"{url} is no address: {error}") from None
 
 
 def fetch_bytes(url: str, name: str, most_bytes: int = MOST_IN_MEMORY) -> bytes:
@@ -64,8 +81,13 @@ def fetch_bytes(url: str, name: str, most_bytes: int = MOST_IN_MEMORY) -> bytes:
     try:
         fetch(url, file, name, most_bytes)
     except (OSError, HTTPException, ValueError) as error:  # InputError, too, is a ValueError
-        raise InputError(f"{name} cannot be downloaded: {error}") from None
+        raise InputError(f"{name} cannot be downloaded: {reason(error)}") from None
     return file.getvalue()
+
+
+def reason(error: Exception) -> str:
+    """Why a download has failed, without what urllib puts around it."""
+    return str(error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error)
 
 
 def fetch(
@@ -105,20 +127,20 @@ def fetch(
         note_version(version_of(answer.headers))
         size, done = _size(answer.headers, begun), begun
         with progress.bar(total=size, initial=begun, unit="B", unit_scale=True, desc=name, leave=False) as bar:
-            for part in _parts(answer):
+            while part := answer.read1(AT_ONCE):
                 done += len(part)
                 if done > most_bytes:
                     raise InputError(f"{url} is larger than {most_bytes >> 20} MB")
                 file.write(part)
                 bar.update(len(part))
-    if size is not None and done < size:
-        raise OSError(f"it was cut off after {done} of {size} bytes")
+    if size is not None and done != size:
+        raise OSError(f"it was cut off after {done} of {size} bytes" if done < size else f"{done} bytes came of {size}")
 
 
 def _opened(url: str, headers: Mapping[str, str] | None = None) -> Any:
     """A server's answer, to be closed."""
     asked = Request(as_sent(url), headers={"User-Agent": f"cond-detr/{__version__}", **(headers or {})})
-    return build_opener(SafeRedirects).open(asked, timeout=PATIENCE)
+    return build_opener(SafeRedirects, PacedHandler).open(asked, timeout=PATIENCE)
 
 
 def _rest(url: str, begun: int, version: str) -> Any:
@@ -134,7 +156,8 @@ def _rest(url: str, begun: int, version: str) -> Any:
             raise
         return None
     goes_on = (answer.headers.get("Content-Range") or "").startswith(f"bytes {begun}-")
-    if goes_on and version in (answer.headers.get("ETag"), answer.headers.get("Last-Modified")):
+    same = version in (answer.headers.get("ETag"), answer.headers.get("Last-Modified"))
+    if answer.status == HTTPStatus.PARTIAL_CONTENT and goes_on and same:
         return answer
     answer.close()
     return None
@@ -147,21 +170,6 @@ def _size(headers: Any, begun: int) -> int | None:
     if whole.isdecimal():
         return int(whole)
     return begun + int(announced) if announced.isdecimal() else None
-
-
-def _parts(answer: Any) -> Iterator[bytes]:
-    """What comes, as it comes.
-
-    Raises:
-        OSError: if it comes too slowly.
-    """
-    began, count = time.monotonic(), 0
-    while part := answer.read1(AT_ONCE):
-        yield part
-        count += len(part)
-        seconds = time.monotonic() - began
-        if seconds > PATIENCE and count < SLOWEST * seconds:
-            raise OSError(f"the server sent {count} bytes in {seconds:.0f} seconds")
 
 
 def as_sent(url: str) -> str:

@@ -45,9 +45,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         if unfinished:
             unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:
-            raise OSError(error.errno, error.strerror, str(path)) from None
+        cause = _system_error(error)
+        if cause and cause.errno:
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
         raise
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The system's error behind one: torch's writer of archives raises its own on top of it."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__ if isinstance(error, RuntimeError) else None
+    return error
 
 
 def _umask() -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cond_detr.data.images import to_network_input
 from cond_detr.errors import InputError, shown
 from cond_detr.models.attention import AttentionMaps
+from cond_detr.models.inference import inference
 from cond_detr.models.model import Model
 from cond_detr.models.predictions import Predictions, ranked
 from cond_detr.predict.detections import detections
@@ -39,7 +40,7 @@ def detection_maps(model: Model, image: Image.Image, count: int = 1, layer: int 
     """Computes attention maps for the best detections in an image.
 
     Args:
-        model: the model, in evaluation mode.
+        model: the model.
         image: RGB, of any size.
         count: number of detections.
         layer: index of the decoder layer; the last by default.
@@ -52,13 +53,14 @@ def detection_maps(model: Model, image: Image.Image, count: int = 1, layer: int 
         raise InputError(f"`layer` must be one of the decoder's, 0 to {len(layers) - 1}, got {shown(layer)}")
     cross_attn = cast(nn.Module, layers[layer].cross_attn)
     kept: list[tuple[Any, ...]] = []
-    hook = cross_attn.register_forward_pre_hook(lambda _, arguments: kept.append(arguments))
     data = model.config.data
     pixels = to_network_input(image, data.image_size, data.max_size)[None]
-    try:
-        predictions = model.network(pixels.to(model.device))
-    finally:
-        hook.remove()
+    with inference(model):
+        hook = cross_attn.register_forward_pre_hook(lambda _, arguments: kept.append(arguments))
+        try:
+            predictions = model.network(pixels.to(model.device))
+        finally:
+            hook.remove()
     maps: AttentionMaps = cross_attn.maps(*kept[0])  # type: ignore[operator]
     height, width = (-(-side // model.stride) for side in pixels.shape[2:])
     return [

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import hotcoco
+import numpy as np
 
 from cond_detr.data.annotations import Annotations
 from cond_detr.evaluate import by_hotcoco
@@ -112,13 +113,21 @@ def diagnose(annotations: Annotations, found: Grid) -> Diagnosis:
     )
 
 
+def _in_crowd(annotations: Annotations, image: int, box: Grid) -> bool:
+    """Whether most of a box, left, top, width and height in pixels, is in a crowd, where nobody knows what is right."""
+    objects = annotations.objects[annotations.starts[image] : annotations.starts[image + 1]]
+    crowds = objects.boxes[objects.crowds]
+    shared = np.minimum(box[:2] + box[2:], crowds[:, :2] + crowds[:, 2:]) - np.maximum(box[:2], crowds[:, :2])
+    return bool((shared.clip(min=0).prod(1) > 0.5 * box[2:].prod()).any())
+
+
 def _doubts(annotations: Annotations, found: Grid, evaluation: hotcoco.COCOeval) -> list[Doubt]:
     names = annotations.classes.names
     surest: dict[int, Doubt] = {}
     for each in evaluation.image_diagnostics(score_thr=SURE_ABOVE)["label_errors"]:
         row = found[each["dt_id"] - 1]
         image, score = int(row[0]), float(row[5])
-        if image in surest and surest[image].score >= score:
+        if (image in surest and surest[image].score >= score) or _in_crowd(annotations, image, row[1:5]):
             continue
         left, top, width, height = row[1:5].tolist()
         annotated = each["gt_category_id"]

@@ -19,9 +19,9 @@ from cond_detr.data.loading import checked, eval_loader, loading_processes
 from cond_detr.errors import InputError, shown
 from cond_detr.evaluate.coco_metrics import CONFUSED_ABOVE, Evaluation, evaluate_table
 from cond_detr.evaluate.diagnosis import COUNTED_ABOVE, Diagnosis
+from cond_detr.models.inference import inference
 from cond_detr.models.model import Model
 from cond_detr.models.predictions import Predictions
-from cond_detr.precision import fp32_products
 from cond_detr.predict.detections import MOST_MEASURED, Detections, detections
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def run_over(
     """Runs a model over this process's share of a data set.
 
     Args:
-        model: the model, in evaluation mode.
+        model: the model; its network runs in evaluation mode, and returns to its own.
         dataset: the data set, opened for evaluation.
         classes: classes of the model, with the category ids of the data set.
         batch_size: images per forward pass.
@@ -69,7 +69,7 @@ def run_over(
         with (
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"),
-            fp32_products(model.config.train.matmul_precision, device),
+            inference(model),
         ):
             predictions = network(*batch.inputs())
         watch(predictions, batch)
@@ -153,7 +153,7 @@ def evaluate(
     """Computes COCO's metrics of a model on the validation images of a data set.
 
     Args:
-        model: the model, in evaluation mode.
+        model: the model.
         dataset_dir: folder of the data set; by default the one that the model was trained on.
         batch_size: images per forward pass; by default the model's ``eval_batch_size``.
         workers: number of processes that load images; by default as :func:`loading_processes` says.

@@ -16,7 +16,7 @@ from cond_detr.models.model import Model
 from cond_detr.options import add_running
 from cond_detr.predict.detect import detect, detector_of
 from cond_detr.predict.detections import MOST_MEASURED, Detections
-from cond_detr.predict.output import PREDICTIONS, Output
+from cond_detr.predict.output import COCO_RESULTS, PREDICTIONS, Output
 from cond_detr.predict.results import detections_dict, ids_of
 from cond_detr.predict.search import Detect, Picture, Search, searched
 from cond_detr.predict.sources import Source, find_sources, name_of, readable
@@ -148,6 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ids = ids_of(images, options.annotations)
     make_folder(options.output_dir)
     output = Output.of(options.output_dir, sources, labels=options.labels)
+    if images:
+        output.check_lists()
     failed = 0
     if images:
         failed += predict_images(model, images, how, output, ids)
@@ -173,13 +175,16 @@ def predict_images(
                 continue
             (source, image), all_of_it = each
             found = how.kept(all_of_it if how.tiling else all_of_it[:queries])
-            picture = output.path(source, ".png")
+            (picture,) = output.paths(source, ".png")
             write_picture(picture, output.drawn(image, found))
             results.append(detections_dict(source, image.size, found, picture.name))
             any_score.append((ids[source], all_of_it[:MOST_MEASURED]))
-    finally:  # whatever stops it, what is done is kept
-        write_json(output.folder / PREDICTIONS, results)
-        write_coco(output.folder / "coco_results.json", any_score)
+    finally:  # whatever stops it, what is done is kept; and where nothing is, what an earlier run has done
+        if results:
+            write_json(output.folder / PREDICTIONS, results)
+            write_coco(output.folder / COCO_RESULTS, any_score)
+    if not results:
+        return failed
     count = sum(len(result["detections"]) for result in results)
     what = f"{count} objects of a score of {how.threshold:g} or more in {len(results)} images"
     print(f"{what}; pictures and {PREDICTIONS} in {output.folder}")
@@ -205,8 +210,8 @@ def frames_of(video: Video, size: InputSize) -> Iterator[Picture | InputError]:
 def predict_video(model: Model, source: Source, how: Search, output: Output) -> int:
     """Writes a video with boxes, and a JSON line for each frame; returns 1 if it cannot be read to its end."""
     failed, frames, objects = 0, 0, 0
-    picture, lines = output.path(source, ".mp4"), output.path(source, ".jsonl")
-    interrupted = False
+    picture, lines = output.paths(source, ".mp4", ".jsonl")
+    stopped: BaseException | None = None
     try:
         video = Video(source)
     except InputError as error:
@@ -222,19 +227,21 @@ def predict_video(model: Model, source: Source, how: Search, output: Output) -> 
                 (frame, image), any_score = each
                 found = how.kept(any_score)
                 writer.write(output.drawn(image, found), frame.time)
-                line = {"frame": frame.number, "seconds": frame.seconds, "detections": found.to_dicts()}
-                text.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                line = {"picture": picture.name, "frame": frame.number, "seconds": frame.seconds}
+                line["detections"] = found.to_dicts()
+                text.write(json.dumps(line).encode() + b"\n")
                 frames, objects = frames + 1, objects + len(found)
                 bar.update()
         except InputError as error:  # what was read is kept
             failed = fail(str(error)) // 2
-        except KeyboardInterrupt:  # the way to end a camera's film
-            interrupted = True
+        except (KeyboardInterrupt, SystemExit) as signal:
+            stopped = signal
         bar.close()
     what = f"{objects} objects of a score of {how.threshold:g} or more in {frames} frames of {source}"
     print(f"{what}; {picture} and {lines.name} beside it")
-    if interrupted and not is_camera(source):
-        raise KeyboardInterrupt
+    # an interruption is the way to end a camera's film
+    if stopped is not None and not (is_camera(source) and isinstance(stopped, KeyboardInterrupt)):
+        raise stopped
     return failed
 
 

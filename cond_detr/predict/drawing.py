@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -123,11 +124,11 @@ def draw_labels(
     """Writes a label at each box, above all boxes and apart from each other where there is room."""
     size = max(11 if len(texts) > CROWDED else 13, round(min(canvas) / (48 if len(texts) > CROWDED else 32)))
     font = font_for(texts, size)
-    taken: list[Box] = []
-    for place, text, colour in zip(places, texts, colours, strict=True):
+    taken = np.empty((len(texts), 4))
+    for i, (place, text, colour) in enumerate(zip(places, texts, colours, strict=True)):
         text = legible(text, font)
-        label = place_label(place, (draw.textlength(text, font=font) + 6, size + 4), taken, canvas)
-        taken.append(label)
+        label = place_label(place, (draw.textlength(text, font=font) + 6, size + 4), taken[:i], canvas)
+        taken[i] = label
         background = (colour[0], colour[1], colour[2])
         draw.rectangle(label, fill=background)
         draw.text((label[0] + 3, label[1] + 1), text, fill=text_colour(background), font=font)

@@ -1,9 +1,11 @@
 """Text in pictures: fonts that have its characters, colours that stand out, places where labels do not overlap."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ImageFont
 
 Box = tuple[float, float, float, float]
@@ -94,20 +96,15 @@ def families(texts: Iterable[str]) -> list[str]:
     return ["DejaVu Sans", FontProperties(fname=path).get_name()]
 
 
-def overlap(a: Box, b: Box) -> float:
-    """Area that two boxes share."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0.0) * max(height, 0.0)
-
-
-def place_label(box: Box, size: tuple[float, float], taken: Sequence[Box], canvas: tuple[int, int]) -> Box:
+def place_label(
+    box: Box, size: tuple[float, float], taken: NDArray[np.float64], canvas: tuple[int, int]
+) -> tuple[float, ...]:
     """Where the label of a box goes: at its corners, outside before inside, where fewest of the others are.
 
     Args:
         box: what is labelled, xyxy.
         size: width and height of the label.
-        taken: places of other labels.
+        taken: (n, 4) places of other labels, xyxy.
         canvas: width and height of the picture, which no label leaves.
     """
     (left, top, right, bottom), (width, height) = box, size
@@ -117,5 +114,7 @@ def place_label(box: Box, size: tuple[float, float], taken: Sequence[Box], canva
             inside_x = min(max(x, 0.0), max(0.0, canvas[0] - width))
             inside_y = min(max(y, 0.0), max(0.0, canvas[1] - height))
             places.append((inside_x, inside_y, inside_x + width, inside_y + height))
+    each = np.array(places)[:, None]
+    sides = np.minimum(each[..., 2:], taken[:, 2:]) - np.maximum(each[..., :2], taken[:, :2])
     # the first of those that cover least
-    return min(places, key=lambda place: sum(overlap(place, other) for other in taken))
+    return places[int(sides.clip(min=0).prod(-1).sum(-1).argmin())]

@@ -2,19 +2,27 @@
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from cond_detr.errors import InputError
+from cond_detr.files import read_json
 from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import draw_detections
 from cond_detr.predict.sources import Source, name_of
 
-PREDICTIONS = "predictions.json"
-# How a file with the detections of a video begins
-FRAME = b'{"frame":'
+PREDICTIONS, COCO_RESULTS = "predictions.json", "coco_results.json"
+# How a file with the detections of a video begins, and how much of it must be read to see that
+FIRST_FRAME = re.compile(rb'\{"picture": ("(?:[^"\\]|\\.)*"), "frame": 0, ')
+LONGEST_BEGINNING = 4096
+# Bytes of a file's name, on all usual file systems
+LONGEST_NAME = 255
 
 
 @dataclass
@@ -36,18 +44,35 @@ class Output:
         """An output folder, which exists, for the results of some sources."""
         return cls(folder, to_be_kept(folder, sources), labels)
 
-    def path(self, source: Source, suffix: str) -> Path:
-        """A file for a result of a source: of its name, with a number if that is taken."""
-        name = name_of(source)
-        chosen, i = f"{name}{suffix}", 2
-        while chosen in self.taken:
-            chosen, i = f"{name}-{i}{suffix}", i + 1
-        self.taken.add(chosen)
-        return self.folder / chosen
+    def paths(self, source: Source, *suffixes: str) -> list[Path]:
+        """Files for the results of a source: of its name, with the same number if one of them is taken."""
+        number, chosen = 1, [named(name_of(source), suffix) for suffix in suffixes]
+        while not self.taken.isdisjoint(chosen):
+            number += 1
+            chosen = [named(name_of(source), f"-{number}{suffix}") for suffix in suffixes]
+        self.taken.update(chosen)
+        return [self.folder / name for name in chosen]
 
     def drawn(self, image: Image.Image, found: Detections) -> Image.Image:
         """An image with its detections."""
         return draw_detections(image, found, labels=self.labels)
+
+    def check_lists(self) -> None:
+        """Checks that predictions.json and coco_results.json, if they are there, are of an earlier run.
+
+        Raises:
+            InputError: if they are of somebody else.
+        """
+        for name in (PREDICTIONS, COCO_RESULTS):
+            if os.path.lexists(self.folder / name) and pictures_written(self.folder) is None:
+                path = self.folder / name
+                raise InputError(f"{path} is not of an earlier run of predict; choose another --output-dir")
+
+
+def named(stem: str, ending: str) -> str:
+    """A file's name, of which the stem is cut if it would be too long."""
+    room = LONGEST_NAME - len(ending)
+    return (stem if len(os.fsencode(stem)) <= room else os.fsencode(stem)[:room].decode(errors="ignore")) + ending
 
 
 def to_be_kept(folder: Path, sources: Sequence[Source]) -> set[str]:
@@ -63,11 +88,19 @@ def to_be_kept(folder: Path, sources: Sequence[Source]) -> set[str]:
 
 def written_earlier(folder: Path) -> set[str]:
     """The names of the pictures and videos in a folder that an earlier run has written, as its results say."""
-    names: set[str] = set()
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):  # not what a run has written
-        names |= {str(entry["picture"]) for entry in json.loads((folder / PREDICTIONS).read_bytes())}
+    names = pictures_written(folder) or set()
     for lines in folder.glob("*.jsonl"):
-        with contextlib.suppress(OSError), lines.open("rb") as file:
-            if file.read(len(FRAME)) == FRAME:
-                names |= {lines.name, lines.with_suffix(".mp4").name}
+        if lines.is_file():
+            with contextlib.suppress(OSError), lines.open("rb") as file:
+                if begins := FIRST_FRAME.match(file.read(LONGEST_BEGINNING)):
+                    names |= {lines.name, json.loads(begins[1])}
     return names
+
+
+def pictures_written(folder: Path) -> set[str] | None:
+    """The names of the pictures of an earlier run, as its predictions.json says; None if there is none of it."""
+    try:
+        entries: Any = read_json(folder / PREDICTIONS, "predictions")
+        return {str(entry["picture"]) for entry in entries if entry["detections"] is not None}
+    except (InputError, TypeError, KeyError):
+        return None

@@ -4,16 +4,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from cond_detr.data.annotation_checks import read_annotations
+from cond_detr.download import path_at
 from cond_detr.errors import InputError, shown
 from cond_detr.predict.detections import Detections
 
 
 def file_name(source: Path | str) -> str:
     """The name of an image's file, or of the file at its address."""
-    return source.name if isinstance(source, Path) else Path(urlparse(source).path).name
+    return source.name if isinstance(source, Path) else path_at(source).name or "image"
 
 
 def ids_of(sources: Sequence[Path | str], annotation_file: Path | None) -> dict[Path | str, int | str]:

@@ -4,10 +4,9 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlparse
 
 from cond_detr.data.images import IMAGE_SUFFIXES, InputSize, open_image
-from cond_detr.download import is_address
+from cond_detr.download import is_address, path_at
 from cond_detr.errors import InputError
 from cond_detr.predict.search import Picture
 from cond_detr.predict.video import VIDEO_SUFFIXES, is_camera
@@ -22,8 +21,8 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
         Paths, and addresses as texts, each once.
 
     Raises:
-        InputError: if a folder has neither image nor video, no file matches a pattern, an address is of a video, or a
-            source is empty.
+        InputError: if a folder has neither image nor video, no file matches a pattern, an address is none or of a
+            video, or a source is empty.
     """
     found: list[Source] = []
     for text in arguments:
@@ -31,7 +30,7 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
         if not text:
             raise InputError("a source is empty; expected an image, a video, a folder, a pattern or an address")
         if is_address(text):
-            if Path(urlparse(text).path).suffix.lower() in VIDEO_SUFFIXES:
+            if path_at(text).suffix.lower() in VIDEO_SUFFIXES:
                 raise InputError(f"video {text} is at an address; download it, and give the file")
             found.append(text)
         elif os.path.isdir(path):  # noqa: PTH112 - False also for what no folder can be called
@@ -73,7 +72,7 @@ def name_of(source: Source) -> str:
     """What a result of a source is called: its file's name without suffix."""
     if isinstance(source, Path):
         return source.name if is_camera(source) else source.stem
-    return Path(urlparse(source).path).stem or "image"
+    return path_at(source).stem or "image"
 
 
 def readable(sources: Sequence[Source], size: InputSize) -> Iterator[Picture | InputError]:

@@ -4,12 +4,12 @@ An image is searched as a whole, for its large objects, and in each tile. Object
 beside it, or to the whole image; what two pieces found is kept once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from cond_detr.boxes import iou
 from cond_detr.errors import InputError, shown
@@ -19,14 +19,15 @@ from cond_detr.predict.detections import MOST_MEASURED, Detections
 OVERLAP = 0.2
 # Of two boxes of a class from different pieces: from here on they are of the same object
 SAME_IOU = 0.5
-# Share of the smaller box, if it lies within the other
+# Share of the smaller box, if it lies within the other; and how many times its size the other may be, if it is surer
 SAME_COVERED = 0.8
+SAME_SIZE = 4
 # A box that ends so close to a tile's inner edge, in fractions of its side, is cut
 AT_EDGE = 0.01
 # Pieces of an image: with more, an overlap or a side is a mistake
 MOST_PIECES = 10_000
-# Detections that are compared with the better ones at once
-BLOCK = 1000
+# Detections that are looked at, even if their scores are below the threshold
+FIRST = 2000
 
 Place = tuple[int, int, int, int]
 
@@ -115,36 +116,61 @@ def _without_cut(found: Detections, place: Place, size: tuple[int, int]) -> Dete
     return replace(found, boxes=boxes)[~cut]
 
 
-def _found_once(found: Detections, piece: torch.Tensor, threshold: float) -> torch.Tensor:
+def _found_once(found: Detections, piece: Tensor, threshold: float) -> list[int]:
     """Indices of detections, best first, without those that a better one of another piece is of the same object."""
-    kept = torch.zeros(0, dtype=torch.int64)
-    for block in torch.arange(len(found)).split(BLOCK):
-        if len(kept) >= MOST_MEASURED and found.scores[block[0]] < threshold:
-            break
-        new = block[~_of_same_object(found, piece, block, kept).any(1)]
-        among, chosen = _of_same_object(found, piece, new, new).numpy(), np.ones(len(new), dtype=bool)
-        for i in range(len(new)):
-            if chosen[i]:
-                chosen[i + 1 :] &= ~among[i, i + 1 :]
-        kept = torch.cat([kept, new[torch.from_numpy(chosen)]])
+    count = max(int((found.scores >= threshold).sum()), FIRST)
+    while True:
+        kept = _best_of_each(found[:count], piece[:count])
+        if len(kept) >= MOST_MEASURED or count >= len(found):
+            return kept
+        count *= 2
+
+
+def _best_of_each(found: Detections, piece: Tensor) -> list[int]:
+    """Indices of detections, best first, of which no two from different pieces are of the same object."""
+    others: list[list[int]] = [[] for _ in range(len(found))]
+    for better, worse in _of_same_object(found, piece):
+        others[better].append(worse)
+    kept, gone = [], bytearray(len(found))
+    for i, beaten in enumerate(others):
+        if not gone[i]:
+            kept.append(i)
+            for each in beaten:
+                gone[each] = True
     return kept
 
 
-def _of_same_object(found: Detections, piece: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """(rows, columns) bool: which pairs of detections, given by index, are of different pieces and the same object."""
-    one, other = found.boxes[rows][:, None], found.boxes[columns][None]
-    same = (iou(one, other) >= SAME_IOU) | (covered(one, other) >= SAME_COVERED)
-    same &= found.labels[rows][:, None] == found.labels[columns][None]
-    return same & (piece[rows][:, None] != piece[columns][None])
+def _of_same_object(found: Detections, piece: Tensor) -> Iterator[tuple[int, int]]:
+    """Pairs of indices of detections, the better one first, that are of different pieces and the same object.
+
+    The centre of the smaller of two such boxes lies in the larger one: so each box is compared with those alone whose
+    centres it holds, which are looked up by their x. There may be a hundred thousand.
+    """
+    boxes, areas = found.boxes, area(found.boxes)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    across, order = centres[:, 0].contiguous().sort()
+    first = torch.searchsorted(across, boxes[:, 0].contiguous())
+    last = torch.searchsorted(across, boxes[:, 2].contiguous(), right=True)
+    for i, (begin, end) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+        inside = order[begin:end]
+        near = (found.labels[inside] == found.labels[i]) & (piece[inside] != piece[i])
+        near &= (centres[inside, 1] >= boxes[i, 1]) & (centres[inside, 1] <= boxes[i, 3])
+        inside = inside[near]
+        shared = covered(boxes[i], boxes[inside]) >= SAME_COVERED
+        # a small object that is surer than a large one is no part of it
+        ours, theirs = areas[i], areas[inside]
+        shared &= torch.where(inside > i, theirs < SAME_SIZE * ours, ours < SAME_SIZE * theirs)
+        for j in inside[shared | (iou(boxes[i], boxes[inside]) >= SAME_IOU)].tolist():
+            yield (i, j) if i < j else (j, i)
 
 
-def covered(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def covered(a: Tensor, b: Tensor) -> Tensor:
     """The share of the smaller of two xyxy boxes that lies within the other: (..., 4), (..., 4) -> (...)."""
     inside = torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1)
     shared, smaller = area(inside), torch.minimum(area(a), area(b))
     return shared / smaller.clamp(min=torch.finfo(smaller.dtype).tiny)
 
 
-def area(boxes: torch.Tensor) -> torch.Tensor:
+def area(boxes: Tensor) -> Tensor:
     """Of xyxy boxes, 0 for those that are upside down: (..., 4) -> (...)."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)

@@ -93,6 +93,8 @@ class Video:
         self._stream.thread_type = "AUTO"
         self.count: int | None = self._stream.frames or None
         self.rate: Fraction = self._stream.average_rate or FRAMES_PER_SECOND
+        # a film of a screen has frames when something moves
+        self._constant = self.rate == self._stream.base_rate == self._stream.guessed_rate
         self._seconds = self._announced_seconds()
 
     def __enter__(self) -> "Video":
@@ -111,23 +113,24 @@ class Video:
         """
         import av
 
-        number, ends = 0, Fraction(0)
+        number, starts, ends = 0, Fraction(0), Fraction(0)
         try:
             for frame in self._container.decode(self._stream):
                 time = None if frame.pts is None else frame.pts * Fraction(frame.time_base)
                 yield Frame(_upright(frame), number, time)
+                starts = min(starts, time or starts) if number else (time or starts)
                 number += 1
                 ends = max(ends, (time or 0) + (frame.duration or 0) * Fraction(frame.time_base))
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"{self.name} cannot be read after frame {number}: {_reason(error)}") from None
         if number == 0:
             raise InputError(f"{self.name} has no frame that can be read")
-        self._check_whole(number, ends)
+        self._check_whole(number, starts, ends)
 
-    def _check_whole(self, number: int, ends: Fraction) -> None:
+    def _check_whole(self, number: int, starts: Fraction, ends: Fraction) -> None:
         """Checks that about as many frames came as the file says, or until about the time that it says it ends at.
 
-        Libav takes the end of a file that was cut off for the end of the film.
+        Libav takes the end of a file that was cut off for the end of the film, and goes on behind what is damaged.
 
         Raises:
             InputError: if some are missing.
@@ -138,6 +141,10 @@ class Video:
                 raise InputError(f"{said}: {number} of {self.count} frames could be read")
         elif self._seconds - ends > max(3 * ends / number, MISSING * self._seconds):
             raise InputError(f"{said}: it ends after {float(ends):.1f} of {float(self._seconds):.1f} seconds")
+        elif self._constant:
+            expected = round((ends - starts) * self.rate)
+            if expected - number > max(2.0, float(MISSING * expected)):
+                raise InputError(f"{said}: {number} of about {expected} frames could be read")
 
     def _announced_seconds(self) -> Fraction:
         """When it should end, as the file says; 0 if it does not."""

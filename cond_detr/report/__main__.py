@@ -44,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.run.is_file():
         raise InputError(f"{options.run} is a file; give the folder of the run, {options.run.parent}")
     folder = RunFolder(options.run)
+    target = options.output or folder.path / "report.html"
+    if target.suffix.lower() not in {".html", ".htm"}:
+        raise InputError(f"--output must be a page that ends in .html, got {target}")
     options.checkpoint = folder.best
     model = opened(options)
     data = model.config.data
     if options.dataset_dir:
         data = replace(data, dataset_dir=options.dataset_dir)
     dataset = open_split(data, "val", model.stride)
-    target = options.output or folder.path / "report.html"
     with replacing(target) as file:  # fails now, and not after the evaluation, if it cannot be written
         file.write(
             page(model, dataset, folder, loading_processes(data, options.workers, model.device)).encode(

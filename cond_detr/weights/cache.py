@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, TypeVar
-from urllib.parse import urlparse
 
 import torch
 
-from cond_detr.download import fetch
+from cond_detr.download import fetch, path_at, reason
 from cond_detr.errors import InputError
+from cond_detr.files import read_text, write_text
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def place_of(url: str) -> Path:
     """
     try:
         digest = hashlib.sha256(url.encode()).hexdigest()[:12]
-        name = Path(urlparse(url).path).name[-100:]
+        name = path_at(url).name[-100:]
     except ValueError as error:
         raise InputError(f"weights {url} cannot be downloaded: {error}") from None
     return Path(torch.hub.get_dir()) / "checkpoints" / f"{digest}-{name}"
@@ -55,7 +55,7 @@ def download(url: str, target: Path, sha256: str, read: Callable[[Path], T]) -> 
         with unfinished(target) as (part, file):
             version = part.with_name(f"{part.name}.version")
             with keeping_what_may_go_on(part, version, file):
-                known = version.read_text() if version.exists() else None
+                known = read_text(version, "version") if version.exists() else None
                 fetch(url, file, target.name, version=known, note_version=lambda each: note(version, each))
                 file.flush()
             try:
@@ -68,7 +68,7 @@ def download(url: str, target: Path, sha256: str, read: Callable[[Path], T]) -> 
     except InputError:
         raise
     except (OSError, HTTPException, ValueError) as error:  # ValueError: what no address can be
-        raise InputError(f"weights {url} cannot be downloaded: {error}") from None
+        raise InputError(f"weights {url} cannot be downloaded: {reason(error)}") from None
     return content
 
 
@@ -77,8 +77,9 @@ def unfinished(target: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """The file of a download so far, open behind its end; one of its own, if another process is at that one."""
     # read() knows kinds of files by their suffix
     part = target.with_name(f".part-{target.name}")
-    # a link there is not ours
-    with open(part, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
+    # a link there is not ours, and a pipe would wait for its reader
+    careful = os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(part, "ab", opener=lambda name, flags: os.open(name, flags | careful, 0o666)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # whoever held it may have finished since it was opened
@@ -100,7 +101,7 @@ def keeping_what_may_go_on(part: Path, version: Path, file: IO[bytes]) -> Iterat
     try:
         yield
     except BaseException as error:
-        cut = isinstance(error, (OSError, HTTPException, KeyboardInterrupt))
+        cut = isinstance(error, (OSError, HTTPException, KeyboardInterrupt, SystemExit))
         with contextlib.suppress(OSError):
             file.flush()
         full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
@@ -115,7 +116,7 @@ def note(path: Path, version: str | None) -> None:
     if version is None:
         path.unlink(missing_ok=True)
     else:
-        path.write_text(version)
+        write_text(path, version)
 
 
 def check_hash(path: Path, sha256: str, url: str) -> None:

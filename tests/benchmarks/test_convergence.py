@@ -43,6 +43,11 @@ def test_minutes_to_levels() -> None:
     assert row["epochs_to_0.7"] is None
     assert row["minutes_to_0.7"] is None
     assert row["minutes_per_epoch"] == 2.0
+    for each in rows:
+        del each["cpu_seconds"]
+    (row,) = convergence_bench.beyond_table(rows)
+    assert row["epochs_to_0.5"] == 2.0
+    assert row["minutes_to_0.5"] is None
 
 
 LEARNS = """

@@ -867,6 +867,7 @@ TABLE = [
     Bad("predicted: a device", lambda p: predicting(p, "/dev/null"), "/dev/null cannot be read: it is no regular file"),
     Bad("predicted: an empty folder", lambda p: predicting(p, p.directory("photos")), "photos holds no image ... .jpg"),
     Bad("predicted: a pattern of nothing", lambda p: predicting(p, "*.jpg"), "no file is called *.jpg"),
+    Bad("predicted: no address", lambda p: predicting(p, "http://[::1/x.jpg"), "http://[::1/x.jpg is no address"),
     Bad("predicted: a name too long", lambda p: predicting(p, "x" * 300), "xxx ... File name too long"),
     Bad(
         "predicted: a huge claim",

@@ -135,3 +135,10 @@ def test_objects_without_any_in_the_data_set() -> None:
     empty: Annotations = check_annotations({**TRUTH, "annotations": []}, "raw")
     told = diagnose(empty, np.array([[0, 0, 0, 9, 9, 0.9, 0]], np.float64))
     assert counts(told) == {"nothing": 1}
+
+
+def test_nobody_knows_what_is_right_in_a_crowd() -> None:
+    """Whatever the class; where half of a box is outside it can be known."""
+    for label in (CAT, DOG):
+        assert not diagnosis((0, [5.0, 105, 30, 30], 0.9, label)).doubts
+        assert diagnosis((0, [5.0, 65, 30, 60], 0.9, label)).doubts

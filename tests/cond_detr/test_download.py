@@ -1,13 +1,15 @@
 """Downloads of weights: one file that is right, or none, whatever happens on the way."""
 
+import contextlib
 import hashlib
 import http.server
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import safetensors.torch
 import torch
 
 from cond_detr import ConditionalDETR, InputError
+from cond_detr.connection import Paced
 from cond_detr.download import as_sent
 from cond_detr.weights import cache, published
 from cond_detr.weights.published import PUBLISHED, Published, is_on_the_hub
@@ -36,7 +39,7 @@ class Server(http.server.ThreadingHTTPServer):
         asked: the ranges that were asked for.
         believing: whether it sends the rest of a file whatever version is asked for.
         most: bytes of a rest that it sends at once.
-        slow: whether it sends a byte now and then.
+        odd: what it does wrong: "slow file", "slow headers", "goes on", "moved for ever".
     """
 
     daemon_threads = True
@@ -47,7 +50,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.tag: str | None = '"1"'
         self.cuts: list[int] = []
         self.asked: list[str | None] = []
-        self.believing, self.most, self.slow = False, 1 << 30, False
+        self.believing, self.most, self.odd = False, 1 << 30, ""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -57,6 +60,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         wanted = self.headers.get("Range")
         server.asked.append(wanted)
+        if server.odd not in {"", "slow file"}:
+            self.answer_oddly(server)
+            return
         begin = 0
         if wanted and server.tag and (server.believing or self.headers.get("If-Range") == server.tag):
             begin = int(wanted.removeprefix("bytes=").rstrip("-"))
@@ -72,11 +78,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
-        if server.slow:
-            for i in range(40):
-                time.sleep(0.05)
-                self.wfile.write(rest[i : i + 1])
+        if server.odd == "slow file":
+            self.dribble(rest)
         self.wfile.write(rest[: server.cuts.pop(0)] if server.cuts else rest)
+
+    def dribble(self, content: bytes) -> None:
+        for i in range(60):
+            time.sleep(0.05)
+            self.wfile.write(content[i : i + 1])
+
+    def answer_oddly(self, server: "Server") -> None:
+        """Without an end, or nearly."""
+        with contextlib.suppress(OSError):  # whoever asked has given up
+            if server.odd == "slow headers":
+                self.dribble(b"HTTP/1.1 200 OK\r\nServer: " + b"x" * 100)
+            elif server.odd == "goes on":
+                for _ in range(1 << 14):
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+            else:
+                self.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: http://localhost:1/x\r\n\r\n")
+                for _ in range(1 << 12):
+                    self.wfile.write(bytes(1 << 18))
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -191,11 +213,62 @@ def test_links_in_the_cache_are_not_written_through(server: Server, tmp_path: Pa
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_a_server_that_is_too_slow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cond_detr.download.PATIENCE", 1)
-    server.slow = True
-    with pytest.raises(InputError, match=r"the server sent \d+ bytes in 1 seconds"):
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ("slow file", r"the server sent \d+ bytes in 1 seconds"),
+        ("slow headers", r"the server sent \d+ bytes in 1 seconds"),
+        ("goes on", "the server sent more than 1024 kB before any file"),
+        ("moved for ever", "Connection refused"),
+    ],
+)
+def test_servers_without_an_end(odd: str, words: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cond_detr.connection.PATIENCE", 1)
+    server.odd = odd
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=words):
         open_source("mine")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+@pytest.mark.parametrize("name", ["", ".version"])
+def test_pipes_and_links_in_the_cache(name: str, server: Server, tmp_path: Path) -> None:
+    """A pipe is not waited for, and what a link leads to is not written."""
+    target = cache.place_of(PUBLISHED["mine"].address)
+    target.parent.mkdir(parents=True)
+    (tmp_path / "precious").write_text("precious")
+    beside = target.with_name(f".part-{target.name}{name}")
+    beside.symlink_to(tmp_path / "precious")
+    with contextlib.suppress(InputError):
+        open_source("mine")
+    assert (tmp_path / "precious").read_text() == "precious"
+    for path in target.parent.iterdir():
+        path.unlink()
+    os.mkfifo(beside)
+    with contextlib.suppress(InputError):
+        open_source("mine")
+
+
+def test_a_stopped_download_goes_on(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By SIGTERM as by Ctrl-C."""
+
+    def stop(*_: Any) -> int:
+        raise SystemExit(143)
+
+    server.cuts = [5000]
+    with monkeypatch.context() as patch:
+        patch.setattr("cond_detr.connection.Paced.readinto", stopping_after(3000, stop))
+        with pytest.raises(SystemExit):
+            open_source("mine")
+    assert [path.name[:6] for path in files(tmp_path)] == [".part-", ".part-"]
+    server.cuts = []
+    open_source("mine")
+    assert whole(tmp_path)
+
+
+def stopping_after(most: int, stop: Callable[[], int]) -> Callable[[Any, Any], int | None]:
+    readinto = Paced.readinto
+    return lambda self, buffer: stop() if self.count > most else readinto(self, memoryview(buffer)[:1000])
 
 
 @pytest.mark.parametrize("url", ["file://localhost/etc/passwd", "ftp://localhost/a.jpg", "http://example.org/a.jpg"])

@@ -60,7 +60,7 @@ def compared(got: Ranked, want: Ranked, tolerance: float, tie: float) -> float:
 )
 def test_gives_what_the_model_gives(kind: type[Detector], form: str, tmp_path: Path) -> None:
     # AOTInductor compiles each layer anew; what layers share is seen in the program that it compiles
-    layers = {"encoder_layers": 0 if form == "aot" else 1, "decoder_layers": 2}
+    layers = {"encoder_layers": int(form != "aot"), "decoder_layers": 1 if form == "aot" else 2}
     model = detector(kind, **layers)
     path = tmp_path / FILES[form]
     if form == "aot":  # as the command does: a compilation of its own
@@ -112,7 +112,7 @@ def test_half_finds_the_same_objects(tmp_path: Path) -> None:
     export(model, tmp_path / "half.onnx", half=True)
     assert (tmp_path / "half.onnx").stat().st_size < 0.75 * TRAINED.stat().st_size
     half = Exported(tmp_path / "half.onnx")
-    annotations, load = shapes.make_split("val", 60)
+    annotations, load = shapes.make_split("val", 35)
     images = [load(record.file_name, record.size) for record in annotations.records]
     same, total = 0, 0
     for one, other in zip(model.predict(images, 0.5), half.predict(images, 0.5), strict=True):
@@ -120,7 +120,7 @@ def test_half_finds_the_same_objects(tmp_path: Path) -> None:
             overlaps = iou(torch.tensor(each.box), other.boxes)
             same += bool(((overlaps > 0.95) & (other.labels == each.label)).any())
         total += len(one)
-    assert total > 60
+    assert total > 35
     assert same / total > 0.97
 
 

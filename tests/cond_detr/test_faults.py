@@ -9,6 +9,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,6 +37,7 @@ from cond_detr.data.description import crowded, describe_data
 from cond_detr.data.images import InputSize, open_image
 from cond_detr.data.layouts import FolderLoader
 from cond_detr.data.loading import checked, eval_loader
+from cond_detr.evaluate import __main__ as evaluate
 from cond_detr.evaluate.over_dataset import classes_in
 from cond_detr.options import read_config
 from cond_detr.predict import __main__ as predict
@@ -172,8 +174,16 @@ def test_w6_and_notes_are_problems_of_check_data(tmp_path: Path) -> None:
     assert any("61 annotations have an area" in problem for problem in found.problems)
 
 
-def test_w8_what_was_left_out_is_said() -> None:
+def test_w8_what_was_left_out_is_said(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert annotated(bbox=[1, 2, 0, 5]).dropped == {"empty or outside the image": 1}
+    shutil.copytree(finished / "data", tmp_path / "data")
+    file = tmp_path / "data/annotations/instances_val.json"
+    truth = json.loads(file.read_text())
+    truth["annotations"][0]["bbox"][2] = 0
+    file.write_text(json.dumps(truth))
+    options = ["--checkpoint", finished / "run/best.pt", "--dataset-dir", tmp_path / "data", "--device", "cpu"]
+    assert evaluate.main([*map(str, options), "--workers", "0"]) == 0
+    assert "1 boxes dropped (empty or outside the image)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -724,6 +734,31 @@ def test_a_reader_that_has_seen_enough(arguments: list[str]) -> None:
     )
     os.close(write)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("stream", ["1>&-", "1>/dev/full", "2>/dev/full"])
+def test_outputs_that_cannot_be_written(stream: str) -> None:
+    """As of services, and on full disks."""
+    wanted = {
+        "1>&-": (0, ""),
+        "1>/dev/full": (2, "error: the output: No space left on device\n"),
+        "2>/dev/full": (2, ""),
+    }
+    command = "nonsense" if stream[0] == "2" else "--version"
+    call = f"exec '{sys.executable}' -m cond_detr {command} {stream}"
+    done = subprocess.run(["sh", "-c", call], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == wanted[stream]
+
+
+def test_an_interruption_while_modules_are_imported(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_module", interrupted)
+    monkeypatch.setattr("sys.argv", ["cond-detr", "train"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert (stop.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
 def test_w7_what_counts_is_the_size_that_the_network_gets(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from cond_detr import ConditionalDETR, Detections, InputError, __version__, draw_detections, preset
+from cond_detr.boxes import iou
 from cond_detr.check_data.findings import check_split, compare, contact_sheet
 from cond_detr.classes import Classes
 from cond_detr.config import DataConfig
@@ -34,7 +35,6 @@ from cond_detr.predict.lettering import (
     font_for,
     in_figure,
     legible,
-    overlap,
     place_label,
     text_colour,
 )
@@ -99,11 +99,12 @@ def test_s6_sizes_in_exported_files_have_limits(wrong: dict[str, Any]) -> None:
 
 def test_n4_labels_lie_apart() -> None:
     """In a row with room for all; "0.43" above "0.37" would read "0.437"."""
-    taken: list[Any] = []
+    taken: list[tuple[float, ...]] = []
     for i in range(4):
         box = (100.0 + 2 * i, 100.0, 160.0 + 2 * i, 150.0)
-        taken.append(place_label(box, (50, 16), taken, (400, 300)))
-    assert all(overlap(a, b) == 0 for a, b in combinations(taken, 2))
+        taken.append(place_label(box, (50, 16), np.array(taken).reshape(-1, 4), (400, 300)))
+    boxes = torch.tensor(taken)
+    assert all(iou(a, b) == 0 for a, b in combinations(boxes, 2))
     assert all(a[0] >= 0 and a[2] <= 400 and a[1] >= 0 and a[3] <= 300 for a in taken)
 
 

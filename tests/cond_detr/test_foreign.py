@@ -48,6 +48,8 @@ def test_a_file_of_the_transformers_package_and_back(name: str, tmp_path: Path) 
     images, padding = padded_batch()
     want = theirs(pixel_values=images, pixel_mask=(~padding).long())
     torch.testing.assert_close(model.network(images, padding).logits[-1], want.logits, rtol=0, atol=1e-4)
+    if name == "r101":  # the way back takes long, and is that of r50
+        return
     if model.config.model.dilation:  # they dilate the backbones of timm only
         assert run_convert(tmp_path / "ours.safetensors", tmp_path / "back", "--to", "transformers") == 2
         assert run_convert(tmp_path / "ours.safetensors", tmp_path / "back", "--to", "transformers-timm") == 0

@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cond_detr import ConditionalDETR, InputError, files
 from cond_detr.attention_maps import __main__ as attention
@@ -80,6 +82,23 @@ def test_s5_a_full_disk(
     assert printed[-1].endswith("No space left on device")
     assert everything(tmp_path / "run") == before
     assert not everything(tmp_path / "out")
+
+
+@pytest.mark.parametrize("most", [200, 20_000, 100_000])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".png"])
+def test_s5_a_disk_that_is_full_in_the_middle(suffix: str, most: int, finished: Path, tmp_path: Path) -> None:
+    """Torch's writer of archives raises an error of its own, with the system's behind it."""
+    model = ConditionalDETR.from_checkpoint(finished / "run/best.pt")
+    photo = Image.effect_noise((512, 512), 90).convert("RGB")
+    save = model.predict(photo).save if suffix == ".png" else model.save
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"File too large: .*x{suffix}"):
+            save(tmp_path / f"x{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_s5_a_full_disk_in_python(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

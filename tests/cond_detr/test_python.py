@@ -22,6 +22,7 @@ from cond_detr.train import __main__ as train
 from cond_detr.weights.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+TRAINED = Path(__file__).resolve().parents[2] / "benchmarks/results/cpu/dc5_shapes.safetensors"
 FAST = {"epochs": 1, "batch_size": 8, "device": "cpu"}
 SMALL = {"decoder_layers": 1, "num_queries": 10}
 
@@ -139,6 +140,28 @@ try:
 except InputError as error:
     assert str(error) == "enough"
 """
+
+
+def test_threads_do_not_change_what_is_measured(dataset_dir: Path) -> None:
+    """Batch norm by the batch, as in training, would show in AP."""
+    model = ConditionalDETR.from_checkpoint(TRAINED)
+    model.network.train()
+    alone = model.evaluate(dataset_dir, workers=0).metrics
+    over = threading.Event()
+
+    def predict() -> None:
+        while not over.is_set():
+            model.predict(np.zeros((64, 64, 3), np.uint8))
+
+    thread = threading.Thread(target=predict)
+    thread.start()
+    try:
+        assert model.evaluate(dataset_dir, workers=0).metrics == alone
+    finally:
+        over.set()
+        thread.join()
+    assert model.network.training
+    assert model.network.decoder.layers[0].training
 
 
 def test_processes_begin_with_the_same_model(dataset_dir: Path, tmp_path: Path) -> None:

@@ -243,3 +243,10 @@ def test_damaged_settings(settings: bytes | None, sentence: str, tmp_path: Path)
 def test_settings_nested_beyond_measure_are_not_those_of_a_finished_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[" * 100_000)
     assert not RunFolder(tmp_path).finished()
+
+
+def test_a_page_does_not_replace_a_model(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    with pytest.raises(InputError, match=r"--output must be a page that ends in \.html, got .*best\.pt"):
+        report.main([str(tmp_path), "--output", str(tmp_path / "best.pt")])
+    assert (tmp_path / "best.pt").read_bytes() == b"weights"

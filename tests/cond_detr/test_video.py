@@ -1,6 +1,7 @@
 """Videos in, videos and JSON lines out."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -163,6 +164,26 @@ def test_a_video_that_ends_early_says_so(checkpoint: Path, tmp_path: Path, capsy
     assert 10 < len(frames) < 50
 
 
+@pytest.mark.parametrize("name", ["hole.mkv", "hole.ts", "hole.mpg"])
+def test_a_hole_in_the_middle(name: str, tmp_path: Path) -> None:
+    """Behind which libav goes on."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    codec = "mpeg2video" if name.endswith("mpg") else "mpeg4"
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for i in range(100):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(noise, 3 * i, 1), format="rgb24")))
+        container.mux(stream.encode())
+    assert len(read(tmp_path / name)[0]) == 100
+    content = bytearray((tmp_path / name).read_bytes())
+    begin, end = len(content) * 2 // 5, len(content) * 3 // 5
+    content[begin:end] = bytes(end - begin)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} (is damaged or was cut off: |cannot be read after frame)"):
+        read(tmp_path / name)
+
+
 def test_a_video_too_narrow_to_be_seen(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = film(tmp_path / "narrow.mp4", pictures(3, (640, 16)))
     assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source) == 2
@@ -190,9 +211,41 @@ def test_videos_and_images_together(checkpoint: Path, tmp_path: Path) -> None:
     film(folder / "a.mp4", pictures(3))
     pictures(1)[0].save(folder / "a.png")
     assert run_predict("--checkpoint", checkpoint, "--output-dir", folder, folder) == 0
-    names = ["a-2.mp4", "a-2.png", "a.jsonl", "a.mp4", "a.png", "coco_results.json", "predictions.json"]
+    names = ["a-2.jsonl", "a-2.mp4", "a-2.png", "a.mp4", "a.png", "coco_results.json", "predictions.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert len(read(folder / "a.mp4")[0]) == len(read(folder / "a-2.mp4")[0]) == 3
+
+
+def test_films_of_others_stay(checkpoint: Path, tmp_path: Path) -> None:
+    """However often there are new results beside them; a pipe there is left alone."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.mp4").write_bytes(b"precious")
+    os.mkfifo(out / "b.jsonl")
+    film(tmp_path / "a.mp4", pictures(2))
+    for _ in range(2):
+        assert run_predict("--checkpoint", checkpoint, "--output-dir", out, tmp_path / "a.mp4") == 0
+        assert (out / "a.mp4").read_bytes() == b"precious"
+        assert sorted(path.name for path in out.iterdir()) == ["a-2.jsonl", "a-2.mp4", "a.mp4", "b.jsonl"]
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+def test_what_is_done_is_kept(
+    signal: type[BaseException], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SystemExit is what SIGTERM raises."""
+    source, write = film(tmp_path / "a.mp4", pictures(5)), VideoWriter.write
+
+    def stopping(self: VideoWriter, image: Image.Image, time: Fraction | None) -> None:
+        if time and time > 0.05:
+            raise signal
+        write(self, image, time)
+
+    monkeypatch.setattr(VideoWriter, "write", stopping)
+    arguments = ["--device", "cpu", "--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source]
+    with pytest.raises(signal):
+        predict.main([*map(str, arguments)])
+    assert len(read(tmp_path / "out/a.mp4")[0]) == len((tmp_path / "out/a.jsonl").read_text().splitlines()) > 0
 
 
 def test_without_pyav(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
