@@ -31,7 +31,8 @@ PRESETS: dict[str, Config] = {
     # on which the paper's claims are checked, with the paper's loss
     "dc5-shapes": replace(_SHAPES, model=replace(_SHAPES.model, dilation=True)),
     # a few hundred real images, from scratch. Features of stride 8, or small objects are a position or less; and no
-    # encoder, whose attention would take half of the time and brought nothing on 768 positions
+    # encoder, whose attention would take half of the time and brought nothing on 768 positions. Flips alone: so small a
+    # network learns too little in these epochs to be in need of scales and crops (docs/paper.md)
     "small": Config(
         model=ModelConfig(
             backbone="resnet8",
@@ -43,8 +44,17 @@ PRESETS: dict[str, Config] = {
             dropout=0.0,
             num_queries=60,
         ),
-        data=DataConfig(image_size=192, max_size=320, min_scale=0.8),
-        train=TrainConfig(epochs=80, batch_size=4, eval_batch_size=4, lr=7e-4, backbone_lr=7e-4, schedule="one-cycle"),
+        loss=LossConfig(classification="mal"),
+        data=DataConfig(image_size=192, max_size=320, augment="flip"),
+        train=TrainConfig(
+            epochs=80,
+            batch_size=4,
+            eval_batch_size=4,
+            lr=7e-4,
+            backbone_lr=7e-4,
+            schedule="one-cycle",
+            ema=0.998,
+        ),
     ),
     "r50": _PAPER,
     "r101": replace(_PAPER, model=ModelConfig(backbone="resnet101")),

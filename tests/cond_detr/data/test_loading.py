@@ -82,7 +82,7 @@ def test_steps_of_like_size_do_not_follow_each_other() -> None:
 
 
 def test_padded_to_a_multiple(dataset_dir: Path) -> None:
-    data = replace(preset("small").data, dataset_dir=str(dataset_dir), image_size=96, size_step=32)
+    data = replace(preset("small").data, dataset_dir=str(dataset_dir), image_size=96, size_step=32, augment="paper")
     dataset = open_split(data, "train", 16)
     sampler = ShuffledBatches(dataset, 3, 1, 0, 0, 1, by_size=True)
     shapes = set()
