@@ -586,6 +586,12 @@ def test_r10_keywords(name: str, sentence: str) -> None:
         ConditionalDETR.from_preset("shapes", 3).train(**{name: 1})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("threshold", ["0", "1"])
+def test_r10_limits_are_those_of_python(threshold: str) -> None:
+    given = ["--checkpoint", "a.pt", "--output-dir", "out", "--threshold", threshold, "a.jpg"]
+    assert predict.parser().parse_args(given).threshold == float(threshold)
+
+
 def test_r10_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train.parser().parse_args(["--epoch", "2"])

@@ -1,6 +1,7 @@
 """Faults of pictures, reports and files that people look at or hand on. One test for each kind."""
 
 import contextlib
+import io
 import json
 import logging
 import shutil
@@ -41,7 +42,7 @@ from cond_detr.predict.lettering import (
 from cond_detr.report import __main__ as report
 from cond_detr.train import __main__ as train
 from cond_detr.train.curves import metrics_figure
-from cond_detr.train.pace import Pace, duration
+from cond_detr.train.pace import Pace, duration, progress_bar
 from cond_detr.train.recorder import preview
 from tests.cond_detr.conftest import SMALL, exit_code
 from tests.conftest import write_dataset
@@ -207,6 +208,23 @@ def test_n9_time_left() -> None:
     assert [duration(seconds) for seconds in (3, 130, 9000)] == ["3 s", "2 min", "2.5 h"]
 
 
+def test_n9_the_bar_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "80")
+    bar = progress_bar(99, 300, 10_000, 59_143)
+    bar.set_postfix_str("loss 12.345, 29.5 h left")
+    shown = str(bar)
+    bar.close()
+    assert len(shown) <= 80
+    assert "10000/59143" in shown
+    assert shown.endswith("loss 12.345, 29.5 h left")
+    assert len(shown.split("|")[1]) > 3
+
+
 def test_n11_what_check_data_sees(tmp_path: Path) -> None:
     """Crowds and file names in sheets, boxes of two classes, images that are there twice."""
     box = {"bbox": [1, 2, 10, 12], "area": 120, "iscrowd": 0}
@@ -231,6 +249,11 @@ def test_n11_what_check_data_sees(tmp_path: Path) -> None:
     assert "1 boxes have more than one class, such as 'a' and 'b' in 1.png" in splits[0].problems
     assert "1 images are there more than once, such as 1.png and 2.png" in splits[0].problems
     assert any(problem.startswith("2 images are in train and in val, such as") for problem in compare(splits))
+    captions: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cond_detr.check_data.findings.sheet", lambda _, texts: captions.extend(texts))
+        contact_sheet(splits[0], 3)
+    assert captions == ["1.png", "2.png", "3.png"]
     with_crowd = np.asarray(contact_sheet(splits[0], 3))
     objects = splits[0].annotations.objects
     plain = replace(splits[0], annotations=replace(splits[0].annotations, objects=objects[~objects.crowds]))
