@@ -88,6 +88,23 @@ def test_help_shows_commands_that_parse(command: str) -> None:
     assert undescribed == []
 
 
+# Options whose use is not plain from their description, by the command whose help must show them in an example
+SHOWN = {
+    "train": "--val-fraction --colour --zoom --mosaic --patience --weights --amp --wandb --tensorboard --csv --mlflow "
+    "--query-groups --queries --denoising --classification --freeze --checkpointing --config --resume -q",
+    "predict": "--tile --tile-overlap --classes --annotations --batch-size --threshold --no-labels",
+    "export": "--half --format",
+    "convert-data": "--val-fraction",
+    "replay": "--steps",
+}
+
+
+@pytest.mark.parametrize("command", SHOWN)
+def test_help_has_examples_of_options(command: str) -> None:
+    examples = commands(parser_of(cli.PACKAGES.get(command, command)).format_help())
+    assert set(SHOWN[command].split()) - {word for example in examples for word in example} == set()
+
+
 def test_options_exist() -> None:
     """Those that the text mentions are of some command, script or the script of the GPU machine."""
     known = {o for c in cli.COMMANDS for o in options(cli.PACKAGES.get(c, c))}

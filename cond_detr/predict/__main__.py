@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint runs/small/best.pt --output-dir out photo.jpg folder/ https://example.org/photo.jpg",
         "--checkpoint model.safetensors --output-dir out --threshold 0.5 --batch-size 4 'folder/*.jpg'",
         "--checkpoint runs/small/best.pt --output-dir out --classes person,car clip.mp4",
-        "--checkpoint runs/small/best.pt --output-dir out --tile 640 aerial.tif",
+        "--checkpoint runs/small/best.pt --output-dir out --tile 640 --tile-overlap 0.3 --no-labels aerial.tif",
+        "--checkpoint conditional-detr-r50 --output-dir out --annotations instances_val.json val/",
     )
     p.add_argument(
         "sources",
