@@ -259,6 +259,27 @@ def test_neighbours_in_one_piece_both_stay() -> None:
     assert other.boxes.tolist() == boxes[:1].tolist()
 
 
+@pytest.mark.parametrize(("side", "kept"), [(30, 2), (60, 1)])
+def test_a_small_object_within_a_larger_one(side: int, kept: int) -> None:
+    """It is another one, unless it may be a part of the same."""
+    whole = Detections.of(torch.tensor([[5.0, 5, 95, 95]]), torch.tensor([0.6]), torch.tensor([0]), CLASSES)
+    part = Detections.of(torch.tensor([[9.0, 9, 9 + side, 9 + side]]), torch.tensor([0.9]), torch.tensor([0]), CLASSES)
+    assert len(merged([whole, part], [(0, 0, 100, 100), (0, 0, 80, 80)], (100, 100))) == kept
+
+
+def test_doubles_do_not_use_up_what_is_looked_at() -> None:
+    """Of scores below the threshold: what is found once comes after thousands that are found again and again."""
+    size, places = (4000, 100), [(100 * i, 0, 100 * i + 140, 100) for i in range(39)]
+    found = []
+    for left, _, _, _ in places:
+        again = torch.tensor([[2000.0 + 7 * i - left, 40, 2005 + 7 * i - left, 45] for i in range(60)])
+        boxes = torch.cat([again, torch.tensor([[60.0, 60, 70, 70]])])
+        scores = torch.cat([torch.full((60,), 0.4), torch.tensor([0.1])])
+        found.append(Detections.of(boxes, scores, torch.zeros(61, dtype=torch.int64), CLASSES))
+    assert sum(map(len, found)) > 2300
+    assert len(merged(found, places, size, 0.5)) == 60 + 39
+
+
 @pytest.mark.parametrize(("count", "overlap"), [(50, 0.2), (16, 0.5)])
 def test_thousands_of_objects_are_all_found_once(count: int, overlap: float) -> None:
     """By a detector that misses nothing; what is found twice must not take the place of what is found once."""
