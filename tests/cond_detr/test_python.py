@@ -142,24 +142,25 @@ except InputError as error:
 """
 
 
-def test_threads_do_not_change_what_is_measured(dataset_dir: Path) -> None:
-    """Batch norm by the batch, as in training, would show in AP."""
+def test_threads_wait_for_each_other(dataset_dir: Path) -> None:
+    """Whoever came second would end with the network in training mode while the first is still at it."""
     model = ConditionalDETR.from_checkpoint(TRAINED)
     model.network.train()
     alone = model.evaluate(dataset_dir, workers=0).metrics
-    over = threading.Event()
+    second = threading.Thread(target=lambda: model.predict(np.zeros((64, 64, 3), np.uint8)))
+    seen: list[tuple[bool, bool]] = []
 
-    def predict() -> None:
-        while not over.is_set():
-            model.predict(np.zeros((64, 64, 3), np.uint8))
+    def busy(network: torch.nn.Module, _: object) -> None:
+        if threading.current_thread() is not second and not seen:
+            second.start()
+            second.join(timeout=1)
+            seen.append((second.is_alive(), network.training))
 
-    thread = threading.Thread(target=predict)
-    thread.start()
-    try:
-        assert model.evaluate(dataset_dir, workers=0).metrics == alone
-    finally:
-        over.set()
-        thread.join()
+    hook = model.network.register_forward_pre_hook(busy)
+    assert model.evaluate(dataset_dir, workers=0).metrics == alone
+    second.join()
+    hook.remove()
+    assert seen == [(True, False)]
     assert model.network.training
     assert model.network.decoder.layers[0].training
 
