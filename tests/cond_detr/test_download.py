@@ -39,7 +39,8 @@ class Server(http.server.ThreadingHTTPServer):
         asked: the ranges that were asked for.
         believing: whether it sends the rest of a file whatever version is asked for.
         most: bytes of a rest that it sends at once.
-        odd: what it does wrong: "slow file", "slow headers", "goes on", "moved for ever".
+        odd: what it does wrong: "slow file", "slow headers", "goes on", "moved for ever",
+            "all of it" where it announces the rest.
     """
 
     daemon_threads = True
@@ -60,7 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         wanted = self.headers.get("Range")
         server.asked.append(wanted)
-        if server.odd not in {"", "slow file"}:
+        if server.odd not in {"", "slow file", "all of it"}:
             self.answer_oddly(server)
             return
         begin = 0
@@ -70,12 +71,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(416)
             return
         rest = server.data[begin:][: server.most if begin else None]
-        self.send_response(206 if begin else 200)
+        self.send_response(206 if begin and server.odd != "all of it" else 200)
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{begin + len(rest) - 1}/{len(server.data)}")
         if server.tag:
             self.send_header("ETag", server.tag)
             self.send_header("Accept-Ranges", "bytes")
+        if server.odd == "all of it":
+            rest = server.data
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
         if server.odd == "slow file":
@@ -262,6 +265,15 @@ def test_a_stopped_download_goes_on(server: Server, tmp_path: Path, monkeypatch:
             open_source("mine")
     assert [path.name[:6] for path in files(tmp_path)] == [".part-", ".part-"]
     server.cuts = []
+    open_source("mine")
+    assert whole(tmp_path)
+
+
+def test_all_of_it_is_no_rest(server: Server, tmp_path: Path) -> None:
+    """Whatever else the answer says."""
+    server.cuts, server.odd = [5000], "all of it"
+    with pytest.raises(InputError, match="cut off"):
+        open_source("mine")
     open_source("mine")
     assert whole(tmp_path)
 

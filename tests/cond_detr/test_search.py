@@ -269,11 +269,12 @@ def test_a_small_object_within_a_larger_one(side: int, kept: int) -> None:
 
 def test_doubles_do_not_use_up_what_is_looked_at() -> None:
     """Of scores below the threshold: what is found once comes after thousands that are found again and again."""
-    size, places = (4000, 100), [(100 * i, 0, 100 * i + 140, 100) for i in range(39)]
+    size = (4000, 100)
+    places = [(0, 0, *size)] * 39
+    again = torch.tensor([[9.0 + 7 * i, 40, 14 + 7 * i, 45] for i in range(60)])
     found = []
-    for left, _, _, _ in places:
-        again = torch.tensor([[2000.0 + 7 * i - left, 40, 2005 + 7 * i - left, 45] for i in range(60)])
-        boxes = torch.cat([again, torch.tensor([[60.0, 60, 70, 70]])])
+    for number in range(39):
+        boxes = torch.cat([again, torch.tensor([[9.0 + 20 * number, 60, 19 + 20 * number, 70]])])
         scores = torch.cat([torch.full((60,), 0.4), torch.tensor([0.1])])
         found.append(Detections.of(boxes, scores, torch.zeros(61, dtype=torch.int64), CLASSES))
     assert sum(map(len, found)) > 2300
