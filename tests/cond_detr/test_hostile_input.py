@@ -321,7 +321,8 @@ def test_what_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[st
         cli.run(predict.main, arguments)
     assert stop.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error == f"error: {tmp_path / 'out/predictions.json'}: Is a directory"
+    name = tmp_path / "out/predictions.json"
+    assert error == f"error: {name} is not of an earlier run of predict; choose another --output-dir"
 
 
 def annotations(**changes: Any) -> dict[str, Any]:
