@@ -38,7 +38,7 @@ COMMANDS = {
 }
 
 # Errors of writing what was printed
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 # Where a command's package has another name
 PACKAGES = {"attention": "attention_maps", "check-data": "check_data", "convert-data": "convert_data"}
 

@@ -31,8 +31,8 @@ PRESETS: dict[str, Config] = {
     # on which the paper's claims are checked, with the paper's loss
     "dc5-shapes": replace(_SHAPES, model=replace(_SHAPES.model, dilation=True)),
     # a few hundred real images, from scratch. Features of stride 8, or small objects are a position or less; and no
-    # encoder, whose attention would take half of the time and brought nothing on 768 positions. Flips alone: so small a
-    # network learns too little in these epochs to be in need of scales and crops (docs/paper.md)
+    # encoder, whose attention would take half of the time and brought nothing on 768 positions. Flips alone: with
+    # scales and crops it takes nearly twice the epochs (docs/paper.md)
     "small": Config(
         model=ModelConfig(
             backbone="resnet8",
