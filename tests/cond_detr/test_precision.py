@@ -57,8 +57,7 @@ def test_commands_take_the_checkpoints_or_the_option(
         asked.append(name)
         raise InterruptedError
 
-    for module in ("precision", "evaluate.over_dataset", "predict.detect"):
-        monkeypatch.setattr(f"cond_detr.{module}.fp32_products", seen)
+    monkeypatch.setattr("cond_detr.models.inference.fp32_products", seen)
     arguments = {
         "predict": ["examples/shapes.jpg", "--output-dir", str(tmp_path / "out")],
         "evaluate": ["--output-dir", str(tmp_path / "out")],
