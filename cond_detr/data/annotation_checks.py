@@ -37,10 +37,13 @@ NOWHERE = -1
 NO_BOX = (math.nan,) * 4
 # Of annotations without an area
 MISSING = -math.inf
+# Entries of annotations whose arrays are made together
+AT_ONCE = 4096
 
-_IMAGE_ID, _CATEGORY_ID, _BBOX, _AREA, _ISCROWD, _ID = map(
-    attrgetter, ("image_id", "category_id", "bbox", "area", "iscrowd", "id")
+_IMAGE_ID, _CATEGORY_ID, _BBOX, _AREA, _ISCROWD, _ID, _FILE_NAME = map(
+    attrgetter, ("image_id", "category_id", "bbox", "area", "iscrowd", "id", "file_name")
 )
+_SIDES = attrgetter("width", "height")
 
 
 def read_annotations(path: Path, object_to: Callable[[str], None] | None = None) -> Annotations:
@@ -93,11 +96,10 @@ def _checked(content: Content, further: Further, name: str, object_to: Callable[
     notes: list[str] = []
     classes = _classes(content, name, notes)
     _check_unique("image id", [image.id for image in content.images], name)
-    images = sorted(content.images, key=_ID)
+    images = _images(content.images)
     objects = _objects(content.annotations, further, images, classes, name, object_to)
-    arrays = _images(images)
-    kept, dropped = _kept(objects, arrays, notes)
-    return Annotations(name, classes, arrays, kept, dropped, tuple(notes))
+    kept, dropped = _kept(objects, images, notes)
+    return Annotations(name, classes, images, kept, dropped, tuple(notes))
 
 
 def _classes(content: Content, name: str, notes: list[str]) -> Classes:
@@ -140,11 +142,13 @@ def _without_roots(content: Content, notes: list[str]) -> list[CategoryEntry]:
     return kept
 
 
-def _images(images: Sequence[ImageEntry]) -> Images:
-    ids = [image.id for image in images]
+def _images(entries: Sequence[ImageEntry]) -> Images:
+    entries = sorted(entries, key=_ID)
+    ids = list(map(_ID, entries))
     fits = ids[0] >= -(2**63) and ids[-1] < 2**63
-    sizes = np.array([[image.width for image in images], [image.height for image in images]], np.int32).T.copy()
-    return Images(np.array(ids, np.int64 if fits else object), Texts.of(image.file_name for image in images), sizes)
+    sides = np.fromiter(chain.from_iterable(map(_SIDES, entries)), np.int32, 2 * len(ids))
+    names = Texts.of(map(_FILE_NAME, entries))
+    return Images(np.array(ids, np.int64 if fits else object), names, sides.reshape(-1, 2))
 
 
 # Stands for the box of a segmentation that has none
@@ -166,64 +170,100 @@ def bounds_of(segmentation: Any) -> tuple[float, ...] | None:
 def _objects(
     annotations: list[AnnotationEntry],
     further: Further,
-    images: Sequence[ImageEntry],
+    images: Images,
     classes: Classes,
     name: str,
     object_to: Callable[[str], None],
 ) -> Objects:
     """The annotations in their order; those that cannot be used are objected to, and have no image."""
-    # map, as there may be millions
-    image = _numbers(list(map(_IMAGE_ID, annotations)), list(map(_ID, images)))
-    label = _numbers(list(map(_CATEGORY_ID, annotations)), classes.category_ids)
-    flag = _flags(annotations)
-    box = _boxes(annotations, further)
-    wrong = (image < 0) | (label < 0) | (flag < 0) | ~_are_boxes(box)
-    numbers = np.flatnonzero(wrong).tolist()
-    for i, own_id in zip(numbers, further("id", numbers), strict=True):
-        of_image = "" if image[i] < 0 else f" ({images[image[i]].file_name})"
+    arrays_of = _gathering(images, classes, len(annotations))
+    parts: list[Objects] = []
+    doubtful: dict[int, AnnotationEntry] = {}
+    for entries in _taken_from(annotations):
+        part, wrong = arrays_of(entries)
+        before = AT_ONCE * len(parts)
+        doubtful |= {before + i: entries[i] for i in np.flatnonzero(wrong).tolist()}
+        parts.append(part)
+    objects = Objects.together(parts)
+    without = [i for i, entry in doubtful.items() if entry.bbox is None]
+    for i, shape in zip(without, further("segmentation", without), strict=True):
+        if shape:
+            doubtful[i].bbox = bounds_of(shape) or DAMAGED  # type: ignore[assignment]
+    if not doubtful:
+        return objects
+    numbers = np.array(list(doubtful))
+    part, wrong = arrays_of(list(doubtful.values()))
+    objects.boxes[numbers] = part.boxes
+    refused = numbers[wrong].tolist()
+    for i, own_id in zip(refused, further("id", refused), strict=True):
+        image = objects.images[i]
+        of_image = "" if image < 0 else f" ({images.names[image]})"
         called = f"number {i}" if own_id is None else own_id
-        why = _what_is_wrong(annotations[i], known_image=image[i] >= 0, known_category=label[i] >= 0)
+        why = _what_is_wrong(doubtful[i], known_image=image >= 0, known_category=objects.labels[i] >= 0)
         object_to(f"{name}: annotation {shown(called)}{of_image} {why}")
-    image[wrong] = NOWHERE
-    return Objects(image, label, box, _areas(annotations), flag == 1)
+    objects.images[refused] = NOWHERE
+    return objects
 
 
-def _numbers(wanted: Sequence[int], ids: Sequence[int]) -> NDArray[np.int32]:
-    """Where in ``ids``, which ascend, each of the wanted ones is; :data:`NOWHERE` if it is not among them."""
-    try:
-        known, asked = np.array(ids, np.int64), np.fromiter(wanted, np.int64, len(wanted))
-    except OverflowError:  # of more than 64 bits
-        numbers = {number: i for i, number in enumerate(ids)}
-        return np.fromiter((numbers.get(each, NOWHERE) for each in wanted), np.int32, len(wanted))
-    first, last = int(known[0]), int(known[-1])
-    if last - first > len(known) + len(asked):
-        found = np.searchsorted(known, asked).clip(max=len(known) - 1)
-        return np.where(known[found] == asked, found, NOWHERE).astype(np.int32)
+def _taken_from(annotations: list[AnnotationEntry]) -> Iterator[list[AnnotationEntry]]:
+    """The entries in one part or more, which leave the list: so few that the processor's cache holds a part."""
+    annotations.reverse()
+    while True:
+        yield annotations[: -AT_ONCE - 1 : -1]
+        del annotations[-AT_ONCE:]
+        if not annotations:
+            break
+
+
+def _gathering(
+    images: Images, classes: Classes, count: int
+) -> Callable[[list[AnnotationEntry]], tuple[Objects, NDArray[np.bool_]]]:
+    """What makes arrays of some of ``count`` entries, and tells which of them cannot be used."""
+    image_of, label_of = _places(images.ids, count), _places(np.array(classes.category_ids, object), count)
+
+    def arrays_of(entries: list[AnnotationEntry]) -> tuple[Objects, NDArray[np.bool_]]:
+        image, label = image_of(list(map(_IMAGE_ID, entries))), label_of(list(map(_CATEGORY_ID, entries)))
+        flag, box = _flags(entries), _boxes(entries)
+        wrong = (image < 0) | (label < 0) | (flag < 0) | ~_are_boxes(box)
+        return Objects(image, label, box, _areas(entries), flag == 1), wrong
+
+    return arrays_of
+
+
+def _places(ids: NDArray[Any], count: int) -> Callable[[list[int]], NDArray[np.int32]]:
+    """What finds ``count`` wanted ids among those given, which ascend: their index, or :data:`NOWHERE`."""
+    first, last = int(ids[0]), int(ids[-1])
+    if last - first > len(ids) + count or first < -(2**62) or last > 2**62:
+        numbers = {number: i for i, number in enumerate(ids.tolist())}
+        return lambda wanted: np.array([numbers.get(each, NOWHERE) for each in wanted], np.int32)
     # close together, as they mostly are: a table, where both ends stand for all that is outside
     table = np.full(last - first + 3, NOWHERE, np.int32)
-    table[known - first + 1] = np.arange(len(known))
-    return table.take(asked - first + 1, mode="clip")
+    table[ids.astype(np.int64) - first + 1] = np.arange(len(ids))
+
+    def look_up(wanted: list[int]) -> NDArray[np.int32]:
+        try:
+            asked = np.fromiter(wanted, np.int64, len(wanted))
+        except OverflowError:  # of more than 64 bits
+            asked = np.array([min(max(each, first - 1), last + 1) for each in wanted], np.int64)
+        return table.take(asked.clip(first - 1, last + 1) - first + 1)
+
+    return look_up
 
 
 def _flags(annotations: Sequence[AnnotationEntry]) -> NDArray[np.int8]:
     """(M,) which are crowds: 0 or 1, as a file should say; :data:`NOWHERE` for anything else."""
     flags = list(map(_ISCROWD, annotations))
-    if set(map(type, flags)) <= {int, bool} and set(flags) <= {0, 1}:
-        return np.fromiter(flags, np.int8, len(flags))
+    with contextlib.suppress(TypeError, ValueError):  # text, fractions, negative or large ones
+        found = np.frombuffer(bytes(flags), np.int8)
+        if not (found & ~1).any():
+            return found
     return np.array([int(flag) if flag in (0, 1) else NOWHERE for flag in flags], np.int8)
 
 
-def _boxes(annotations: Sequence[AnnotationEntry], further: Further) -> NDArray[np.float64]:
-    """(M, 4) float64 boxes; NaN where there is none.
-
-    Annotations without a box get the bounds of their polygons or their mask.
-    """
+def _boxes(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:
+    """(M, 4) float64 boxes; NaN where there is none."""
     boxes: list[Any] = list(map(_BBOX, annotations))
     if set(map(type, boxes)) != {tuple}:
-        without = [i for i, box in enumerate(boxes) if box is None]
-        for i, shape in zip(without, further("segmentation", without), strict=True):
-            if shape:
-                annotations[i].bbox = boxes[i] = bounds_of(shape) or DAMAGED  # type: ignore[assignment]
         boxes = [box if isinstance(box, tuple) else NO_BOX for box in boxes]
     return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
 

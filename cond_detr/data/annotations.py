@@ -71,6 +71,12 @@ class Objects:
     areas: NDArray[np.float64]
     crowds: NDArray[np.bool_]
 
+    @classmethod
+    def together(cls, parts: Sequence["Objects"]) -> "Objects":
+        """Those of all parts, one part after the other."""
+        fields = ("images", "labels", "boxes", "areas", "crowds")
+        return cls(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
+
     def __len__(self) -> int:
         return len(self.images)
 

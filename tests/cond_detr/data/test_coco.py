@@ -202,6 +202,30 @@ def test_data_sets_can_be_sent_to_worker_processes(dataset_dir: Path, builtin: b
     assert isinstance(pickle.loads(ForkingPickler.dumps(dataset))[0], Sample)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 5, 4096])
+def test_parts_are_put_together(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations become arrays some at a time; what is wrong with one is said with its own number."""
+    spoilt: dict[int, dict[str, Any]] = {
+        2: {"image_id": 8},
+        3: {"bbox": None, "segmentation": [[1, 2, 9, 2, 9, 8]]},
+        5: {"bbox": None},
+        6: {"iscrowd": 2},
+        9: {"category_id": 2**70},
+    }
+    entries = [
+        {"id": 100 + i, "image_id": 7 if i % 2 else 3, "category_id": 1, "bbox": [i, 1, 5, 5], **spoilt.get(i, {})}
+        for i in range(11)
+    ]
+    monkeypatch.setattr("cond_detr.data.annotation_checks.AT_ONCE", at_once)
+    said: list[str] = []
+    objects = check_annotations(content(annotations=entries), "f.json", said.append).objects
+    assert [sentence.split()[2] for sentence in said] == ["102", "105", "106", "109"]
+    assert objects.images.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert objects.boxes[:, 0].tolist() == [0, 4, 8, 10, 1, 1, 7]
+    assert objects.boxes[4].tolist() == [1, 1, 5, 5]
+    assert objects.boxes[5].tolist() == [1, 2, 8, 6]
+
+
 def test_annotations_may_come_in_any_order() -> None:
     """Each image gets its own boxes, in the order of the file."""
     order = [(7, 1), (3, 2), (7, 3), (3, 4), (7, 5)]
