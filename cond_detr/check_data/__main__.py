@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(splits))
     problems = [f"{found.split}: {problem}" for found in splits for problem in found.problems]
     problems += unusable or compare(splits)
-    lines = [f"problem: {printable(problem)}" for problem in problems] or ["no problems found"]
+    lines = [f"note: {found.split}: {each}" for found in splits for each in found.annotations.about_groups]
+    lines += [f"problem: {printable(problem)}" for problem in problems] or ["no problems found"]
     print("\n" + "\n".join(lines))
     if options.output_dir:
         for found in splits:

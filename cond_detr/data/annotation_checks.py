@@ -94,16 +94,17 @@ def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = re
 
 def _checked(content: Content, further: Further, name: str, object_to: Callable[[str], None]) -> Annotations:
     notes: list[str] = []
-    classes = _classes(content, name, notes)
+    groups = _groups(content)
+    classes = _classes([category for category in content.categories if category not in groups], name)
     _check_unique("image id", [image.id for image in content.images], name)
     images = _images(content.images)
     objects = _objects(content.annotations, further, images, classes, name, object_to)
     kept, dropped = _kept(objects, images, notes)
-    return Annotations(name, classes, images, kept, dropped, tuple(notes))
+    return Annotations(name, classes, images, kept, dropped, tuple(notes), tuple(group.name for group in groups))
 
 
-def _classes(content: Content, name: str, notes: list[str]) -> Classes:
-    categories = sorted(_without_roots(content, notes), key=lambda category: category.id)
+def _classes(entries: Sequence[CategoryEntry], name: str) -> Classes:
+    categories = sorted(entries, key=_ID)
     if not categories:
         raise InputError(f"{name}: expected at least one image and one category, got none")
     try:
@@ -123,8 +124,8 @@ def _check_unique(what: str, values: Sequence[Any], name: str) -> None:
         raise InputError(f"{name}: {what} {shown(twice)} is used more than once")
 
 
-def _without_roots(content: Content, notes: list[str]) -> list[CategoryEntry]:
-    """The categories, without those that only group others, as Roboflow's first one does."""
+def _groups(content: Content) -> list[CategoryEntry]:
+    """The categories that only group others, as Roboflow's first one does."""
     # by which categories other than themselves names are used as groups
     groups: dict[Any, set[int]] = {}
     for category in content.categories:
@@ -133,13 +134,7 @@ def _without_roots(content: Content, notes: list[str]) -> list[CategoryEntry]:
     grouping = [category for category in content.categories if groups.get(category.name, set()) - {category.id}]
     # seldom are there any, and annotations may be millions
     used = set(map(_CATEGORY_ID, content.annotations)) if grouping else set()
-    kept = []
-    for category in content.categories:
-        if category in grouping and category.id not in used:
-            notes.append(f"category {shown(category.name)} only groups others, and is no class")
-        else:
-            kept.append(category)
-    return kept
+    return [category for category in grouping if category.id not in used]
 
 
 def _images(entries: Sequence[ImageEntry]) -> Images:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cond_detr.classes import Classes
 from cond_detr.data.texts import Texts
+from cond_detr.errors import shown
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Annotations:
         images: the images in the order of their ids.
         objects: the boxes that were kept, with crowds.
         dropped: number of boxes that were left out, by reason.
-        notes: sentences about what was read otherwise than it stands there.
+        notes: sentences about what was read otherwise than it stands there, and may be wrong.
+        groups: names of categories that only group others, as in Roboflow's exports, and are no classes.
         starts: (N + 1,) int64 index of the first object of each image, and after the last.
     """
 
@@ -107,12 +109,18 @@ class Annotations:
     objects: Objects
     dropped: dict[str, int]
     notes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     starts: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         # now, so that loading processes share it
         starts = np.searchsorted(self.objects.images, np.arange(len(self.images) + 1))
         object.__setattr__(self, "starts", starts)
+
+    @property
+    def about_groups(self) -> list[str]:
+        """A sentence about each of the groups."""
+        return [f"category {shown(name)} only groups others, and is no class" for name in self.groups]
 
     @property
     def records(self) -> "Records":

@@ -12,7 +12,8 @@ def describe_data(dataset: CocoDataset) -> str:
 def describe(annotations: Annotations) -> str:
     """The same of annotations."""
     boxes = annotations.counts.sum()
-    remarks = [f"{count} boxes dropped ({why})" for why, count in annotations.dropped.items()] + [*annotations.notes]
+    dropped = [f"{count} boxes dropped ({why})" for why, count in annotations.dropped.items()]
+    remarks = [*dropped, *annotations.about_groups, *annotations.notes]
     counts = f"{len(annotations.images)} images, {boxes} boxes, {len(annotations.classes)} classes"
     return "; ".join([f"{annotations.name}: {counts}", *remarks])
 

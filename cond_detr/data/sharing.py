@@ -79,6 +79,7 @@ def save(annotations: Annotations, folder: Path) -> None:
         "classes": [annotations.classes.names, annotations.classes.category_ids],
         "dropped": annotations.dropped,
         "notes": annotations.notes,
+        "groups": annotations.groups,
         "ids": None if images.ids.dtype == np.int64 else images.ids.tolist(),
     }
     if about["ids"] is None:
@@ -99,6 +100,7 @@ def load(folder: Path) -> Annotations:
         Objects(*objects),
         about["dropped"],
         tuple(about["notes"]),
+        tuple(about["groups"]),
     )
 
 

@@ -73,3 +73,22 @@ def test_names_of_another_system(dataset_dir: Path, capsys: pytest.CaptureFixtur
     file.write_text(json.dumps(content))
     assert run_check(dataset_dir) in {0, 1}
     assert "does not exist" not in capsys.readouterr().out
+
+
+def test_a_category_that_only_groups_others_is_no_problem(
+    dataset_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Roboflow writes it into every export."""
+    for split in ("train", "val"):
+        file = dataset_dir / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        for each in content["categories"]:
+            each["supercategory"] = "things"
+        content["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
+        file.write_text(json.dumps(content))
+    assert run_check(dataset_dir) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("note:")] == [
+        f"note: {split}: category 'things' only groups others, and is no class" for split in ("train", "val")
+    ]
+    assert lines[-1] == "no problems found"

@@ -204,7 +204,8 @@ def test_r1_a_category_that_only_groups_others() -> None:
     ]
     annotations = check_annotations(content(categories=roboflow), "f.json")
     assert annotations.classes == Classes(("cat", "dog"), (1, 2))
-    assert annotations.notes == ("category 'cat' only groups others, and is no class",)
+    assert annotations.about_groups == ["category 'cat' only groups others, and is no class"]
+    assert annotations.notes == ()
 
 
 def test_r1_a_group_with_objects_is_a_class() -> None:
