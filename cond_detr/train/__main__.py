@@ -145,6 +145,7 @@ def finished(checkpoint: Checkpoint) -> bool:
     folder = RunFolder(checkpoint.path.parent)
     if not folder.finished():
         folder.write_log(progress.history)
+        folder.write_curves(progress.history)
     return True
 
 

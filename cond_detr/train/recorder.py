@@ -101,6 +101,7 @@ class Recorder:
             self.folder.write_predictions(preview(model, self.val_set))
         self.save_last(checkpoint)
         self.folder.write_log(checkpoint.progress.history)
+        self.folder.write_curves(checkpoint.progress.history)
         for logger in self.loggers:
             logger.write(record)
             if improved:

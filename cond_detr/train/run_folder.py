@@ -115,8 +115,11 @@ class RunFolder:
         write_json(self.path / "config.json", to_dict(config))
 
     def write_log(self, history: Sequence[dict[str, Any]]) -> None:
-        """Writes log.jsonl and metrics.png for the records of the finished epochs."""
+        """Writes log.jsonl, the records of the finished epochs."""
         write_text(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+
+    def write_curves(self, history: Sequence[dict[str, Any]]) -> None:
+        """Writes metrics.png, the log as a picture."""
         write_picture(self.path / "metrics.png", metrics_figure(history), dpi=110)
 
     def write_card(self, text: str) -> None:

@@ -154,21 +154,56 @@ def killed_before(number: int, call: Callable[[], object]) -> int:
     return in_a_fork(do)
 
 
+def states_of(run: Path, kept: Path, call: Callable[[], object]) -> list[Path]:
+    """What is in a run's folder before each file operation of a call: what is left if it is killed there.
+
+    The last one is what is there in the end.
+    """
+
+    def keep(number: int) -> None:
+        shutil.copytree(run, kept / str(number))
+
+    with pytest.MonkeyPatch.context() as patch:
+        operations(patch, keep)
+        call()
+    shutil.copytree(run, kept / "end")
+    return sorted(kept.iterdir(), key=lambda path: path.stat().st_ctime_ns)
+
+
+def content_of(folder: Path) -> set[tuple[str, bytes]]:
+    """The files in a folder, whatever the temporary ones are called."""
+    files_there = (path for path in folder.rglob("*") if path.is_file())
+    return {(path.name if path.suffix != ".part" else "", path.read_bytes()) for path in files_there}
+
+
 def test_kill_9_at_every_file_operation_of_the_last_epoch(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # curves take most of the time, and what they look like does not matter here
     monkeypatch.setattr("cond_detr.train.run_folder.metrics_figure", lambda _: Figure((1, 1)))
-    for number in itertools.count():
-        run = tmp_path / f"run-{number}"
-        shutil.copytree(finished / "run", run)
-        resume = ["--resume", "--output-dir", str(run), "--epochs", "2", "--workers", "0", "--device", "cpu"]
-        status = killed_before(number, lambda resume=resume: train.main(resume))  # type: ignore[misc]
-        if status == 0:
-            break
-        assert os.WTERMSIG(status) == signal.SIGKILL
+
+    def resume(run: Path) -> None:
+        train.main(["--resume", "--output-dir", str(run), "--epochs", "2", "--workers", "0", "--device", "cpu"])
+
+    run = tmp_path / "run"
+    shutil.copytree(finished / "run", run)
+    left = states_of(run, tmp_path / "left", lambda: resume(run))
+    assert len(left) > 14
+    # a real one, to see that nothing else is left
+    shutil.rmtree(run)
+    shutil.copytree(finished / "run", run)
+    assert os.WTERMSIG(killed_before(9, lambda: resume(run))) == signal.SIGKILL
+    assert {path.name for path in run.iterdir() if path.suffix != ".part"} == {
+        path.name for path in left[9].iterdir() if path.suffix != ".part"
+    }
+    assert len(list(run.iterdir())) == len(list(left[9].iterdir()))
+    known: list[set[tuple[str, bytes]]] = []
+    for run in left:
+        if (content := content_of(run)) in known:  # forcing to disk changes nothing that others see
+            continue
+        known.append(content)
         # where the last epoch was complete there is nothing to resume, and that is said
-        in_a_fork(lambda resume=resume: train.main(resume))  # type: ignore[misc]
+        in_a_fork(lambda run=run: resume(run))  # type: ignore[misc]
         last, best = Checkpoint.load(run / "last.pt"), Checkpoint.load(run / "best.pt")
         assert last.progress is not None
         assert last.progress.epoch == 2
@@ -176,8 +211,6 @@ def test_kill_9_at_every_file_operation_of_the_last_epoch(
         assert [record["epoch"] for record in logged] == [record["epoch"] for record in last.progress.history]
         assert best.trained is not None
         assert json.loads((run / "results.json").read_text())["epoch"] == best.trained["epoch"]
-        shutil.rmtree(run)
-    assert number > 12
 
 
 def test_s4_two_writers_and_a_reader(tmp_path: Path) -> None:
