@@ -5,7 +5,6 @@ Modules that take long to import are not imported here, so that ``cond-detr --he
 
 import argparse
 import contextlib
-import errno
 import importlib
 import io
 import math
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from cond_detr.config import Config, RunConfig
-from cond_detr.errors import InputError, nearest, printable, shown
+from cond_detr.errors import FULL, InputError, nearest, printable, shown
 from cond_detr.progress import quietly
 from cond_detr.settings import all_settings, declared
 from cond_detr.version import __version__
@@ -37,8 +36,6 @@ COMMANDS = {
     "export": "export a detector to ONNX or to a torch program",
 }
 
-# Errors of writing what was printed
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 # Where a command's package has another name
 PACKAGES = {"attention": "attention_maps", "check-data": "check_data", "convert-data": "convert_data"}
 
@@ -50,6 +47,9 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         command: the command's ``main``.
         argv: its arguments; ``sys.argv[1:]`` if None.
     """
+    # services may have none; and a file that is opened must not take its place
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may have bytes that are no characters
             stream.reconfigure(errors="backslashreplace")
@@ -59,7 +59,7 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     except InputError as error:
         code = fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         code = 130
     except BrokenPipeError:  # whoever read the output has seen enough
         drop_output()
@@ -85,9 +85,8 @@ def _unwritten(error: OSError) -> int:
 
 def drop_output() -> None:
     """Lets what was printed and cannot be written go nowhere, or Python would try once more when it ends."""
-    if sys.stdout is not None:
-        with open(os.devnull, "w") as nothing:  # noqa: PTH123
-            os.dup2(nothing.fileno(), sys.stdout.fileno())
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -116,15 +115,19 @@ def _flushed(command: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         with quietly() if {"-q", "--quiet"} & set(given) else contextlib.nullcontext():
             return command(argv)
     finally:
-        if sys.stdout is not None:  # services may have none
-            sys.stdout.flush()
+        sys.stdout.flush()
 
 
 def fail(sentence: str) -> int:
     """Prints an error message as one line on stderr; returns the exit code 2."""
-    with contextlib.suppress(OSError):  # then the exit code alone must do
-        print("error:", in_options(printable(" ".join(sentence.splitlines()))), file=sys.stderr, flush=True)
+    _say(f"error: {in_options(printable(' '.join(sentence.splitlines())))}")
     return 2
+
+
+def _say(line: str) -> None:
+    """Prints a line on stderr; if that cannot be written, the exit code alone must do."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def in_options(sentence: str) -> str:

@@ -7,16 +7,16 @@ from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.request import HTTPHandler, HTTPSHandler, Request
 
-# Seconds that a server may be silent
+# Seconds that a server may be silent, and after which its pace is looked at each time
 PATIENCE = 30
-# Bytes a second on average, once our patience is over
+# Bytes a second on average over that time
 SLOWEST = 1000
-# Bytes before a file: a server can go on with headers for ever as well
-MOST_HEADERS = 1 << 20
+# Bytes that are no file, such as headers: a server can go on with them for ever
+MOST_BESIDE = 1 << 16
 
 
 class Paced(io.RawIOBase):
-    """What a server sends, as long as it is fast enough, and while :attr:`most` is set not more than that.
+    """What a server sends, as long as it is fast enough, and not much more than is expected.
 
     Args:
         raw: where it comes from.
@@ -24,27 +24,36 @@ class Paced(io.RawIOBase):
 
     def __init__(self, raw: Any) -> None:
         super().__init__()
-        self.raw, self.count, self.most = raw, 0, MOST_HEADERS
-        self.began: float | None = None
+        self.raw = raw
+        # bytes, and seconds of waiting for them, since the pace was looked at
+        self.count, self.waited = 0, 0.0
+        self.room = MOST_BESIDE
 
     def readable(self) -> bool:
         """True."""
         return True
 
+    def expect(self, count: int) -> None:
+        """Lets so many bytes of a file come, and what is beside them."""
+        self.room = count + MOST_BESIDE
+
     def readinto(self, buffer: Any) -> int | None:
         """As of any stream.
 
         Raises:
-            OSError: if the server is too slow, or sends too much.
+            OSError: if the server is too slow, or sends too much that is no file.
         """
+        began = time.monotonic()
         count: int | None = self.raw.readinto(buffer)
-        now = time.monotonic()
-        self.began = now if self.began is None else self.began
+        self.waited += time.monotonic() - began
         self.count += count or 0
-        if now - self.began > PATIENCE and self.count < SLOWEST * (now - self.began):
-            raise OSError(f"the server sent {self.count} bytes in {now - self.began:.0f} seconds")
-        if self.most and self.count > self.most:
-            raise OSError(f"the server sent more than {self.most >> 10} kB before any file")
+        self.room -= count or 0
+        if self.waited > PATIENCE:
+            if self.count < SLOWEST * self.waited:
+                raise OSError(f"the server sent {self.count} bytes in {self.waited:.0f} seconds")
+            self.count, self.waited = 0, 0.0
+        if self.room < 0:
+            raise OSError(f"the server sent more than {MOST_BESIDE >> 10} kB that are no file")
         return count
 
     def close(self) -> None:
@@ -61,20 +70,20 @@ class PacedResponse(HTTPResponse):
         self.paced = Paced(self.fp.detach())
         self.fp = io.BufferedReader(self.paced)
 
-    def begin(self) -> None:
-        """Reads what comes before the file."""
-        super().begin()
-        self.paced.most = 0
+    def read1(self, n: int = -1) -> bytes:
+        """As of any stream."""
+        self.paced.expect(max(n, 0))
+        return super().read1(n)
 
 
 class PacedConnection(HTTPConnection):
-    """A connection to this machine."""
+    """Without encryption, which :func:`~cond_detr.download.check_address` allows on this machine alone."""
 
     response_class = PacedResponse
 
 
 class PacedSafeConnection(HTTPSConnection):
-    """A connection to any other."""
+    """With encryption."""
 
     response_class = PacedResponse
 
@@ -87,9 +96,9 @@ class PacedHandler(HTTPHandler, HTTPSHandler):
         self.context = ssl.create_default_context()
 
     def http_open(self, req: Request) -> Any:
-        """Asks on this machine."""
+        """Asks without encryption."""
         return self.do_open(PacedConnection, req)
 
     def https_open(self, req: Request) -> Any:
-        """Asks anywhere else."""
+        """Asks with encryption."""
         return self.do_open(PacedSafeConnection, req, context=self.context)

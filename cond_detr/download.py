@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import PurePosixPath
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
@@ -18,7 +18,7 @@ from cond_detr.version import __version__
 # Bytes that no file of weights has, and no image
 MOST_BYTES = 1 << 36
 MOST_IN_MEMORY = 1 << 28
-AT_ONCE = 1 << 20
+AT_ONCE = 1 << 16
 THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -42,7 +42,7 @@ class SafeRedirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     def http_error_302(self, req: Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        """As the base class does, but for reading to its end what comes with it, which may have none."""
+        """As the base class does, but without the page that comes with it: a server may never end that."""
         fp.read = lambda *_: b""
         return super().http_error_302(req, fp, code, msg, headers)
 
@@ -87,7 +87,10 @@ def fetch_bytes(url: str, name: str, most_bytes: int = MOST_IN_MEMORY) -> bytes:
 
 def reason(error: Exception) -> str:
     """Why a download has failed, without what urllib puts around it."""
-    return str(error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error)
+    if isinstance(error, IncompleteRead):
+        return "it was cut off"
+    said = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
+    return " ".join(str(said).split())
 
 
 def fetch(
@@ -123,6 +126,9 @@ def fetch(
         file.seek(0)
         file.truncate()
         answer = _opened(url)
+        if answer.status == HTTPStatus.PARTIAL_CONTENT:
+            answer.close()
+            raise OSError("the server sent a part of it, and was asked for all")
     with answer:
         note_version(version_of(answer.headers))
         size, done = _size(answer.headers, begun), begun

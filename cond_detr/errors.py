@@ -1,6 +1,7 @@
 """The exception for errors that a user can correct: in a file, an option or an annotation."""
 
 import difflib
+import errno
 import importlib.util
 from collections.abc import Iterable
 from types import NoneType
@@ -10,6 +11,8 @@ from typing import Any
 LONGEST = 200
 MOST = 8
 SIMPLE = (bool, int, float, str, NoneType)
+# Errors of writing, whatever is written
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class InputError(ValueError):

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cond_detr.errors import InputError, shown
+from cond_detr.errors import FULL, InputError, shown
+
+# How the names of temporary files and folders begin
+UNFINISHED = ".unfinished."
 
 
 @contextlib.contextmanager
@@ -34,7 +37,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"{path} cannot be written: folder {path.parent} {why_no_folder(path.parent)}")
     unfinished: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=".part")
         unfinished = Path(name)
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -45,17 +48,19 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         if unfinished:
             unfinished.unlink(missing_ok=True)
-        cause = _system_error(error)
-        if cause and cause.errno:
+        cause = _failed_write(error)
+        # what the block does with other files has their names
+        if cause and cause.errno and (cause.filename is None or UNFINISHED in str(cause.filename)):
             raise OSError(cause.errno, cause.strerror, str(path)) from None
         raise
 
 
-def _system_error(error: BaseException | None) -> OSError | None:
-    """The system's error behind one: torch's writer of archives raises its own on top of it."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__context__ if isinstance(error, RuntimeError) else None
-    return error
+def _failed_write(error: BaseException | None) -> OSError | None:
+    """The system's error that one is or comes from: torch's writer of archives raises its own on top of it."""
+    if isinstance(error, RuntimeError) and not error.__suppress_context__:
+        behind = error.__context__
+        return behind if isinstance(behind, OSError) and behind.errno in FULL else _failed_write(behind)
+    return error if isinstance(error, OSError) else None
 
 
 def _umask() -> int:
@@ -137,7 +142,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise InputError(f"{path} exists already; choose a new folder")
     make_folder(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished.") as name:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as name:
         unfinished = Path(name) / "folder"
         make_folder(unfinished)
         yield unfinished

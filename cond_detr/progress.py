@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ def bar(*arguments: Any, shown: bool = True, **settings: Any) -> Any:
     """A bar of tqdm with these arguments; it is not shown in quiet, or where there is no terminal."""
     from tqdm import tqdm  # takes as long as all else that --help needs
 
-    return tqdm(*arguments, **settings, disable=True if _quiet or not shown else None)
+    # services may have no stderr
+    hidden = _quiet or not shown or sys.stderr is None
+    return tqdm(*arguments, **settings, disable=True if hidden else None)
 
 
 @contextlib.contextmanager

@@ -94,6 +94,9 @@ def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = re
 
 def _checked(content: Content, further: Further, name: str, object_to: Callable[[str], None]) -> Annotations:
     notes: list[str] = []
+    if not content.categories:
+        raise InputError(f"{name}: expected at least one image and one category, got none")
+    _check_unique("category id", [category.id for category in content.categories], name)
     groups = _groups(content)
     classes = _classes([category for category in content.categories if category not in groups], name)
     _check_unique("image id", [image.id for image in content.images], name)
@@ -105,15 +108,12 @@ def _checked(content: Content, further: Further, name: str, object_to: Callable[
 
 def _classes(entries: Sequence[CategoryEntry], name: str) -> Classes:
     categories = sorted(entries, key=_ID)
-    if not categories:
-        raise InputError(f"{name}: expected at least one image and one category, got none")
     try:
         classes = Classes(tuple(c.name for c in categories), tuple(c.id for c in categories))
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if UNUSED in classes.names:
         raise InputError(f"{name}: category name {UNUSED!r} stands for outputs without a class; choose another")
-    _check_unique("category id", classes.category_ids, name)
     _check_unique("category name", classes.names, name)
     return classes
 
@@ -134,7 +134,9 @@ def _groups(content: Content) -> list[CategoryEntry]:
     grouping = [category for category in content.categories if groups.get(category.name, set()) - {category.id}]
     # seldom are there any, and annotations may be millions
     used = set(map(_CATEGORY_ID, content.annotations)) if grouping else set()
-    return [category for category in grouping if category.id not in used]
+    only = [category for category in grouping if category.id not in used]
+    # where all of them group each other, nothing tells which are classes
+    return only if len(only) < len(content.categories) else []
 
 
 def _images(entries: Sequence[ImageEntry]) -> Images:
@@ -201,7 +203,7 @@ def _objects(
 
 
 def _taken_from(annotations: list[AnnotationEntry]) -> Iterator[list[AnnotationEntry]]:
-    """The entries in one part or more, which leave the list: so few that the processor's cache holds a part."""
+    """Empties the list, and yields its entries in one part or more, each small enough for the processor's cache."""
     annotations.reverse()
     while True:
         yield annotations[: -AT_ONCE - 1 : -1]
@@ -213,7 +215,7 @@ def _taken_from(annotations: list[AnnotationEntry]) -> Iterator[list[AnnotationE
 def _gathering(
     images: Images, classes: Classes, count: int
 ) -> Callable[[list[AnnotationEntry]], tuple[Objects, NDArray[np.bool_]]]:
-    """What makes arrays of some of ``count`` entries, and tells which of them cannot be used."""
+    """A function that makes arrays of entries, and tells which of them cannot be used; ``count`` are to come."""
     image_of, label_of = _places(images.ids, count), _places(np.array(classes.category_ids, object), count)
 
     def arrays_of(entries: list[AnnotationEntry]) -> tuple[Objects, NDArray[np.bool_]]:
@@ -226,7 +228,10 @@ def _gathering(
 
 
 def _places(ids: NDArray[Any], count: int) -> Callable[[list[int]], NDArray[np.int32]]:
-    """What finds ``count`` wanted ids among those given, which ascend: their index, or :data:`NOWHERE`."""
+    """A function that finds wanted ids among those given, which ascend: their index, or :data:`NOWHERE`.
+
+    It will be asked for ``count`` of them, for which a table may be worth its size.
+    """
     first, last = int(ids[0]), int(ids[-1])
     if last - first > len(ids) + count or first < -(2**62) or last > 2**62:
         numbers = {number: i for i, number in enumerate(ids.tolist())}

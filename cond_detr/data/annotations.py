@@ -98,7 +98,7 @@ class Annotations:
         images: the images in the order of their ids.
         objects: the boxes that were kept, with crowds.
         dropped: number of boxes that were left out, by reason.
-        notes: sentences about what was read otherwise than it stands there, and may be wrong.
+        notes: sentences about what was not taken as the file has it, and should be looked at.
         groups: names of categories that only group others, as in Roboflow's exports, and are no classes.
         starts: (N + 1,) int64 index of the first object of each image, and after the last.
     """

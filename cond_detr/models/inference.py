@@ -1,6 +1,7 @@
 """Running a network for its outputs alone."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
@@ -8,7 +9,16 @@ from cond_detr.models.model import Model
 from cond_detr.precision import fp32_products
 
 # Modes are the network's, and the precision of products is torch's: a thread must not find what another one has set
-_ONE_AT_A_TIME = threading.RLock()
+_one_at_a_time = threading.RLock()
+
+
+def _anew() -> None:
+    """In a process that was forked while another thread had the lock, nobody would ever release it."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_anew)
 
 
 @contextlib.contextmanager
@@ -17,7 +27,7 @@ def inference(model: Model) -> Iterator[None]:
 
     Afterwards each module is in its own mode again. Threads wait for each other.
     """
-    with _ONE_AT_A_TIME, fp32_products(model.config.train.matmul_precision, model.device):
+    with _one_at_a_time, fp32_products(model.config.train.matmul_precision, model.device):
         modes = [(module, module.training) for module in model.network.modules()]
         model.network.eval()
         try:

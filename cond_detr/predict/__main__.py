@@ -3,7 +3,8 @@
 import argparse
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,14 @@ def predict_images(
 ) -> int:
     """Writes pictures, predictions.json and coco_results.json; returns how many images could not be used."""
     queries = model.config.model.num_queries
+    # of tiles, as many each as Python finds
+    find = detector_of(model) if how.tiling else most_of(model)
     results: list[dict[str, Any]] = []
     any_score: list[tuple[int | str, Detections]] = []
     failed = 0
     pictures = progress.bar(readable(sources, model.input_size), "predict", len(sources), unit="image")
     try:
-        for each in searched(pictures, most_of(model), model.input_size, how):
+        for each in searched(pictures, find, model.input_size, how):
             if isinstance(each, InputError):
                 fail(str(each))
                 failed += 1
@@ -180,7 +183,7 @@ def predict_images(
             write_picture(picture, output.drawn(image, found))
             results.append(detections_dict(source, image.size, found, picture.name))
             any_score.append((ids[source], all_of_it[:MOST_MEASURED]))
-    finally:  # whatever stops it, what is done is kept; and where nothing is, what an earlier run has done
+    finally:  # whatever stops it does not undo what is done; without any of it, the earlier run's results stay
         if results:
             write_json(output.folder / PREDICTIONS, results)
             write_coco(output.folder / COCO_RESULTS, any_score)
@@ -209,41 +212,70 @@ def frames_of(video: Video, size: InputSize) -> Iterator[Picture | InputError]:
 
 
 def predict_video(model: Model, source: Source, how: Search, output: Output) -> int:
-    """Writes a video with boxes, and a JSON line for each frame; returns 1 if it cannot be read to its end."""
-    failed, frames, objects = 0, 0, 0
-    picture, lines = output.paths(source, ".mp4", ".jsonl")
-    stopped: BaseException | None = None
+    """Writes a video with boxes, and a JSON line for each frame; returns 1 if it cannot be read to its end.
+
+    Without any frame nothing is written, and what an earlier run has written stays.
+    """
     try:
-        video = Video(source)
+        with Video(source) as video:
+            found = searched(frames_of(video, model.input_size), detector_of(model), model.input_size, how)
+            first = next(found)
+            if isinstance(first, InputError):
+                raise first
+            bar = progress.bar(itertools.chain([first], found), f"predict {name_of(source)}", video.count, unit="frame")
+            picture, lines = output.paths(source, ".mp4", ".jsonl")
+            frames, objects, stopped = write_film(bar, video.rate, how, output, (picture, lines))
     except InputError as error:
-        fail(str(error))
-        return 1
-    with video, replacing(picture) as film, replacing(lines) as text, VideoWriter(film, video.rate) as writer:
-        bar = progress.bar(desc=f"predict {name_of(source)}", total=video.count, unit="frame")
-        try:
-            pictures = frames_of(video, model.input_size)
-            for each in searched(pictures, detector_of(model), model.input_size, how):
-                if isinstance(each, InputError):
-                    raise each
-                (frame, image), any_score = each
-                found = how.kept(any_score)
-                writer.write(output.drawn(image, found), frame.time)
-                line = {"picture": picture.name, "frame": frame.number, "seconds": frame.seconds}
-                line["detections"] = found.to_dicts()
-                text.write(json.dumps(line).encode() + b"\n")
-                frames, objects = frames + 1, objects + len(found)
-                bar.update()
-        except InputError as error:  # what was read is kept
-            failed = fail(str(error)) // 2
-        except (KeyboardInterrupt, SystemExit) as signal:
-            stopped = signal
-        bar.close()
+        return fail(str(error)) // 2
+    failed = fail(str(stopped)) // 2 if isinstance(stopped, InputError) else 0
     what = f"{objects} objects of a score of {how.threshold:g} or more in {frames} frames of {source}"
     print(f"{what}; {picture} and {lines.name} beside it")
     # an interruption is the way to end a camera's film
-    if stopped is not None and not (is_camera(source) and isinstance(stopped, KeyboardInterrupt)):
+    if stopped and not failed and not (is_camera(source) and isinstance(stopped, KeyboardInterrupt)):
         raise stopped
     return failed
+
+
+def write_film(
+    found: Iterable[tuple[Picture, Detections] | InputError],
+    rate: Fraction,
+    how: Search,
+    output: Output,
+    paths: tuple[Path, Path],
+) -> tuple[int, int, BaseException | None]:
+    """Writes frames with boxes, and a JSON line for each.
+
+    What stops it does not undo what is done, if that is a frame at least.
+
+    Args:
+        found: frames, with the objects in them of any score.
+        rate: frames a second.
+        how: which objects are wanted.
+        output: how they are drawn.
+        paths: of the video and of the lines.
+
+    Returns:
+        The numbers of frames and of objects, and what has stopped it.
+    """
+    picture, lines = paths
+    frames, objects = 0, 0
+    with replacing(picture) as film, replacing(lines) as text, VideoWriter(film, rate) as writer:
+        try:
+            for each in found:
+                if isinstance(each, InputError):
+                    raise each
+                (frame, image), any_score = each
+                kept = how.kept(any_score)
+                writer.write(output.drawn(image, kept), frame.time)
+                line = {"picture": picture.name, "frame": frame.number, "seconds": frame.seconds}
+                line["detections"] = kept.to_dicts()
+                text.write(json.dumps(line).encode() + b"\n")
+                frames, objects = frames + 1, objects + len(kept)
+        except (InputError, KeyboardInterrupt, SystemExit) as error:
+            if not frames:
+                raise
+            return frames, objects, error
+    return frames, objects, None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Where results of prediction go, and what they must not replace."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from cond_detr.predict.sources import Source, name_of
 PREDICTIONS, COCO_RESULTS = "predictions.json", "coco_results.json"
 # How a file with the detections of a video begins, and how much of it must be read to see that
 FIRST_FRAME = re.compile(rb'\{"picture": ("(?:[^"\\]|\\.)*"), "frame": 0, ')
+# and how one begins with what COCO's evaluation reads
+COCO_BEGINNING = re.compile(rb'\[\]|\[\{"image_id": ')
 LONGEST_BEGINNING = 4096
 # Bytes of a file's name, on all usual file systems
 LONGEST_NAME = 255
@@ -46,10 +49,12 @@ class Output:
 
     def paths(self, source: Source, *suffixes: str) -> list[Path]:
         """Files for the results of a source: of its name, with the same number if one of them is taken."""
-        number, chosen = 1, [named(name_of(source), suffix) for suffix in suffixes]
-        while not self.taken.isdisjoint(chosen):
-            number += 1
-            chosen = [named(name_of(source), f"-{number}{suffix}") for suffix in suffixes]
+        stem = name_of(source)
+        for number in itertools.count(1):
+            ending = f"-{number}" if number > 1 else ""
+            chosen = [named(stem, f"{ending}{suffix}") for suffix in suffixes]
+            if self.taken.isdisjoint(chosen):
+                break
         self.taken.update(chosen)
         return [self.folder / name for name in chosen]
 
@@ -63,16 +68,32 @@ class Output:
         Raises:
             InputError: if they are of somebody else.
         """
-        for name in (PREDICTIONS, COCO_RESULTS):
-            if os.path.lexists(self.folder / name) and pictures_written(self.folder) is None:
-                path = self.folder / name
+        ours = {PREDICTIONS: bool(pictures_written(self.folder))}
+        ours[COCO_RESULTS] = ours[PREDICTIONS] and bool(begins(self.folder / COCO_RESULTS, COCO_BEGINNING))
+        for name, is_ours in ours.items():
+            path = self.folder / name
+            if os.path.lexists(path) and not is_ours:
                 raise InputError(f"{path} is not of an earlier run of predict; choose another --output-dir")
 
 
 def named(stem: str, ending: str) -> str:
     """A file's name, of which the stem is cut if it would be too long."""
     room = LONGEST_NAME - len(ending)
-    return (stem if len(os.fsencode(stem)) <= room else os.fsencode(stem)[:room].decode(errors="ignore")) + ending
+    encoded = os.fsencode(stem)
+    if len(encoded) > room:
+        stem = encoded[:room].decode(errors="ignore")
+    return stem + ending
+
+
+def begins(path: Path, how: re.Pattern[bytes]) -> re.Match[bytes] | None:
+    """How a file begins, if it is a file and begins like that."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            return how.match(file.read(LONGEST_BEGINNING))
+    except OSError:
+        return None
 
 
 def to_be_kept(folder: Path, sources: Sequence[Source]) -> set[str]:
@@ -88,19 +109,18 @@ def to_be_kept(folder: Path, sources: Sequence[Source]) -> set[str]:
 
 def written_earlier(folder: Path) -> set[str]:
     """The names of the pictures and videos in a folder that an earlier run has written, as its results say."""
-    names = pictures_written(folder) or set()
+    names = pictures_written(folder)
     for lines in folder.glob("*.jsonl"):
-        if lines.is_file():
-            with contextlib.suppress(OSError), lines.open("rb") as file:
-                if begins := FIRST_FRAME.match(file.read(LONGEST_BEGINNING)):
-                    names |= {lines.name, json.loads(begins[1])}
+        if beginning := begins(lines, FIRST_FRAME):
+            with contextlib.suppress(ValueError):  # what looks like ours, but is no JSON
+                names |= {lines.name, json.loads(beginning[1])}
     return names
 
 
-def pictures_written(folder: Path) -> set[str] | None:
-    """The names of the pictures of an earlier run, as its predictions.json says; None if there is none of it."""
+def pictures_written(folder: Path) -> set[str]:
+    """The names of the pictures of an earlier run, as its predictions.json says."""
     try:
         entries: Any = read_json(folder / PREDICTIONS, "predictions")
         return {str(entry["picture"]) for entry in entries if entry["detections"] is not None}
     except (InputError, TypeError, KeyError):
-        return None
+        return set()

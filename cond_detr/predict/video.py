@@ -1,6 +1,7 @@
 """Videos and cameras: frames one after the other, and videos with boxes, through PyAV."""
 
 import os
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -93,8 +94,9 @@ class Video:
         self._stream.thread_type = "AUTO"
         self.count: int | None = self._stream.frames or None
         self.rate: Fraction = self._stream.average_rate or FRAMES_PER_SECOND
-        # a film of a screen has frames when something moves
+        # a film of a screen has frames when something moves; a Matroska file may have a rate all the same
         self._constant = self.rate == self._stream.base_rate == self._stream.guessed_rate
+        self._may_pause = "matroska" in self._container.format.name
         self._seconds = self._announced_seconds()
 
     def __enter__(self) -> "Video":
@@ -118,9 +120,10 @@ class Video:
             for frame in self._container.decode(self._stream):
                 time = None if frame.pts is None else frame.pts * Fraction(frame.time_base)
                 yield Frame(_upright(frame), number, time)
-                starts = min(starts, time or starts) if number else (time or starts)
+                begins = Fraction(0) if time is None else time
+                starts = min(starts, begins) if number else begins
+                ends = max(ends, begins + (frame.duration or 0) * Fraction(frame.time_base))
                 number += 1
-                ends = max(ends, (time or 0) + (frame.duration or 0) * Fraction(frame.time_base))
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"{self.name} cannot be read after frame {number}: {_reason(error)}") from None
         if number == 0:
@@ -144,7 +147,10 @@ class Video:
         elif self._constant:
             expected = round((ends - starts) * self.rate)
             if expected - number > max(2.0, float(MISSING * expected)):
-                raise InputError(f"{said}: {number} of about {expected} frames could be read")
+                found = f"{number} of about {expected} frames could be read"
+                if not self._may_pause:
+                    raise InputError(f"{said}: {found}")
+                print(f"warning: {self.name} pauses, or is damaged: {found}", file=sys.stderr)
 
     def _announced_seconds(self) -> Fraction:
         """When it should end, as the file says; 0 if it does not."""

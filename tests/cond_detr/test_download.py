@@ -40,7 +40,7 @@ class Server(http.server.ThreadingHTTPServer):
         believing: whether it sends the rest of a file whatever version is asked for.
         most: bytes of a rest that it sends at once.
         odd: what it does wrong: "slow file", "slow headers", "goes on", "moved for ever",
-            "all of it" where it announces the rest.
+            "all of it" where it announces the rest, "fast, then slow", "trailers", "a part".
     """
 
     daemon_threads = True
@@ -95,6 +95,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):  # whoever asked has given up
             if server.odd == "slow headers":
                 self.dribble(b"HTTP/1.1 200 OK\r\nServer: " + b"x" * 100)
+            elif server.odd == "fast, then slow":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(5 << 20))
+                self.dribble(bytes(60))
+            elif server.odd == "trailers":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n")
+                for _ in range(1 << 14):
+                    self.wfile.write(b"X-A: b\r\n" * 100)
+            elif server.odd == "a part":
+                self.wfile.write(b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/9\r\n\r\nabc")
             elif server.odd == "goes on":
                 for _ in range(1 << 14):
                     self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
@@ -221,7 +230,10 @@ def test_links_in_the_cache_are_not_written_through(server: Server, tmp_path: Pa
     [
         ("slow file", r"the server sent \d+ bytes in 1 seconds"),
         ("slow headers", r"the server sent \d+ bytes in 1 seconds"),
-        ("goes on", "the server sent more than 1024 kB before any file"),
+        ("fast, then slow", r"the server sent \d+ bytes in 1 seconds"),
+        ("goes on", "the server sent more than 64 kB that are no file"),
+        ("trailers", "the server sent more than 64 kB that are no file"),
+        ("a part", "the server sent a part of it, and was asked for all"),
         ("moved for ever", "Connection refused"),
     ],
 )

@@ -647,12 +647,6 @@ def test_r4_a_segmentation_without_points() -> None:
     assert "has no box" in problems[0]
 
 
-def test_r1_groups_of_each_other_are_no_classes() -> None:
-    categories = [{"id": 1, "name": "a", "supercategory": "b"}, {"id": 2, "name": "b", "supercategory": "a"}]
-    with pytest.raises(InputError, match="expected at least one image and one category"):
-        check_annotations(content(categories=categories, annotations=[]), "f.json")
-
-
 def test_s4_a_lock_that_was_removed_is_no_lock(tmp_path: Path) -> None:
     """One waits to lock the file, the owner removes it, and somebody makes a new one."""
     lock = tmp_path / "run.lock"
@@ -743,18 +737,43 @@ def test_a_reader_that_has_seen_enough(arguments: list[str]) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("stream", ["1>&-", "1>/dev/full", "2>/dev/full"])
+@pytest.mark.parametrize("stream", ["1>&-", "1>/dev/full", "2>&-", "2>/dev/full"])
 def test_outputs_that_cannot_be_written(stream: str) -> None:
     """As of services, and on full disks."""
     wanted = {
         "1>&-": (0, ""),
         "1>/dev/full": (2, "error: the output: No space left on device\n"),
+        "2>&-": (2, ""),
         "2>/dev/full": (2, ""),
     }
     command = "nonsense" if stream[0] == "2" else "--version"
     call = f"exec '{sys.executable}' -m cond_detr {command} {stream}"
     done = subprocess.run(["sh", "-c", call], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == wanted[stream]
+    assert stream == "1>&-" or not done.stdout
+
+
+@pytest.mark.parametrize(("stream", "code"), [("2>&-", 130), ("2>/dev/full", 130)])
+def test_an_interruption_that_cannot_be_told(stream: str, code: int) -> None:
+    program = (
+        "from cond_detr import cli, progress\n"
+        "def command(_):\n"
+        "    list(progress.bar([1]))\n"
+        "    raise KeyboardInterrupt\n"
+        "cli.run(command, [])\n"
+    )
+    call = f"exec '{sys.executable}' -c '{program}' {stream}"
+    done = subprocess.run(["sh", "-c", call], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+
+
+def test_r1_categories_that_only_group_each_other() -> None:
+    """Nothing tells which of them are classes."""
+    circle = [{"id": 1, "name": "a", "supercategory": "b"}, {"id": 2, "name": "b", "supercategory": "a"}]
+    assert check_annotations(content(categories=circle, annotations=[]), "f.json").classes.names == ("a", "b")
+    twice = [{"id": 0, "name": "g"}, {"id": 0, "name": "g"}, {"id": 2, "name": "b", "supercategory": "g"}]
+    with pytest.raises(InputError, match="category id 0 is used more than once"):
+        check_annotations(content(categories=twice), "f.json")
 
 
 def test_an_interruption_while_modules_are_imported(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

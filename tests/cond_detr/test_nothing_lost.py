@@ -112,6 +112,22 @@ def test_s5_a_full_disk_in_python(finished: Path, tmp_path: Path, monkeypatch: p
     assert not list(tmp_path.iterdir())
 
 
+def test_s5_errors_of_other_files_keep_their_name(tmp_path: Path) -> None:
+    """What is written may be made of what is read."""
+    with pytest.raises(FileNotFoundError, match="nowhere/input"), files.replacing(tmp_path / "x"):
+        open("/nowhere/input")  # noqa: PTH123, SIM115
+
+    def read_damaged() -> None:
+        try:
+            os.write(-1, b"")
+        except OSError:
+            raise RuntimeError("the input is damaged") from None
+
+    with pytest.raises(RuntimeError, match="the input is damaged"), files.replacing(tmp_path / "x"):
+        read_damaged()
+    assert not list(tmp_path.iterdir())
+
+
 def operations(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -> None:
     """Calls ``before`` ahead of each file operation, with its number."""
     numbers = itertools.count()

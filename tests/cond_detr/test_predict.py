@@ -160,7 +160,7 @@ def test_lists_of_others_stay(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     photo, out = picture(tmp_path / "a.jpg", (60, 40)), tmp_path / "out"
     arguments = ["--checkpoint", str(checkpoint), "--output-dir", str(out)]
     for name in ("predictions.json", "coco_results.json"):
-        for own in ('{"my": "data"}', "[3]", "no JSON"):
+        for own in ('{"my": "data"}', "[3]", "[]", "{}", "no JSON"):
             out.mkdir()
             (out / name).write_text(own)
             assert run_predict(*arguments, str(photo)) == 2
@@ -173,6 +173,19 @@ def test_lists_of_others_stay(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert run_predict(*arguments, str(photo)) == 0
     assert {path.name for path in out.iterdir()} == before.keys()
+    (out / "coco_results.json").write_text("mine")
+    assert run_predict(*arguments, str(photo)) == 2
+    assert (out / "coco_results.json").read_text() == "mine"
+
+
+def test_tiles_of_a_small_image_find_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    photo, found = picture(tmp_path / "a.jpg", (60, 40)), []
+    for out, options in ("whole", ()), ("tiled", ("--tile", "640")):
+        arguments = ["--checkpoint", checkpoint, "--output-dir", tmp_path / out, "--threshold", "0", *options, photo]
+        assert run_predict(*map(str, arguments)) == 0
+        found.append(json.loads((tmp_path / out / "predictions.json").read_text())[0]["detections"])
+    assert found[0] == found[1]
+    assert len(found[0]) == ConditionalDETR.from_checkpoint(checkpoint).config.model.num_queries
 
 
 def test_names_are_cut_to_what_a_file_can_have(checkpoint: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from PIL import Image
 from cond_detr import DETR, ConditionalDETR, Detector, InputError, draw_detections, preset
 from cond_detr.classes import Classes
 from cond_detr.export import Exported
+from cond_detr.models.inference import inference
 from cond_detr.train import __main__ as train
 from cond_detr.weights.checkpoint import Checkpoint
 
@@ -163,6 +166,33 @@ def test_threads_wait_for_each_other(dataset_dir: Path) -> None:
     assert seen == [(True, False)]
     assert model.network.training
     assert model.network.decoder.layers[0].training
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_it_lacks() -> None:
+    model = ConditionalDETR.from_checkpoint(TRAINED)
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with inference(model):
+            inside.set()
+            leave.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        with inference(model):
+            os._exit(0)
+    deadline = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    leave.set()
+    holder.join()
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
 
 
 def test_processes_begin_with_the_same_model(dataset_dir: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Videos in, videos and JSON lines out."""
 
+import contextlib
 import json
 import os
 import re
@@ -165,7 +166,7 @@ def test_a_video_that_ends_early_says_so(checkpoint: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("name", ["hole.mkv", "hole.ts", "hole.mpg"])
-def test_a_hole_in_the_middle(name: str, tmp_path: Path) -> None:
+def test_a_hole_in_the_middle(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Behind which libav goes on."""
     noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     codec = "mpeg2video" if name.endswith("mpg") else "mpeg4"
@@ -180,8 +181,29 @@ def test_a_hole_in_the_middle(name: str, tmp_path: Path) -> None:
     begin, end = len(content) * 2 // 5, len(content) * 3 // 5
     content[begin:end] = bytes(end - begin)
     (tmp_path / name).write_bytes(content)
+    if name == "hole.mkv":  # such files may pause as well
+        read(tmp_path / name)
+        warned = re.search(r"warning: .*hole.mkv pauses, or is damaged: (\d+) of about 100", capsys.readouterr().err)
+        assert warned is not None
+        assert int(warned[1]) < 90
+        return
     with pytest.raises(InputError, match=rf"{name} (is damaged or was cut off: |cannot be read after frame)"):
         read(tmp_path / name)
+
+
+def test_a_film_that_pauses(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever records a screen leaves out what is as before."""
+    with av.open(str(tmp_path / "screen.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for i in (*range(20), *range(20, 80, 4)):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", tmp_path / "screen.mkv") == 0
+    assert len((tmp_path / "out/screen.jsonl").read_text().splitlines()) == 35
+    assert "warning: video" in capsys.readouterr().err
 
 
 def test_a_video_too_narrow_to_be_seen(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,6 +249,39 @@ def test_films_of_others_stay(checkpoint: Path, tmp_path: Path) -> None:
         assert run_predict("--checkpoint", checkpoint, "--output-dir", out, tmp_path / "a.mp4") == 0
         assert (out / "a.mp4").read_bytes() == b"precious"
         assert sorted(path.name for path in out.iterdir()) == ["a-2.jsonl", "a-2.mp4", "a.mp4", "b.jsonl"]
+
+
+@pytest.mark.parametrize("of_another", [b'{"picture": "a\\x.mp4", "frame": 0, ', b'{"picture": "\xff", "frame": 0, '])
+def test_lines_of_others_stay(of_another: bytes, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.jsonl").write_bytes(of_another)
+    source = film(tmp_path / "a.mp4", pictures(2))
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", out, source) == 0
+    assert (out / "a.jsonl").read_bytes() == of_another
+
+
+@pytest.mark.parametrize("stopped", ["damaged", "interrupted"])
+def test_without_a_frame_the_earlier_film_stays(
+    stopped: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = film(tmp_path / "a.mp4", pictures(3)), tmp_path / "out"
+    arguments = ["--device", "cpu", "--checkpoint", str(checkpoint), "--output-dir", str(out), str(source)]
+    assert predict.main(arguments) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def fails(*_: object) -> None:
+        raise InputError("damaged") if stopped == "damaged" else KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cond_detr.predict.video._upright", fails)
+        with pytest.raises(KeyboardInterrupt) if stopped == "interrupted" else contextlib.nullcontext():
+            assert predict.main(arguments) == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    monkeypatch.setattr(VideoWriter, "write", fails)  # and while the first is drawn
+    with pytest.raises(KeyboardInterrupt) if stopped == "interrupted" else contextlib.nullcontext():
+        assert predict.main(arguments) == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
