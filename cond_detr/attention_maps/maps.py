@@ -61,7 +61,7 @@ def detection_maps(model: Model, image: Image.Image, count: int = 1, layer: int 
             predictions = model.network(pixels.to(model.device))
         finally:
             hook.remove()
-    maps: AttentionMaps = cross_attn.maps(*kept[0])  # type: ignore[operator]
+        maps: AttentionMaps = cross_attn.maps(*kept[0])  # type: ignore[operator]
     height, width = (-(-side // model.stride) for side in pixels.shape[2:])
     return [
         DetectionMaps(

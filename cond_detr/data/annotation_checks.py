@@ -93,7 +93,6 @@ def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = re
 
 
 def _checked(content: Content, further: Further, name: str, object_to: Callable[[str], None]) -> Annotations:
-    notes: list[str] = []
     if not content.categories:
         raise InputError(f"{name}: expected at least one image and one category, got none")
     _check_unique("category id", [category.id for category in content.categories], name)
@@ -102,8 +101,8 @@ def _checked(content: Content, further: Further, name: str, object_to: Callable[
     _check_unique("image id", [image.id for image in content.images], name)
     images = _images(content.images)
     objects = _objects(content.annotations, further, images, classes, name, object_to)
-    kept, dropped = _kept(objects, images, notes)
-    return Annotations(name, classes, images, kept, dropped, tuple(notes), tuple(group.name for group in groups))
+    kept, dropped, notes = _kept(objects, images)
+    return Annotations(name, classes, images, kept, dropped, notes, tuple(group.name for group in groups))
 
 
 def _classes(entries: Sequence[CategoryEntry], name: str) -> Classes:
@@ -304,8 +303,8 @@ def _what_is_wrong(entry: AnnotationEntry, *, known_image: bool, known_category:
     return f"has bbox {shown(bbox)}; expected [left, top, width, height], finite, with width and height not negative"
 
 
-def _kept(objects: Objects, images: Images, notes: list[str]) -> tuple[Objects, dict[str, int]]:
-    """The objects that can be used, by image, and the number of dropped ones by reason."""
+def _kept(objects: Objects, images: Images) -> tuple[Objects, dict[str, int], tuple[str, ...]]:
+    """The objects that can be used, by image, the number of dropped ones by reason, and notes about the others."""
     usable = objects.images >= 0
     sizes = images.sizes.take(objects.images, 0)
     with np.errstate(all="ignore"):  # those that are not usable can be anything
@@ -320,7 +319,6 @@ def _kept(objects: Objects, images: Images, notes: list[str]) -> tuple[Objects, 
     objects = objects[kept[order]]
     good = (objects.areas > 0) & (objects.areas < LARGEST_AREA)
     odd = int((~good & (objects.areas != MISSING)).sum())
-    if odd:
-        notes.append(f"{odd} annotations have an area that is none; width times height is taken")
+    notes = (f"{odd} annotations have an area that is no number above 0; width times height is taken",) * bool(odd)
     areas = np.where(good, objects.areas, objects.boxes[:, 2] * objects.boxes[:, 3])
-    return replace(objects, areas=areas), dropped
+    return replace(objects, areas=areas), dropped, notes

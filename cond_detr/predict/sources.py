@@ -21,8 +21,8 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
         Paths, and addresses as texts, each once.
 
     Raises:
-        InputError: if a folder has neither image nor video, no file matches a pattern, an address is none or of a
-            video, or a source is empty.
+        InputError: if a folder has neither image nor video, no file matches a pattern, there can be no such address or
+            it is of a video, or a source is empty.
     """
     found: list[Source] = []
     for text in arguments:

@@ -117,7 +117,7 @@ def _without_cut(found: Detections, place: Place, size: tuple[int, int]) -> Dete
 
 
 def _found_once(found: Detections, piece: Tensor, threshold: float) -> list[int]:
-    """Indices of detections, best first, without those that a better one of another piece is of the same object."""
+    """Indices of detections, best first; where several pieces found the same object, of the best one."""
     count = max(int((found.scores >= threshold).sum()), FIRST)
     while True:
         kept = _best_of_each(found[:count], piece[:count])
@@ -157,7 +157,7 @@ def _of_same_object(found: Detections, piece: Tensor) -> Iterator[tuple[int, int
         near &= (centres[inside, 1] >= boxes[i, 1]) & (centres[inside, 1] <= boxes[i, 3])
         inside = inside[near]
         shared = covered(boxes[i], boxes[inside]) >= SAME_COVERED
-        # a small object that is surer than a large one is no part of it
+        # a small object with a higher score than the large one around it is not its part
         ours, theirs = areas[i], areas[inside]
         shared &= torch.where(inside > i, theirs < SAME_SIZE * ours, ours < SAME_SIZE * theirs)
         for j in inside[shared | (iou(boxes[i], boxes[inside]) >= SAME_IOU)].tolist():

@@ -157,7 +157,7 @@ def test_w4_what_cannot_be_told_is_said(tmp_path: Path) -> None:
 def test_w5_areas_that_are_none(area: Any) -> None:
     annotations = annotated(area=area)
     assert annotations.to_coco()["annotations"][0]["area"] == 120
-    assert annotations.notes == ("1 annotations have an area that is none; width times height is taken",)
+    assert annotations.notes == ("1 annotations have an area that is no number above 0; width times height is taken",)
 
 
 def test_w6_more_objects_than_queries() -> None:
