@@ -19,7 +19,9 @@ from torch.export import Dim, ExportedProgram
 
 from cond_detr.errors import InputError, need, shown
 from cond_detr.export.about import KEY, About
+from cond_detr.export.onnx_half import in_fp16
 from cond_detr.files import as_path, make_folder, replacing, why_no_file
+from cond_detr.models.attention import ConditionalCrossAttention
 from cond_detr.models.model import Model, unfused
 from cond_detr.models.predictions import Ranked, best
 
@@ -50,6 +52,8 @@ class Exportable(nn.Module):
 class HalfExportable(Exportable):
     """The same in autocast to fp16, with fp16 weights of all layers that run so; input and output are fp32.
 
+    Scores of cross-attention stay in fp32, as in :func:`~cond_detr.export.onnx_half.in_fp16`.
+
     Args:
         model: the model, which is left as it is.
     """
@@ -57,6 +61,9 @@ class HalfExportable(Exportable):
     def __init__(self, model: Model) -> None:
         super().__init__(model.copy())
         self.model.eval()
+        for each in self.model.modules():
+            if isinstance(each, ConditionalCrossAttention):
+                each.fp32_scores = True
         layers = [each for each in self.model.modules() if isinstance(each, (nn.Linear, nn.Conv2d))]
         in_fp32 = set()
         kind = model.device.type
@@ -185,9 +192,7 @@ def onnx_content(program: ExportedProgram, about: str, *, half: bool) -> bytes:
             if size.dim_param:
                 size.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), size.dim_param)
     if half:
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        model = convert_float_to_float16(model, keep_io_types=True)
+        model = in_fp16(model)
     data: bytes = model.SerializeToString()
     return data
 

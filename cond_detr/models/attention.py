@@ -205,10 +205,14 @@ class ConditionalCrossAttention(nn.Module):
         dropout: dropout of the attention weights.
         first: whether this is the first decoder layer.
         fused: use :func:`cond_detr_kernels.conditional_attention`, else the reference.
+
+    Attributes:
+        fp32_scores: whether the reference computes in fp32 also under autocast, as the kernels do.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float, *, first: bool, fused: bool) -> None:
         super().__init__()
+        self.fp32_scores = False
         self.num_heads = num_heads
         self.dropout = dropout
         self.fused = fused
@@ -245,9 +249,16 @@ class ConditionalCrossAttention(nn.Module):
         if self.fused:
             out = conditional_attention(*heads, key_padding_mask=padding, dropout_p=dropout_p)
         else:
-            mask = padded_keys(padding)
-            out = conditional_attention_reference(*heads, key_padding_mask=mask, dropout_p=dropout_p)
+            out = self._reference(heads, padding, dropout_p)
         return self.out_proj(merge_heads(out))
+
+    def _reference(self, heads: list[Tensor], padding: KeyMask | None, dropout_p: float) -> Tensor:
+        mask = padded_keys(padding)
+        if not self.fp32_scores:
+            return conditional_attention_reference(*heads, key_padding_mask=mask, dropout_p=dropout_p)
+        with torch.autocast(heads[0].device.type, enabled=False):
+            heads = [part.float() for part in heads]
+            return conditional_attention_reference(*heads, key_padding_mask=mask, dropout_p=dropout_p)
 
     def maps(
         self,
