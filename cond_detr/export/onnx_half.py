@@ -56,10 +56,12 @@ def _makers(graph: Any) -> dict[str, Any]:
 def _join(graph: Any, in_fp32: set[str]) -> None:
     """Takes out the casts to fp16 and back that the converter puts around whatever stays in fp32."""
     maker = _makers(graph)
+    fp32 = {output for node in graph.node if node.name in in_fp32 for output in node.output}
+    fp32 |= {value.name for value in graph.input}
     before: dict[str, str] = {}  # of a value that was cast there and back
     for node in graph.node:
         there = maker.get(node.input[0]) if _casts(node, FLOAT) else None
-        if _casts(there, FLOAT16) and (there.input[0] not in maker or maker[there.input[0]].name in in_fp32):
+        if there is not None and _casts(there, FLOAT16) and there.input[0] in fp32:
             node.input[0] = before[node.output[0]] = there.input[0]
     for node in graph.node:
         for i, name in enumerate(node.input):
@@ -72,4 +74,4 @@ def _join(graph: Any, in_fp32: set[str]) -> None:
 
 def _casts(node: Any, kind: int) -> bool:
     """Whether a node is a cast to a type."""
-    return node is not None and node.op_type == "Cast" and node.attribute[0].i == kind
+    return bool(node.op_type == "Cast" and node.attribute[0].i == kind)
