@@ -4,7 +4,8 @@ from typing import Any
 
 FLOAT, FLOAT16 = 1, 10  # as ONNX numbers types
 PRODUCTS = {"MatMul", "Gemm", "Conv"}
-ARRANGING = {"Transpose", "Concat"}
+# What is done to weights before: those of convolutions are scaled by their normalisation
+PREPARING = {"Transpose", "Concat", "Reshape", "Unsqueeze", "Mul"}
 
 
 def in_fp16(model: Any) -> Any:
@@ -25,14 +26,19 @@ def in_fp16(model: Any) -> Any:
 
 
 def products(graph: Any) -> set[str]:
-    """The names of a graph's products, and of what arranges their weights."""
-    weights, names = {weight.name for weight in graph.initializer}, set()
+    """The names of a graph's products, and of the nodes that prepare their weights."""
+    constant = {weight.name for weight in graph.initializer}
     for node in graph.node:
-        arranges = node.op_type in ARRANGING and weights.issuperset(node.input)
-        if arranges:
-            weights.update(node.output)
-        if arranges or node.op_type in PRODUCTS:
-            names.add(node.name)
+        if constant.issuperset(node.input):
+            constant.update(node.output)
+    maker = _makers(graph)
+    names: set[str] = set()
+    nodes = [node for node in graph.node if node.op_type in PRODUCTS]
+    while nodes:
+        node = nodes.pop()
+        names.add(node.name)
+        before = [maker[name] for name in node.input if name in maker and name in constant]
+        nodes += [each for each in before if each.op_type in PREPARING and each.name not in names]
     return names
 
 
