@@ -25,7 +25,7 @@ COND_DETR_HD V focal_cost(V logit, float alpha, float gamma) {
   const V minus_log_1mp = log_sum + larger(logit, zero);
   V unlikely, likely;  // (1 - p)^gamma and p^gamma
   if (gamma == 2.0f) {
-    const V major = 1.0f / (1.0f + e), minor = e / (1.0f + e);
+    const V major = 1.0f / (1.0f + e), minor = e * major;
     const V p = choose(logit >= 0.0f, major, minor), q = choose(logit >= 0.0f, minor, major);
     likely = p * p;
     unlikely = q * q;
@@ -54,35 +54,57 @@ COND_DETR_HD inline float sum_of_exponentials(const float* logits, int64_t class
   return sum;
 }
 
-// A box: (centre x, centre y, width, height).
+// A number for each lane.
+template <class V>
+COND_DETR_HD V in_all_lanes(float value) {
+  return V{} + value;
+}
+
+template <>
+COND_DETR_HD inline float in_all_lanes<float>(float value) {
+  return value;
+}
+
+// A box (centre x, centre y, width, height), and what the costs of all its pairs have in common.
 template <class V>
 struct Box {
   V x, y, width, height;
+  V left, right, top, bottom, area;
+
+  Box() = default;
+  COND_DETR_HD Box(V x, V y, V width, V height)
+      : x(x),
+        y(y),
+        width(width),
+        height(height),
+        left(x - 0.5f * width),
+        right(x + 0.5f * width),
+        top(y - 0.5f * height),
+        bottom(y + 0.5f * height),
+        area(width * height) {}
 };
 
-template <class V, class T>
-COND_DETR_HD V l1_distance(const Box<V>& a, const Box<T>& b) {
+template <class V>
+COND_DETR_HD V l1_distance(const Box<V>& a, const Box<float>& b) {
   return magnitude(a.x - b.x) + magnitude(a.y - b.y) + magnitude(a.width - b.width) + magnitude(a.height - b.height);
 }
 
-// Overlap of two intervals given by centre and length, and the length of the interval that spans both.
+// Overlap of two intervals given by their ends, and the length of the interval that spans both.
 template <class V>
 struct Extent {
   V overlap, span;
 
-  COND_DETR_HD Extent(V centre_a, V size_a, V centre_b, V size_b) {
-    const V low_a = centre_a - 0.5f * size_a, high_a = centre_a + 0.5f * size_a;
-    const V low_b = centre_b - 0.5f * size_b, high_b = centre_b + 0.5f * size_b;
-    overlap = larger(smaller(high_a, high_b) - larger(low_a, low_b), V{});
-    span = larger(high_a, high_b) - smaller(low_a, low_b);
-  }
+  COND_DETR_HD Extent(V low_a, V high_a, V low_b, V high_b)
+      : overlap(larger(smaller(high_a, high_b) - larger(low_a, low_b), V{})),
+        span(larger(high_a, high_b) - smaller(low_a, low_b)) {}
 };
 
 template <class V>
 COND_DETR_HD V generalized_iou(const Box<V>& a, const Box<float>& b) {
-  const Extent<V> x(a.x, a.width, V{} + b.x, V{} + b.width), y(a.y, a.height, V{} + b.y, V{} + b.height);
+  const Extent<V> x(a.left, a.right, in_all_lanes<V>(b.left), in_all_lanes<V>(b.right));
+  const Extent<V> y(a.top, a.bottom, in_all_lanes<V>(b.top), in_all_lanes<V>(b.bottom));
   const V intersection = x.overlap * y.overlap;
-  const V union_area = a.width * a.height + b.width * b.height - intersection;
+  const V union_area = a.area + b.area - intersection;
   const V hull = x.span * y.span;
   return intersection / union_area - (hull - union_area) / hull;
 }

@@ -45,16 +45,18 @@ COND_DETR_HD inline void copy_row(const double* data, const DenseShape& shape, b
   }
 }
 
-// Writes min(rows, cols) pairs, from the workspace of a solved problem. Problems without a solution get pairs (i, i).
+// Writes min(rows, cols) pairs, from the workspace of a solved problem: pairs first, first + step, ... where they can
+// be shared out, otherwise all of them with the first. Problems without a solution get pairs (i, i).
 COND_DETR_HD inline void write_pairs(const DenseShape& shape, const Workspace& w, Status status, int64_t* row_index,
-                                     int64_t* col_index) {
+                                     int64_t* col_index, int64_t first, int64_t step) {
   if (status != Status::kOk || !shape.transposed()) {
-    for (int64_t i = 0; i < shape.few(); ++i) {
+    for (int64_t i = first; i < shape.few(); i += step) {
       row_index[i] = i;
       col_index[i] = status == Status::kOk ? w.col_of_row[i] : i;
     }
     return;
   }
+  if (first > 0) return;
   int64_t pair = 0;
   for (int64_t row = 0; row < shape.many(); ++row) {
     if (w.rank[row] < kAssigned) continue;
@@ -88,7 +90,7 @@ Status solve_dense(const double* data, const DenseShape& shape, bool maximize, v
   } else {
     status = solve<L>(MatrixCosts{data, shape.cols, maximize ? -1.0 : 1.0}, rows, shape.padded(), w);
   }
-  write_pairs(shape, w, status, row_index, col_index);
+  write_pairs(shape, w, status, row_index, col_index, 0, 1);
   return status;
 }
 

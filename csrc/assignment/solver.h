@@ -6,7 +6,7 @@
 //
 // Started warm: the row minima are a feasible dual, and rows whose cheapest columns differ are assigned at once. On the
 // costs of a trained detector that leaves almost nothing for the search. On a GPU a block shares this start out among
-// its threads, and a warp searches with its columns in registers where they fit (csrc/cuda/register_search.cuh).
+// its threads, and its warps search together with the columns in registers where they fit (csrc/cuda/block_search.cuh).
 //
 // Ties: of equally cheap columns a row starts with the one of lowest index; of columns equally near in a search an
 // unassigned one is taken before an assigned one, then the one of lowest index. The arithmetic of a column does not
@@ -77,6 +77,8 @@ struct PaddedCosts {
   COND_DETR_DEVICE auto load(int64_t row, int64_t first) const {
     return L::load(data + row * padded + first);
   }
+
+  COND_DETR_HD T at(int64_t row, int64_t col) const { return data[row * padded + col]; }
 };
 
 // Registers are worked on in groups that do not wait for each other's comparisons.
@@ -257,17 +259,19 @@ COND_DETR_DEVICE void update_duals(int32_t start, int32_t count, double length, 
 }
 
 // Turns the assignment around along the path that ends in column `end`.
+COND_DETR_HD inline void augment_path(int32_t start, int32_t end, Workspace& w) {
+  for (int32_t col = end;;) {
+    const int32_t row = static_cast<int32_t>(w.predecessor[col]);
+    const int32_t next = w.col_of_row[row];
+    assign(w, row, col);
+    if (row == start) return;
+    col = next;
+  }
+}
+
 template <class L>
 COND_DETR_DEVICE void augment(int32_t start, int32_t end, Workspace& w) {
-  L::once([&] {
-    for (int32_t col = end;;) {
-      const int32_t row = static_cast<int32_t>(w.predecessor[col]);
-      const int32_t next = w.col_of_row[row];
-      assign(w, row, col);
-      if (row == start) return;
-      col = next;
-    }
-  });
+  L::once([&] { augment_path(start, end, w); });
 }
 
 // Assigns the rows that have no column yet, by a search each. False if one cannot have any.

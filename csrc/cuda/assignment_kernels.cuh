@@ -1,5 +1,5 @@
 // The assignment kernels: a block per problem. The block computes the costs, its warps find the cheapest columns of the
-// rows, its threads assign what they can, and one warp searches for what is left. No torch here.
+// rows, its threads assign what they can, and as many warps as the columns need search for what is left. No torch here.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,17 +7,38 @@
 #include "assignment/dense.h"
 #include "assignment/match.h"
 #include "assignment/warp_lanes.cuh"
+#include "cuda/block_search.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/register_search.cuh"
 #include "cuda/scratch.cuh"
 
 namespace cond_detr {
 
 inline __device__ int warp() { return threadIdx.x / 32; }
 
+// As cond_detr::find_cheapest, by a warp. Costs are compared in the precision that they have. The result is this
+// lane's.
+template <class Costs>
+__device__ bool find_cheapest_in_warp(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
+  auto least = costs.at(row, WarpLanes::lane());
+  int32_t col = WarpLanes::lane();
+  bool valid = least > -INFINITY;  // NaN compares false with everything
+  COND_DETR_UNROLL
+  for (int32_t other = col + 32; other < padded; other += 32) {
+    const auto cost = costs.at(row, other);
+    valid = valid && cost > -INFINITY;
+    if (cost < least) least = cost, col = other;
+  }
+  const Nearest cheapest{ordered_bits(least), static_cast<uint32_t>(col)};
+  if (WarpLanes::lane() == cheapest.winner()) {
+    w.row_dual[row] = least;
+    w.col_of_row[row] = col;
+    if (least < INFINITY) atomicMin(&w.row_of_col[col], row);
+  }
+  return valid;
+}
+
 // Each warp finds the cheapest columns of its rows, and `w.row_of_col` is left with the first of the rows that a column
 // is the cheapest of. False if a cost is NaN or minus infinity.
-
 template <class Costs>
 __device__ bool claim_cheapest(const Costs& costs, int64_t rows, int64_t padded, Workspace& w) {
   for (int64_t col = threadIdx.x; col < padded; col += blockDim.x) {
@@ -27,10 +48,8 @@ __device__ bool claim_cheapest(const Costs& costs, int64_t rows, int64_t padded,
   }
   __syncthreads();
   bool valid = true;
-  for (int64_t at = warp(); at < rows; at += kWarps) {
-    const int32_t row = static_cast<int32_t>(at);
-    valid = find_cheapest<WarpLanes>(costs, row, padded, w) && valid;
-    if (WarpLanes::lane() == 0 && w.row_dual[row] < INFINITY) atomicMin(&w.row_of_col[w.col_of_row[row]], row);
+  for (int32_t row = warp(); row < rows; row += kWarps) {
+    valid = find_cheapest_in_warp(costs, row, padded, w) && valid;
   }
   return __syncthreads_and(valid);
 }
@@ -51,19 +70,27 @@ inline __device__ bool assign_cheapest_in_block(int64_t rows, Workspace& w) {
   return __syncthreads_and(feasible);
 }
 
+// Columns that a thread has in registers, at most: 2560 queries.
+constexpr int kMostGroups = 4;
+
+// As cond_detr::assign_others, for the warps of a block that have columns; the others have nothing to say against it.
 template <class Costs>
-__device__ bool assign_others_in_warp(const Costs& costs, int64_t rows, int64_t padded, Workspace& w) {
+__device__ bool assign_others_in_block(const Costs& costs, int64_t rows, int64_t padded, Workspace& w, Nearest* board) {
   const int32_t count = static_cast<int32_t>(rows);
-  if (padded <= 32 * 10) return assign_others_in_registers<10>(costs, count, padded, w);  // 300 queries
-  return assign_others<WarpLanes>(costs, count, padded, w);
+  const int64_t needed = padded / 32;
+  if (needed > kMostGroups * kWarps) return warp() > 0 || assign_others<WarpLanes>(costs, count, padded, w);
+  Team team(needed < kWarps ? static_cast<int>(needed) : kWarps, board);
+  if (static_cast<int>(threadIdx.x) >= team.threads()) return true;
+  if (needed <= kWarps) return assign_others_in_registers<1>(costs, count, padded, w, team);
+  return assign_others_in_registers<kMostGroups>(costs, count, padded, w, team);
 }
 
 // All threads see the result.
 template <class Costs>
-__device__ Status solve_in_block(const Costs& costs, int64_t rows, int64_t padded, Workspace& w) {
+__device__ Status solve_in_block(const Costs& costs, int64_t rows, int64_t padded, Workspace& w, Nearest* board) {
   if (!claim_cheapest(costs, rows, padded, w)) return Status::kSanitised;
   bool feasible = assign_cheapest_in_block(rows, w);
-  if (feasible && warp() == 0) feasible = assign_others_in_warp(costs, rows, padded, w);
+  if (feasible) feasible = assign_others_in_block(costs, rows, padded, w, board);
   return __syncthreads_and(feasible) ? Status::kOk : Status::kInfeasible;
 }
 
@@ -81,12 +108,13 @@ struct DenseAnswers {
 
 // Costs are copied into shared memory if they fit there beside the workspace, and where they have to be transposed.
 struct DenseScratch : Scratch {
-  Part workspace, costs;
+  Part workspace, board, costs;
   bool copied;
 
   DenseScratch(const DenseShape& shape, size_t available)
       : Scratch(available),
         workspace(add(Workspace::bytes(shape.few(), shape.many()))),
+        board(add(Team::board_bytes(kWarps))),
         costs{},
         copied(shape.transposed() || fits(shape.cost_bytes())) {
     if (copied) costs = add(shape.cost_bytes());
@@ -103,7 +131,10 @@ struct CostsInPlace {
 
   template <class L>
   __device__ double load(int64_t row, int64_t first) const {
-    const int64_t col = first + L::lane();
+    return at(row, first + L::lane());
+  }
+
+  __device__ double at(int64_t row, int64_t col) const {
     return col < cols ? sign * data[row * row_stride + col] : INFINITY;
   }
 };
@@ -116,6 +147,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const double* data = problems.costs + p * shape.rows * shape.cols;
   Carver carver(scratch.template find<kAllShared>(scratch.workspace, p, global));
   Workspace w(carver, shape.few(), shape.many());
+  Nearest* board = reinterpret_cast<Nearest*>(scratch.template find<kAllShared>(scratch.board, p, global));
   double* copy = reinterpret_cast<double*>(scratch.template find<kAllShared>(scratch.costs, p, global));
   if (kAllShared || scratch.copied) {
     for (int64_t row = warp(); row < shape.few(); row += kWarps) {
@@ -125,17 +157,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   Status found;
   if (kAllShared) {
-    found = solve_in_block(PaddedCosts<double>{copy, shape.padded()}, shape.few(), shape.padded(), w);
+    found = solve_in_block(PaddedCosts<double>{copy, shape.padded()}, shape.few(), shape.padded(), w, board);
   } else {
     const CostsInPlace costs = scratch.copied
                                    ? CostsInPlace{copy, shape.padded(), shape.many(), 1.0}
                                    : CostsInPlace{data, shape.cols, shape.cols, problems.maximize ? -1.0 : 1.0};
-    found = solve_in_block(costs, shape.few(), shape.padded(), w);
+    found = solve_in_block(costs, shape.few(), shape.padded(), w, board);
   }
-  if (threadIdx.x == 0) {
-    write_pairs(shape, w, found, answers.row_index + p * shape.few(), answers.col_index + p * shape.few());
-    answers.status[p] = static_cast<int32_t>(found);
-  }
+  write_pairs(shape, w, found, answers.row_index + p * shape.few(), answers.col_index + p * shape.few(), threadIdx.x,
+              kThreads);
+  if (threadIdx.x == 0) answers.status[p] = static_cast<int32_t>(found);
 }
 
 struct MatchAnswers {
@@ -143,15 +174,35 @@ struct MatchAnswers {
   int32_t* status;      // (P)
 };
 
+// A target as the costs of all its pairs read it. Aligned, so that few instructions load it.
+struct alignas(16) Target {
+  Box<float> box;
+  int32_t label;  // kNone if it is no class
+};
+
 struct MatchScratch : Scratch {
-  Part workspace, softmax, costs;
+  Part workspace, board, targets, softmax, costs;
 
   MatchScratch(const MatchProblems& all, size_t available)
       : Scratch(available),
         workspace(add(Workspace::bytes(most_rows(all), most_cols(all)))),
+        board(add(Team::board_bytes(kWarps))),
+        targets(add(all.max_targets * sizeof(Target))),
         softmax(add(all.weights.softmax ? 2 * sizeof(float) * all.queries : 0)),
         costs(add(match_cost_bytes(all))) {}
 };
+
+inline __device__ Box<float> box_at(const float* boxes, int64_t index) {
+  const float* box = boxes + index * 4;
+  return {box[0], box[1], box[2], box[3]};
+}
+
+inline __device__ void load_targets(const MatchProblem& problem, Target* targets) {
+  for (int64_t i = threadIdx.x; i < problem.targets; i += blockDim.x) {
+    const int32_t label = problem.known(i) ? static_cast<int32_t>(problem.labels[i]) : kNone;
+    targets[i] = {box_at(problem.target_boxes, i), label};
+  }
+}
 
 // Of each query, the largest logit and the sum of exp(logit - largest).
 inline __device__ void find_softmax(const MatchProblem& problem, float* largest, float* exp_sum) {
@@ -162,19 +213,50 @@ inline __device__ void find_softmax(const MatchProblem& problem, float* largest,
     largest[query] = most;
     exp_sum[query] = sum_of_exponentials(logits, problem.classes, most);
   }
-  __syncthreads();
 }
 
-inline __device__ float pair_cost(const MatchProblem& problem, int64_t target, int64_t query,
-                                  const CostWeights& weights, const float* largest, const float* exp_sum) {
-  if (!problem.known(target)) return NAN;
-  const float logit = problem.logits[query * problem.classes + problem.labels[target]];
-  const float label_cost = weights.softmax ? -exp_of_negative(logit - largest[query]) / exp_sum[query]
-                                           : focal_cost(logit, weights.alpha, weights.gamma);
-  const float* box = problem.boxes + query * 4;
-  const float* target_box = problem.target_boxes + target * 4;
-  return match_cost(label_cost, Box<float>{box[0], box[1], box[2], box[3]},
-                    Box<float>{target_box[0], target_box[1], target_box[2], target_box[3]}, weights);
+// A query as the costs of all its pairs read it, in a thread's registers.
+struct Query {
+  const float* logits;
+  float largest, exp_sum;  // for softmax
+  Box<float> box;
+
+  __device__ float cost(const Target& target, const CostWeights& weights) const {
+    if (target.label == kNone) return NAN;
+    const float logit = logits[target.label];
+    const float label_cost =
+        weights.softmax ? -exp_of_negative(logit - largest) / exp_sum : focal_cost(logit, weights.alpha, weights.gamma);
+    return match_cost(label_cost, box, target.box, weights);
+  }
+};
+
+// Fills the cost matrix, in padded rows. True if this thread had to replace a cost. Warps have equally many pairs of 32
+// queries and a target, those of a few targets in a row, so that they seldom load another query.
+inline __device__ bool fill_costs(const MatchProblem& problem, const CostWeights& weights, const Target* targets,
+                                  const float* largest, const float* exp_sum, float* costs) {
+  const int64_t cols = problem.cols(), padded = padded_columns(cols), padding = padded - cols;
+  for (int64_t i = threadIdx.x; i < problem.rows() * padding; i += blockDim.x) {
+    costs[i / padding * padded + cols + i % padding] = INFINITY;
+  }
+  const int64_t row_stride = problem.transposed() ? 1 : padded, col_stride = problem.transposed() ? padded : 1;
+  const int64_t pairs = padded_columns(problem.queries) / 32 * problem.targets;
+  const int64_t share = (pairs + kWarps - 1) / kWarps;
+  const int64_t end = share * (warp() + 1) < pairs ? share * (warp() + 1) : pairs;
+  bool sanitised = false;
+  for (int64_t at = share * warp(); at < end;) {
+    const int64_t first = at % problem.targets;
+    const int64_t last = first + end - at < problem.targets ? first + end - at : problem.targets;
+    const int64_t index = at / problem.targets * 32 + WarpLanes::lane();
+    at += last - first;
+    if (index >= problem.queries) continue;
+    Query query{problem.logits + index * problem.classes, 0.0f, 1.0f, box_at(problem.boxes, index)};
+    if (weights.softmax) query.largest = largest[index], query.exp_sum = exp_sum[index];
+    for (int64_t target = first; target < last; ++target) {
+      const float cost = query.cost(targets[target], weights);
+      costs[target * row_stride + index * col_stride] = finite_cost(cost, sanitised);
+    }
+  }
+  return sanitised;
 }
 
 template <bool kAllShared>
@@ -182,33 +264,23 @@ __global__ void __launch_bounds__(kThreads, 1)
     match_kernel(MatchProblems problems, MatchScratch scratch, char* global, MatchAnswers answers) {
   const int64_t p = blockIdx.x;
   const MatchProblem problem(problems, p);
-  const int64_t rows = problem.rows(), cols = problem.cols(), padded = padded_columns(cols);
-  float* costs = reinterpret_cast<float*>(scratch.template find<kAllShared>(scratch.costs, p, global));
+  Nearest* board = reinterpret_cast<Nearest*>(scratch.template find<kAllShared>(scratch.board, p, global));
+  Target* targets = reinterpret_cast<Target*>(scratch.template find<kAllShared>(scratch.targets, p, global));
   float* largest = reinterpret_cast<float*>(scratch.template find<kAllShared>(scratch.softmax, p, global));
   float* exp_sum = largest + problem.queries;
+  float* costs = reinterpret_cast<float*>(scratch.template find<kAllShared>(scratch.costs, p, global));
   Carver carver(scratch.template find<kAllShared>(scratch.workspace, p, global));
-  Workspace w(carver, rows, cols);
+  Workspace w(carver, problem.rows(), problem.cols());
+  load_targets(problem, targets);
   if (problems.weights.softmax) find_softmax(problem, largest, exp_sum);
-  bool sanitised = false;
-  // a warp takes 32 columns of a row at a time
-  int64_t row = 0;
-  for (int64_t first = 32 * warp();; first += 32 * kWarps) {
-    for (; row < rows && first >= padded; first -= padded) ++row;
-    if (row >= rows) break;
-    const int64_t col = first + WarpLanes::lane();
-    float cost = INFINITY;
-    if (col < cols) {
-      const int64_t target = problem.transposed() ? col : row, query = problem.transposed() ? row : col;
-      cost = finite_cost(pair_cost(problem, target, query, problems.weights, largest, exp_sum), sanitised);
-    }
-    costs[row * padded + col] = cost;
-  }
-  const bool any_sanitised = __syncthreads_or(sanitised);
-  solve_in_block(PaddedCosts<float>{costs, padded}, rows, padded, w);
+  __syncthreads();
+  const bool sanitised = __syncthreads_or(fill_costs(problem, problems.weights, targets, largest, exp_sum, costs));
+  const int64_t padded = padded_columns(problem.cols());
+  solve_in_block(PaddedCosts<float>{costs, padded}, problem.rows(), padded, w, board);
   for (int64_t target = threadIdx.x; target < problems.max_targets; target += blockDim.x) {
     answers.pred_index[p * problems.max_targets + target] = prediction_of(problem, w, target);
   }
-  if (threadIdx.x == 0) answers.status[p] = static_cast<int32_t>(any_sanitised ? Status::kSanitised : Status::kOk);
+  if (threadIdx.x == 0) answers.status[p] = static_cast<int32_t>(sanitised ? Status::kSanitised : Status::kOk);
 }
 
 }  // namespace cond_detr

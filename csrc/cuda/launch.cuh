@@ -7,7 +7,11 @@
 
 namespace cond_detr {
 
-constexpr int kWarps = 16;
+// Of a block: as many as have all the registers they want. An emulation has fewer, and so more columns a thread.
+#ifndef COND_DETR_WARPS
+#define COND_DETR_WARPS 20
+#endif
+constexpr int kWarps = COND_DETR_WARPS;
 constexpr int kThreads = 32 * kWarps;
 
 // Launches a block of kThreads per problem, each with its scratch.

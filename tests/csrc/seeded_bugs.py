@@ -4,7 +4,7 @@
     python tests/csrc/seeded_bugs.py barrier votes   those with one of these words in their names
 
 Each program is built and run with AddressSanitizer and UndefinedBehaviorSanitizer, and with ThreadSanitizer, to which
-the lanes of a warp are threads that only barriers, votes and shuffles put in order.
+the lanes of a warp are threads that only barriers put in order.
 """
 
 import argparse
@@ -39,7 +39,8 @@ class Bug:
 
 LANES = "assignment/warp_lanes.cuh"
 KERNELS = "cuda/assignment_kernels.cuh"
-SEARCH = "cuda/register_search.cuh"
+SEARCH = "cuda/block_search.cuh"
+TEAM = "cuda/team.cuh"
 
 BUGS = {
     "once without its first barrier": Bug(LANES, "    __syncwarp();  // no lane still reads what is replaced\n", ""),
@@ -50,10 +51,21 @@ BUGS = {
         KERNELS, "w.row_of_col[col] = INT32_MAX;\n  }\n  __syncthreads();", "w.row_of_col[col] = INT32_MAX;\n  }"
     ),
     "the last claim instead of the first": Bug(
-        KERNELS, "atomicMin(&w.row_of_col[w.col_of_row[row]], row)", "w.row_of_col[w.col_of_row[row]] = row"
+        KERNELS, "atomicMin(&w.row_of_col[col], row)", "w.row_of_col[col] = row"
     ),
-    "ties in any order": Bug(SEARCH, " || (other.bits == bits && other.rank < rank)", ""),
-    "another lane's column settled": Bug(SEARCH, "if (col % 32 == WarpLanes::lane()) settled_", "settled_"),
+    "ties of a thread in any order": Bug(TEAM, " || (other.bits == bits && other.rank < rank)", ""),
+    "ties between threads in any order": Bug(TEAM, "second && rank == least_rank", "second"),
+    "lower halves not compared": Bug(TEAM, "first && lower == least;", "first;"),
+    "warps do not wait for each other": Bug(
+        TEAM, "    meet();\n    const Nearest of_warp", "    const Nearest of_warp"
+    ),
+    "one sheet for all steps": Bug(TEAM, "    turn_ ^= 1;\n", ""),
+    "a path before all of it is written": Bug(SEARCH, "if (detour_) team_.meet();", ""),
+    "free rows before the last one has a column": Bug(SEARCH, "if (first > 0) team.meet();", ""),
+    "another thread's column settled": Bug(SEARCH, "if (col != column(group)) continue;", ""),
+    "a path without its last predecessor": Bug(
+        SEARCH, "if (end % team_.threads() == static_cast<int32_t>(threadIdx.x))", "if (threadIdx.x == 0)"
+    ),
     "a free row forgotten": Bug(SEARCH, "left; left &= left - 1", "left; left &= left - 2"),
     "lane 0 leaves a vote out": Bug(
         LANES, "return __all_sync(~0u, mask);", "if (lane() == 0) return mask; return __all_sync(~0u, mask);"
@@ -62,17 +74,21 @@ BUGS = {
         KERNELS, "    }\n  }\n  return __syncthreads_and(feasible);", "    }\n  }\n  return feasible;"
     ),
     "no barrier after the search": Bug(KERNELS, "return __syncthreads_and(feasible) ?", "return feasible ?"),
-    "all warps search": Bug(KERNELS, "if (feasible && warp() == 0)", "if (feasible)"),
+    "all warps search": Bug(KERNELS, "if (static_cast<int>(threadIdx.x) >= team.threads()) return true;", ""),
+    "all warps search in memory": Bug(KERNELS, "return warp() > 0 || assign_others", "return assign_others"),
     "own vote for all that is valid": Bug(KERNELS, "return __syncthreads_and(valid);", "return valid;"),
-    "own vote for any that is sanitised": Bug(KERNELS, "__syncthreads_or(sanitised)", "sanitised"),
-    "no barrier after the softmax": Bug(
-        KERNELS, "problem.classes, most);\n  }\n  __syncthreads();", "problem.classes, most);\n  }"
+    "own vote for any that is sanitised": Bug(
+        KERNELS, "sanitised = __syncthreads_or(fill_costs", "sanitised = (fill_costs"
     ),
+    "no barrier before the costs": Bug(KERNELS, "largest, exp_sum);\n  __syncthreads();", "largest, exp_sum);"),
+    "a warp's last pairs left out": Bug(KERNELS, "(pairs + kWarps - 1) / kWarps", "pairs / kWarps"),
+    "half of the targets' memory": Bug(
+        KERNELS, "all.max_targets * sizeof(Target)", "all.max_targets * sizeof(Target) / 2"
+    ),
+    "half of the board": Bug(TEAM, "return 2 * most_warps", "return most_warps"),
     "sums overlap maxima": Bug(KERNELS, "largest + problem.queries", "largest + problem.queries / 2"),
     "half of the softmax's memory": Bug(KERNELS, "2 * sizeof(float) * all.queries", "sizeof(float) * all.queries"),
-    "padding not written": Bug(
-        KERNELS, "    costs[row * padded + col] = cost;", "    if (col < cols) costs[row * padded + col] = cost;"
-    ),
+    "padding not written": Bug(KERNELS, "costs[i / padding * padded + cols + i % padding] = INFINITY;", ""),
     "output not per problem": Bug(KERNELS, "pred_index[p * problems.max_targets + target]", "pred_index[target]"),
     "workspace too small": Bug(
         "assignment/carver.h", "bytes += scratch_bytes<T>(count)", "bytes += scratch_bytes<T>(count) / 2"
@@ -91,8 +107,8 @@ class Workplace:
         self.folder = folder
         self.builder = Builder(folder)
         self.matches = {"address": 60, "thread": 8}
-        for sanitizer, problems in {"address": 300, "thread": 20}.items():
-            batches = dense_batches(problems, seed=3, sizes={12: 0.7, 40: 0.27, 160: 0.03})
+        for sanitizer, problems in {"address": 300, "thread": 40}.items():
+            batches = dense_batches(problems, seed=3, sizes={12: 0.65, 40: 0.25, 160: 0.1})
             write_batches(batches, folder / f"dense-{sanitizer}")
 
     def run(self, program: Path, sanitizer: str, place: str, garbage: int) -> str | None:

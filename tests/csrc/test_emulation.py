@@ -76,8 +76,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
     folder = tmp_path_factory.mktemp("emulated")
     workplace = Workplace(folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        watched = {name: pool.submit(workplace.builder.program, name) for name in SANITIZERS}
-        programs = {name: future.result() for name, future in watched.items()}
+        built = {name: pool.submit(workplace.builder.program, name) for name in SANITIZERS}
+        programs = {name: future.result() for name, future in built.items()}
         bugs = {name: pool.submit(workplace.catch, name, [sanitizer]) for name, sanitizer in SOME_BUGS.items()}
         races = {
             place: pool.submit(workplace.run, programs["thread"], "thread", place, garbage=0xFF)

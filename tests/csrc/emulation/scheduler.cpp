@@ -58,13 +58,13 @@ struct Thread {
   Warp* warp = nullptr;
   Index index;
   unsigned lane = 0;
-  unsigned warp_meetings = 0, block_meetings = 0;  // until now
+  unsigned warp_meetings = 0, block_meetings = 0, team_meetings = 0;  // until now
 };
 
 // Sets of lanes are bits. A lane is ready, or in a meeting, or has left.
 struct Warp {
   Thread lanes[kWarpSize];
-  uint32_t ready = 0, in_warp_meeting = 0, in_block_meeting = 0, left = 0;
+  uint32_t ready = 0, in_warp_meeting = 0, in_block_meeting = 0, in_team_meeting = 0, left = 0;
   bool listed = false;  // by the scheduler
   Place place{nullptr};
   Alternating<uint64_t[kWarpSize]> values;
@@ -80,6 +80,9 @@ struct Block {
   Place place{nullptr};
   Alternating<unsigned> votes;
   Alternating<Order> order;
+  unsigned in_team = 0, team_size = 0;
+  Place team_place{nullptr};
+  Alternating<Order> team_order;
 
   Block(unsigned x, unsigned threads, size_t shared_bytes)
       : index{x}, warp_count(threads / kWarpSize), threads(threads) {
@@ -189,6 +192,7 @@ void Scheduler::leave() {
   Block& block = *me.block;
   if (warp.in_warp_meeting) fail("the thread leaves, and others of its warp wait for it in %s", warp.place.operation);
   if (block.waiting) fail("the thread leaves, and others of its block wait for it in %s", block.place.operation);
+  if (warp.in_team_meeting) fail("the thread leaves, and others of its team wait in %s", block.team_place.operation);
   warp.ready &= ~(1u << me.lane);
   warp.left |= 1u << me.lane;
   unused_.push_back(me.fiber);
@@ -270,12 +274,13 @@ void run_grid(unsigned blocks, unsigned threads, size_t shared_bytes, const std:
 
 char* shared_memory() { return scheduler.current().block->shared.get(); }
 
-const uint64_t* meet_in_warp(Place place, uint64_t value) {
+const uint64_t* exchange_in_warp(Place place, uint64_t value) {
   Thread& me = scheduler.current();
   Warp& warp = *me.warp;
   const uint32_t my_bit = 1u << me.lane;
   if (warp.left) fail("waits in %s for threads of its warp that have left", place.operation);
   if (warp.in_block_meeting) fail("waits in %s, others of its warp wait for its block", place.operation);
+  if (warp.in_team_meeting) fail("waits in %s, others of its warp wait for their team", place.operation);
   if (warp.in_warp_meeting == 0) warp.place = place;
   if (!(warp.place == place)) {
     fail("waits in %s (%u), others of its warp in %s (%u)", place.operation, place.argument, warp.place.operation,
@@ -283,7 +288,6 @@ const uint64_t* meet_in_warp(Place place, uint64_t value) {
   }
   const unsigned meeting = me.warp_meetings++;
   warp.values[meeting][me.lane] = value;
-  warp.order[meeting].publish();
   warp.in_warp_meeting |= my_bit;
   warp.ready &= ~my_bit;
   if (warp.in_warp_meeting == kAllLanes) {
@@ -291,8 +295,16 @@ const uint64_t* meet_in_warp(Place place, uint64_t value) {
     scheduler.wake(warp);
   }
   scheduler.pause();
-  warp.order[meeting].observe();
   return warp.values[meeting];
+}
+
+void meet_in_warp(Place place) {
+  Thread& me = scheduler.current();
+  Warp& warp = *me.warp;
+  const unsigned meeting = me.warp_meetings;
+  warp.order[meeting].publish();
+  exchange_in_warp(place, 0);
+  warp.order[meeting].observe();
 }
 
 unsigned meet_in_block(Place place, bool vote) {
@@ -302,6 +314,7 @@ unsigned meet_in_block(Place place, bool vote) {
   const uint32_t my_bit = 1u << me.lane;
   if (block.left) fail("waits in %s for threads of its block that have left", place.operation);
   if (warp.in_warp_meeting) fail("waits in %s, others of its warp in %s", place.operation, warp.place.operation);
+  if (warp.in_team_meeting) fail("waits in %s, others of its warp wait for their team", place.operation);
   if (block.waiting == 0) block.place = place;
   if (!(block.place == place)) {
     fail("waits in %s, others of its block in %s", place.operation, block.place.operation);
@@ -322,6 +335,37 @@ unsigned meet_in_block(Place place, bool vote) {
   scheduler.pause();
   block.order[meeting].observe();
   return block.votes[meeting];
+}
+
+void meet_in_team(Place place, unsigned count) {
+  Thread& me = scheduler.current();
+  Warp& warp = *me.warp;
+  Block& block = *me.block;
+  const uint32_t my_bit = 1u << me.lane;
+  if (warp.in_warp_meeting) fail("waits in %s, others of its warp in %s", place.operation, warp.place.operation);
+  if (warp.in_block_meeting) fail("waits in %s, others of its warp wait for its block", place.operation);
+  if (count == 0 || count % kWarpSize || count > block.threads) fail("a team of %u threads", count);
+  if (block.in_team == 0) block.team_place = place, block.team_size = count;
+  if (!(block.team_place == place) || block.team_size != count) {
+    fail("waits in %s (%u) with %u, others of its block in %s (%u) with %u", place.operation, place.argument, count,
+         block.team_place.operation, block.team_place.argument, block.team_size);
+  }
+  const unsigned meeting = me.team_meetings++;
+  block.team_order[meeting].publish();
+  warp.in_team_meeting |= my_bit;
+  warp.ready &= ~my_bit;
+  if (++block.in_team == count) {
+    block.in_team = 0;
+    for (unsigned i = 0; i < block.warp_count; ++i) {
+      Warp& member = block.warps[i];
+      if (member.in_team_meeting == 0) continue;
+      if (member.in_team_meeting != kAllLanes) fail("a part of a warp in a team, in %s", place.operation);
+      member.in_team_meeting = 0;
+      scheduler.wake(member);
+    }
+  }
+  scheduler.pause();
+  block.team_order[meeting].observe();
 }
 
 }  // namespace emulation

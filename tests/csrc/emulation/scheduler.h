@@ -5,7 +5,7 @@
 // blocks of a grid, run in turns of any length. All threads of a warp or block must meet in the same operation, and
 // none may leave before the others are done with it; anything else ends the program with a message.
 //
-// This is the hardware's part, so sanitizers do not watch it, and to ThreadSanitizer only meetings order the threads.
+// This is the hardware's part, so sanitizers do not watch it, and to ThreadSanitizer only barriers order the threads.
 // Nothing in scheduler.cpp that a thread runs may be a template of the standard library that others use as well: the
 // linker might take their copy, which is watched.
 #pragma once
@@ -45,11 +45,17 @@ struct Place {
   bool operator==(const Place& other) const { return operation == other.operation && argument == other.argument; }
 };
 
-// Waits for the other threads of the warp. Of each lane the value that it has brought, valid until the next meeting.
-const uint64_t* meet_in_warp(Place place, uint64_t value = 0);
+// Waits for the other threads of the warp, and sees what they have written. That is all that orders memory in a warp.
+void meet_in_warp(Place place);
+
+// Waits for the other threads of the warp, for a value that each brings; they are valid until the next meeting.
+const uint64_t* exchange_in_warp(Place place, uint64_t value);
 
 // Waits for the other threads of the block. How many of them have brought true.
 unsigned meet_in_block(Place place, bool vote = false);
+
+// Waits for so many threads of the block, in whole warps. There is one such team at a time.
+void meet_in_team(Place place, unsigned count);
 
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -16,7 +16,8 @@
 // A static variable would be one for all blocks, and AddressSanitizer would not see what lies behind it.
 #define __shared__ static_assert(false, "emulated kernels have no shared memory but the launch's");
 
-// Barriers, votes and shuffles. An operation goes by its signature, which has the type in it that a template is of.
+// Barriers, votes and shuffles, of which only barriers order memory. An operation goes by its signature, which has the
+// type in it that a template is of.
 
 inline void check_full(unsigned mask) {
   if (mask != ~0u) emulation::fail("only whole warps are emulated, not the lanes %x", mask);
@@ -29,7 +30,7 @@ inline void __syncwarp(unsigned mask = ~0u) {
 
 inline int __all_sync(unsigned mask, int predicate) {
   check_full(mask);
-  const uint64_t* votes = emulation::meet_in_warp({__PRETTY_FUNCTION__}, predicate != 0);
+  const uint64_t* votes = emulation::exchange_in_warp({__PRETTY_FUNCTION__}, predicate != 0);
   bool all = true;
   for (unsigned lane = 0; lane < emulation::kWarpSize; ++lane) all = all && votes[lane];
   return all;
@@ -42,14 +43,14 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof value);
   const unsigned other = threadIdx.x % emulation::kWarpSize ^ lane_mask;
-  bits = emulation::meet_in_warp({__PRETTY_FUNCTION__, static_cast<unsigned>(lane_mask)}, bits)[other];
+  bits = emulation::exchange_in_warp({__PRETTY_FUNCTION__, static_cast<unsigned>(lane_mask)}, bits)[other];
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   check_full(mask);
-  const uint64_t* votes = emulation::meet_in_warp({__PRETTY_FUNCTION__}, predicate != 0);
+  const uint64_t* votes = emulation::exchange_in_warp({__PRETTY_FUNCTION__}, predicate != 0);
   unsigned ballot = 0;
   for (unsigned lane = 0; lane < emulation::kWarpSize; ++lane) ballot |= static_cast<unsigned>(votes[lane]) << lane;
   return ballot;
@@ -57,7 +58,7 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 
 inline unsigned __reduce_min_sync(unsigned mask, unsigned value) {
   check_full(mask);
-  const uint64_t* values = emulation::meet_in_warp({__PRETTY_FUNCTION__}, value);
+  const uint64_t* values = emulation::exchange_in_warp({__PRETTY_FUNCTION__}, value);
   for (unsigned lane = 0; lane < emulation::kWarpSize; ++lane) {
     if (values[lane] < value) value = static_cast<unsigned>(values[lane]);
   }
@@ -72,6 +73,10 @@ inline int __syncthreads_and(int predicate) {
 
 inline int __syncthreads_or(int predicate) {
   return emulation::meet_in_block({__PRETTY_FUNCTION__}, predicate != 0) > 0;
+}
+
+inline void __barrier_sync_count(unsigned barrier, unsigned count) {
+  emulation::meet_in_team({__PRETTY_FUNCTION__, barrier}, count);
 }
 
 // Atomics and bits.
