@@ -108,8 +108,9 @@ def train(run: Run, root: Path, threads: int) -> Row:
         options = ["--resume"] if (folder / "last.pt").exists() else new
         command = [sys.executable, "-m", "cond_detr.train", *options, "--output-dir", str(folder)]
         code, seconds = until_over(run, root, command, threads)
-        with (folder / "cpu_seconds.txt").open("a") as file:
-            file.write(f"{seconds}\n")
+        if not torch.cuda.is_available():  # beside a GPU they say nothing
+            with (folder / "cpu_seconds.txt").open("a") as file:
+                file.write(f"{seconds}\n")
         if code:
             raise subprocess.CalledProcessError(code, command)
     curve = [[record["epoch"], record["AP"], record["AP50"]] for record in history(folder)]
@@ -231,28 +232,29 @@ def curves_picture(rows: Sequence[Row], title: str) -> object:
 
 
 def beyond_picture(rows: Sequence[Row], title: str) -> object:
-    """AP over epochs and over CPU minutes, a line for each seed until it reaches the goal."""
+    """AP over epochs, and over CPU minutes where they are known, a line for each seed until it reaches the goal."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
-    by_epoch, by_minute = figure.subplots(1, 2, sharey=True)
+    known = any("cpu_seconds" in row for row in rows)
+    figure = Figure(figsize=(10 if known else 7, 4.8), layout="constrained")
+    axes = figure.subplots(1, 1 + known, sharey=True, squeeze=False)[0]
     for i, model in enumerate(dict.fromkeys(row["model"] for row in rows)):
         for row in (row for row in rows if row["model"] == model):
             curve = [ap for _, ap, _ in row["curve"]]
             epochs = range(1, len(curve) + 1)
             style = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--", "linewidth": 1.2, "alpha": 0.8}
-            label = model if row["seed"] == 0 else None
-            by_epoch.plot(epochs, curve, label=label, **style)
+            axes[0].plot(epochs, curve, label=model if row["seed"] == 0 else None, **style)
             minutes = row.get("cpu_seconds", math.nan) / 60 / len(curve)
-            by_minute.plot([epoch * minutes for epoch in epochs], curve, **style)
-    by_epoch.set(xlabel="epoch", ylabel="AP on held-out images", ylim=(0, None))
-    by_epoch.locator_params(axis="x", integer=True)
-    by_minute.set(xlabel="CPU minutes")
-    for axis in (by_epoch, by_minute):
+            if known:
+                axes[1].plot([epoch * minutes for epoch in epochs], curve, **style)
+    axes[0].set(ylabel="AP on held-out images", ylim=(0, None))
+    axes[0].locator_params(axis="x", integer=True)
+    for axis, label in zip(axes, ("epoch", "CPU minutes"), strict=False):
+        axis.set_xlabel(label)
         axis.grid(alpha=0.3)
         for goal in GOALS:
             axis.axhline(goal, color="0.6", linewidth=0.8)
-    figure.legend(*by_epoch.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(title, fontsize=9)
     return figure
 

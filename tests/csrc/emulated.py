@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import struct
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -122,7 +123,7 @@ class Run:
     garbage: int
     seed: int
     match_batches: int
-    seconds: float = 300
+    seconds: int = 300  # of a processor
 
     def __call__(self, program: Path, dense: Path, answers: Path) -> subprocess.CompletedProcess[str]:
         numbers = (self.shared_bytes, self.garbage, self.seed, self.match_batches)
@@ -134,13 +135,16 @@ class Run:
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=self.seconds)
+        limited = ["prlimit", f"--cpu={self.seconds}", *command]
+        return subprocess.run(limited, env=environment, capture_output=True, text=True)
 
 
 def complaint(run: subprocess.CompletedProcess[str]) -> str | None:
     """What the program, or a sanitizer, found wrong in a run."""
     if run.returncode == 0:
         return None
+    if run.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "no end"
     patterns = (
         r"ThreadSanitizer: (.*?) \(",
         r"AddressSanitizer: (\S+)",
