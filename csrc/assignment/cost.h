@@ -54,7 +54,8 @@ COND_DETR_HD inline float sum_of_exponentials(const float* logits, int64_t class
   return sum;
 }
 
-// A number for each lane.
+// A number for each lane. Of one lane it is the number itself: a compiler may not leave out the addition, which turns
+// -0 into 0.
 template <class V>
 COND_DETR_HD V in_all_lanes(float value) {
   return V{} + value;
@@ -71,7 +72,6 @@ struct Box {
   V x, y, width, height;
   V left, right, top, bottom, area;
 
-  Box() = default;
   COND_DETR_HD Box(V x, V y, V width, V height)
       : x(x),
         y(y),

@@ -45,8 +45,9 @@ COND_DETR_HD inline void copy_row(const double* data, const DenseShape& shape, b
   }
 }
 
-// Writes min(rows, cols) pairs, from the workspace of a solved problem: pairs first, first + step, ... where they can
-// be shared out, otherwise all of them with the first. Problems without a solution get pairs (i, i).
+// Writes min(rows, cols) pairs, from the workspace of a solved problem: pairs first, first + step, ... of them. Those
+// of a solved transposed problem cannot be shared out; the caller with first = 0 writes all. Problems without a
+// solution get pairs (i, i).
 COND_DETR_HD inline void write_pairs(const DenseShape& shape, const Workspace& w, Status status, int64_t* row_index,
                                      int64_t* col_index, int64_t first, int64_t step) {
   if (status != Status::kOk || !shape.transposed()) {

@@ -2,7 +2,8 @@
 // extensions; on a GPU they are the threads of a warp (warp_lanes.cuh). The solver is written once over either.
 //
 // A lanes type L has L::kWidth lanes; Real, Int and Float hold a double, an int64_t or a float per lane (on a GPU: this
-// thread's); comparisons give a Mask for L::select. Everything that is not per lane is uniform.
+// thread's); comparisons give a Mask for L::select. Everything that is not per lane is uniform. L::kChains registers
+// are worked on at a time, which do not wait for each other's comparisons.
 #pragma once
 
 #include "assignment/portable.h"
@@ -20,6 +21,7 @@ struct Ranked {
 // COND_DETR_LANES is how many lanes of 64 bits a register has.
 struct SimdLanes {
   static constexpr int kWidth = COND_DETR_LANES;
+  static constexpr int kChains = 4;
   typedef double Real __attribute__((vector_size(8 * COND_DETR_LANES)));
   typedef int64_t Int __attribute__((vector_size(8 * COND_DETR_LANES)));
   typedef float Float __attribute__((vector_size(4 * COND_DETR_LANES)));
@@ -62,9 +64,6 @@ struct SimdLanes {
     }
     return {value[0], rank[0]};
   }
-
-  // Afterwards, what one lane stored may be read by another.
-  static void meet() {}
 
   // Writes that the whole team does once, and that the lanes see afterwards.
   template <class Writes>

@@ -81,24 +81,21 @@ struct PaddedCosts {
   COND_DETR_HD T at(int64_t row, int64_t col) const { return data[row * padded + col]; }
 };
 
-// Registers are worked on in groups that do not wait for each other's comparisons.
-constexpr int kChains = 4;
-
-// Whether a register of a group holds columns: the last group of wide lanes may reach behind the padding.
+// Whether a register of a group of L::kChains holds columns: the last group of wide lanes may reach behind the padding.
 template <class L>
 COND_DETR_DEVICE bool in_columns(int64_t at, int64_t padded) {
-  return kColumnPadding % (kChains * L::kWidth) == 0 || at < padded;
+  return kColumnPadding % (L::kChains * L::kWidth) == 0 || at < padded;
 }
 
 // The least value seen in each lane, in several chains.
 template <class L>
 struct LaneMinima {
-  decltype(L::all(0.0)) value[kChains];
-  decltype(L::lane_index()) rank[kChains];
+  decltype(L::all(0.0)) value[L::kChains];
+  decltype(L::lane_index()) rank[L::kChains];
 
   COND_DETR_DEVICE LaneMinima() {
     COND_DETR_UNROLL
-    for (int chain = 0; chain < kChains; ++chain) {
+    for (int chain = 0; chain < L::kChains; ++chain) {
       value[chain] = L::all(double(INFINITY));
       rank[chain] = L::all(INT64_MAX);
     }
@@ -121,7 +118,7 @@ struct LaneMinima {
 
   COND_DETR_DEVICE Ranked least() {
     COND_DETR_UNROLL
-    for (int chain = 1; chain < kChains; ++chain) see(0, value[chain], rank[chain]);
+    for (int chain = 1; chain < L::kChains; ++chain) see(0, value[chain], rank[chain]);
     return L::least(value[0], rank[0]);
   }
 };
@@ -132,9 +129,9 @@ template <class L, class Costs>
 COND_DETR_DEVICE bool find_cheapest(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
   LaneMinima<L> minima;
   auto valid = L::all(0.0) == L::all(0.0);
-  for (int64_t first = 0; first < padded; first += kChains * L::kWidth) {
+  for (int64_t first = 0; first < padded; first += L::kChains * L::kWidth) {
     COND_DETR_UNROLL
-    for (int chain = 0; chain < kChains; ++chain) {
+    for (int chain = 0; chain < L::kChains; ++chain) {
       const int64_t at = first + chain * L::kWidth;
       if (!in_columns<L>(at, padded)) continue;
       const auto cost = costs.template load<L>(row, at);
@@ -156,7 +153,6 @@ COND_DETR_DEVICE void clear_columns(Workspace& w, int64_t padded) {
     L::store(w.col_dual + first, L::all(0.0));
     L::store(w.rank + first, L::lane_index() + first);
   }
-  L::meet();
 }
 
 COND_DETR_HD inline void assign(Workspace& w, int32_t row, int32_t col) {
@@ -191,11 +187,11 @@ COND_DETR_DEVICE Ranked relax(const Costs& costs, double base, int32_t row, int6
   const int64_t* const ranks = w.rank;
   double* const distances = w.distance;
   int64_t* const predecessors = w.predecessor;
-  for (int64_t first = 0; first < padded; first += kChains * L::kWidth) {
-    decltype(L::all(0.0)) distance[kChains];
-    decltype(L::lane_index()) predecessor[kChains];
+  for (int64_t first = 0; first < padded; first += L::kChains * L::kWidth) {
+    decltype(L::all(0.0)) distance[L::kChains];
+    decltype(L::lane_index()) predecessor[L::kChains];
     COND_DETR_UNROLL
-    for (int chain = 0; chain < kChains; ++chain) {
+    for (int chain = 0; chain < L::kChains; ++chain) {
       const int64_t at = first + chain * L::kWidth;
       if (!in_columns<L>(at, padded)) continue;
       // a settled column's dual is -inf, which puts it out of reach
@@ -208,7 +204,7 @@ COND_DETR_DEVICE Ranked relax(const Costs& costs, double base, int32_t row, int6
     }
     // after all loads, none of which then waits for a store
     COND_DETR_UNROLL
-    for (int chain = 0; chain < kChains; ++chain) {
+    for (int chain = 0; chain < L::kChains; ++chain) {
       const int64_t at = first + chain * L::kWidth;
       if (!in_columns<L>(at, padded)) continue;
       L::store(distances + at, distance[chain]);

@@ -18,8 +18,12 @@ inline __device__ double value_of(uint64_t ordered) {
   return __longlong_as_double(bits ^ (~(bits >> 63) | INT64_MIN));
 }
 
+// Of this thread, in its block.
+inline __device__ int warp() { return threadIdx.x / 32; }
+
 struct WarpLanes {
   static constexpr int kWidth = 32;
+  static constexpr int kChains = 2;  // with more, the kernels spill
 
   static __device__ int lane() { return threadIdx.x % kWidth; }
 
@@ -27,14 +31,11 @@ struct WarpLanes {
   static __device__ double load(const float* from) { return from[lane()]; }
   static __device__ int64_t load(const int64_t* from) { return from[lane()]; }
 
-  // What one lane stores here, others may read after they met, or did something once.
+  // What one lane stores here, others may read after they did something once.
   template <class T>
   static __device__ void store(T* to, T value) {
     to[lane()] = value;
   }
-
-  // Afterwards, what one lane stored may be read by another.
-  static __device__ void meet() { __syncwarp(); }
 
   template <class T>
   static __device__ T all(T value) {
@@ -46,8 +47,6 @@ struct WarpLanes {
   static __device__ T select(bool mask, T yes, T no) {
     return mask ? yes : no;
   }
-
-  static __device__ bool all_of(bool mask) { return __all_sync(~0u, mask); }
 
   // The least of all lanes, of unsigned numbers: the upper halves, then the lower ones of those that have it.
   static __device__ uint64_t least(uint64_t bits) {

@@ -1,5 +1,5 @@
 // The assignment kernels: a block per problem. The block computes the costs, its warps find the cheapest columns of the
-// rows, its threads assign what they can, and as many warps as the columns need search for what is left. No torch here.
+// rows, its threads assign what they can, and a team of its warps searches for what is left. No torch here.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,8 +12,6 @@
 #include "cuda/scratch.cuh"
 
 namespace cond_detr {
-
-inline __device__ int warp() { return threadIdx.x / 32; }
 
 // As cond_detr::find_cheapest, by a warp. Costs are compared in the precision that they have. The result is this
 // lane's.
@@ -41,7 +39,7 @@ __device__ bool find_cheapest_in_warp(const Costs& costs, int32_t row, int64_t p
 // is the cheapest of. False if a cost is NaN or minus infinity.
 template <class Costs>
 __device__ bool claim_cheapest(const Costs& costs, int64_t rows, int64_t padded, Workspace& w) {
-  for (int64_t col = threadIdx.x; col < padded; col += blockDim.x) {
+  for (int64_t col = threadIdx.x; col < padded; col += kThreads) {
     w.col_dual[col] = 0.0;
     w.rank[col] = col;
     w.row_of_col[col] = INT32_MAX;
@@ -57,7 +55,7 @@ __device__ bool claim_cheapest(const Costs& costs, int64_t rows, int64_t padded,
 // As assign_cheapest, by all threads of the block, given `w.row_of_col` as claim_cheapest leaves it.
 inline __device__ bool assign_cheapest_in_block(int64_t rows, Workspace& w) {
   bool feasible = true;
-  for (int64_t row = threadIdx.x; row < rows; row += blockDim.x) {
+  for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
     feasible = feasible && w.row_dual[row] < INFINITY;
     if (!feasible) break;
     const int32_t col = w.col_of_row[row];
@@ -70,10 +68,8 @@ inline __device__ bool assign_cheapest_in_block(int64_t rows, Workspace& w) {
   return __syncthreads_and(feasible);
 }
 
-// Columns that a thread has in registers, at most: 2560 queries.
-constexpr int kMostGroups = 4;
-
-// As cond_detr::assign_others, for the warps of a block that have columns; the others have nothing to say against it.
+// As cond_detr::assign_others: by a warp for each 32 columns, or by all with several columns a thread, or, where these
+// do not fit into registers, by one warp. To threads that take no part it is true.
 template <class Costs>
 __device__ bool assign_others_in_block(const Costs& costs, int64_t rows, int64_t padded, Workspace& w, Nearest* board) {
   const int32_t count = static_cast<int32_t>(rows);
@@ -108,13 +104,13 @@ struct DenseAnswers {
 
 // Costs are copied into shared memory if they fit there beside the workspace, and where they have to be transposed.
 struct DenseScratch : Scratch {
-  Part workspace, board, costs;
+  Part board, workspace, costs;
   bool copied;
 
   DenseScratch(const DenseShape& shape, size_t available)
       : Scratch(available),
+        board(add(Team::board_bytes())),
         workspace(add(Workspace::bytes(shape.few(), shape.many()))),
-        board(add(Team::board_bytes(kWarps))),
         costs{},
         copied(shape.transposed() || fits(shape.cost_bytes())) {
     if (copied) costs = add(shape.cost_bytes());
@@ -181,12 +177,12 @@ struct alignas(16) Target {
 };
 
 struct MatchScratch : Scratch {
-  Part workspace, board, targets, softmax, costs;
+  Part board, workspace, targets, softmax, costs;
 
   MatchScratch(const MatchProblems& all, size_t available)
       : Scratch(available),
+        board(add(Team::board_bytes())),
         workspace(add(Workspace::bytes(most_rows(all), most_cols(all)))),
-        board(add(Team::board_bytes(kWarps))),
         targets(add(all.max_targets * sizeof(Target))),
         softmax(add(all.weights.softmax ? 2 * sizeof(float) * all.queries : 0)),
         costs(add(match_cost_bytes(all))) {}
@@ -198,7 +194,7 @@ inline __device__ Box<float> box_at(const float* boxes, int64_t index) {
 }
 
 inline __device__ void load_targets(const MatchProblem& problem, Target* targets) {
-  for (int64_t i = threadIdx.x; i < problem.targets; i += blockDim.x) {
+  for (int64_t i = threadIdx.x; i < problem.targets; i += kThreads) {
     const int32_t label = problem.known(i) ? static_cast<int32_t>(problem.labels[i]) : kNone;
     targets[i] = {box_at(problem.target_boxes, i), label};
   }
@@ -206,7 +202,7 @@ inline __device__ void load_targets(const MatchProblem& problem, Target* targets
 
 // Of each query, the largest logit and the sum of exp(logit - largest).
 inline __device__ void find_softmax(const MatchProblem& problem, float* largest, float* exp_sum) {
-  for (int64_t query = threadIdx.x; query < problem.queries; query += blockDim.x) {
+  for (int64_t query = threadIdx.x; query < problem.queries; query += kThreads) {
     const float* logits = problem.logits + query * problem.classes;
     float most = -INFINITY;
     for (int64_t i = 0; i < problem.classes; ++i) most = fmaxf(most, logits[i]);
@@ -230,13 +226,15 @@ struct Query {
   }
 };
 
-// Fills the cost matrix, in padded rows. True if this thread had to replace a cost. Warps have equally many pairs of 32
-// queries and a target, those of a few targets in a row, so that they seldom load another query.
+// Fills the cost matrix, in padded rows. True if this thread had to replace a cost. The work is pairs of 32 queries and
+// a target, all targets of the same queries in a row; each warp takes an equal stretch of it, so that it seldom loads
+// other queries.
 inline __device__ bool fill_costs(const MatchProblem& problem, const CostWeights& weights, const Target* targets,
                                   const float* largest, const float* exp_sum, float* costs) {
-  const int64_t cols = problem.cols(), padded = padded_columns(cols), padding = padded - cols;
-  for (int64_t i = threadIdx.x; i < problem.rows() * padding; i += blockDim.x) {
-    costs[i / padding * padded + cols + i % padding] = INFINITY;
+  const int64_t cols = problem.cols(), padded = padded_columns(cols);
+  for (int64_t row = warp(); row < problem.rows(); row += kWarps) {
+    const int64_t col = cols + WarpLanes::lane();
+    if (col < padded) costs[row * padded + col] = INFINITY;
   }
   const int64_t row_stride = problem.transposed() ? 1 : padded, col_stride = problem.transposed() ? padded : 1;
   const int64_t pairs = padded_columns(problem.queries) / 32 * problem.targets;
@@ -249,8 +247,8 @@ inline __device__ bool fill_costs(const MatchProblem& problem, const CostWeights
     const int64_t index = at / problem.targets * 32 + WarpLanes::lane();
     at += last - first;
     if (index >= problem.queries) continue;
-    Query query{problem.logits + index * problem.classes, 0.0f, 1.0f, box_at(problem.boxes, index)};
-    if (weights.softmax) query.largest = largest[index], query.exp_sum = exp_sum[index];
+    const Query query{problem.logits + index * problem.classes, weights.softmax ? largest[index] : 0.0f,
+                      weights.softmax ? exp_sum[index] : 1.0f, box_at(problem.boxes, index)};
     for (int64_t target = first; target < last; ++target) {
       const float cost = query.cost(targets[target], weights);
       costs[target * row_stride + index * col_stride] = finite_cost(cost, sanitised);
@@ -277,7 +275,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const bool sanitised = __syncthreads_or(fill_costs(problem, problems.weights, targets, largest, exp_sum, costs));
   const int64_t padded = padded_columns(problem.cols());
   solve_in_block(PaddedCosts<float>{costs, padded}, problem.rows(), padded, w, board);
-  for (int64_t target = threadIdx.x; target < problems.max_targets; target += blockDim.x) {
+  for (int64_t target = threadIdx.x; target < problems.max_targets; target += kThreads) {
     answers.pred_index[p * problems.max_targets + target] = prediction_of(problem, w, target);
   }
   if (threadIdx.x == 0) answers.status[p] = static_cast<int32_t>(sanitised ? Status::kSanitised : Status::kOk);

@@ -21,6 +21,7 @@ class RegisterColumns {
     COND_DETR_UNROLL
     for (int group = 0; group < kGroups; ++group) {
       dual_[group] = 0.0;
+      predecessor_[group] = kNone;
       if (exists(group) && w.rank[column(group)] >= kAssigned) assigned_ |= 1u << group;
     }
   }
@@ -38,13 +39,15 @@ class RegisterColumns {
 
  private:
   // As a rank: the column, and in front of it whether it is assigned, so that others win ties
-  static constexpr uint32_t kAssignedBit = 1u << 31;
+  static constexpr int kAssignedAt = 31;
+  static constexpr uint32_t kAssignedBit = 1u << kAssignedAt;
 
-  __device__ int64_t first_of_warp(int group) const { return group * team_.threads() + threadIdx.x / 32 * 32; }
+  __device__ int64_t first_of_warp(int group) const { return group * team_.threads() + warp() * 32; }
   __device__ int32_t column(int group) const { return group * team_.threads() + static_cast<int32_t>(threadIdx.x); }
   __device__ bool exists(int group) const { return kGroups == 1 || column(group) < padded_; }
 
   // As cond_detr::shortest_path. Columns on the way, and the last one, leave their predecessors for augment.
+  // `w.row_dual` of the first row may be read at once: only the row's own search changes it.
   template <class Costs>
   __device__ int32_t shortest_path(const Costs& costs, int32_t start, Workspace& w, double& length) {
     settled_ = 0;
@@ -57,9 +60,11 @@ class RegisterColumns {
       length = value_of(nearest.bits);
       const int32_t col = nearest.rank & ~kAssignedBit;
       const bool assigned = nearest.rank & kAssignedBit;
+      has_end_ = false;
       COND_DETR_UNROLL
       for (int group = 0; group < kGroups; ++group) {
         if (col != column(group)) continue;
+        has_end_ = true;
         w.predecessor[col] = predecessor_[group];
         (assigned ? settled_ : assigned_) |= 1u << group;
       }
@@ -81,13 +86,14 @@ class RegisterColumns {
       const bool nearer = !settled && through < distance_[group];
       distance_[group] = nearer ? through : distance_[group];
       predecessor_[group] = nearer ? row : predecessor_[group];
-      const uint32_t rank = column(group) | (assigned_ >> group & 1) << 31;
+      const uint32_t rank = column(group) | (assigned_ >> group & 1) << kAssignedAt;
       nearest.see({settled ? UINT64_MAX : ordered_bits(distance_[group]), rank});
     }
     return nearest;
   }
 
-  // As cond_detr::update_duals; a settled column has kept its dual and its distance.
+  // As cond_detr::update_duals; a settled column has kept its dual and its distance. All have read the duals of rows
+  // before the last meeting, and will not do so again before the next one.
   __device__ void update_duals(int32_t start, double length, Workspace& w) {
     if (threadIdx.x == 0) w.row_dual[start] += length;
     COND_DETR_UNROLL
@@ -103,8 +109,8 @@ class RegisterColumns {
   __device__ void augment(int32_t start, int32_t end, Workspace& w) {
     // all predecessors are written, and all rows of columns read
     if (detour_) team_.meet();
-    // the thread that knows the last predecessor
-    if (end % team_.threads() == static_cast<int32_t>(threadIdx.x)) cond_detr::augment_path(start, end, w);
+    // the thread that knows the last predecessor, without a meeting
+    if (has_end_) cond_detr::augment_path(start, end, w);
   }
 
   Team& team_;
@@ -113,6 +119,7 @@ class RegisterColumns {
   int32_t predecessor_[kGroups];
   uint32_t assigned_ = 0, settled_ = 0;  // a bit for each group
   bool detour_ = false;                  // whether the path goes through assigned columns
+  bool has_end_ = false;                 // whether its last column is this thread's
 };
 
 // As cond_detr::assign_others, for at most kGroups columns a thread of the team.
@@ -120,7 +127,7 @@ template <int kGroups, class Costs>
 __device__ bool assign_others_in_registers(const Costs& costs, int32_t rows, int64_t padded, Workspace& w, Team& team) {
   RegisterColumns<kGroups> columns(w, padded, team);
   for (int32_t first = 0; first < rows; first += 32) {
-    if (first > 0) team.meet();
+    if (first > 0) team.meet();  // the last path may have turned these rows around
     const int32_t own = first + WarpLanes::lane();
     // those with a column keep one, so that the vote holds while the others get theirs
     for (uint32_t left = __ballot_sync(~0u, own < rows && w.col_of_row[own] == kNone); left; left &= left - 1) {

@@ -7,12 +7,18 @@
 
 namespace cond_detr {
 
-// Of a block: as many as have all the registers they want. An emulation has fewer, and so more columns a thread.
+// Of a block: with more than 20 warps, 102 registers a thread, the kernels spill. An emulation has fewer.
 #ifndef COND_DETR_WARPS
 #define COND_DETR_WARPS 20
 #endif
 constexpr int kWarps = COND_DETR_WARPS;
 constexpr int kThreads = 32 * kWarps;
+
+// Columns that a thread of a search may have in its registers. For 300 queries it has one.
+#ifndef COND_DETR_GROUPS
+#define COND_DETR_GROUPS 4
+#endif
+constexpr int kMostGroups = COND_DETR_GROUPS;
 
 // Launches a block of kThreads per problem, each with its scratch.
 template <class... Parameters, class... Arguments>

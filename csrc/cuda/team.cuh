@@ -2,10 +2,11 @@
 #pragma once
 
 #include "assignment/warp_lanes.cuh"
+#include "cuda/launch.cuh"
 
 namespace cond_detr {
 
-// A distance and a rank, ordered by the former, then by the latter.
+// A column's distance, or its cost, and its rank; ordered by the former, then by the latter.
 struct Nearest {
   uint64_t bits = UINT64_MAX;  // ordered_bits of the distance
   uint32_t rank = UINT32_MAX;
@@ -33,10 +34,12 @@ struct Nearest {
 
 // What one thread wrote before a meeting, another of the team may read after it.
 class Team {
+  static_assert(kWarps <= 32, "a lane compares what a warp brings");
+
  public:
   // Of a board, two sheets by turns: a warp may be at the next one before another has read this one, but never at the
   // one after that.
-  static COND_DETR_HD size_t board_bytes(int most_warps) { return 2 * most_warps * sizeof(Nearest); }
+  static COND_DETR_HD size_t board_bytes() { return 2 * kWarps * sizeof(Nearest); }
 
   __device__ Team(int warps, Nearest* board) : warps_(warps), board_(board) {}
 
@@ -48,7 +51,7 @@ class Team {
   __device__ Nearest least(const Nearest& own) {
     Nearest* const sheet = board_ + turn_ * warps_;
     turn_ ^= 1;
-    if (WarpLanes::lane() == own.winner()) sheet[threadIdx.x / 32] = own;
+    if (WarpLanes::lane() == own.winner()) sheet[warp()] = own;
     meet();
     const Nearest of_warp = WarpLanes::lane() < warps_ ? sheet[WarpLanes::lane()] : Nearest{};
     return sheet[of_warp.winner()];

@@ -41,7 +41,7 @@ SANITIZERS = {
     "thread": Sanitizer(("-fsanitize=thread",), "-DEMULATION_TSAN"),
 }
 # With so few warps in a block, a thread has one column, or several, or more than it can keep in registers
-FEW_WARPS = "-DCOND_DETR_WARPS=2"
+FEW_WARPS = ("-DCOND_DETR_WARPS=3", "-DCOND_DETR_GROUPS=2")
 
 
 def compiler() -> str:
@@ -80,7 +80,8 @@ class Builder:
         flags = SANITIZERS[sanitizer].flags
         built = self.folder / f"{csrc.parent.name}-{sanitizer}"
         kernels = built.with_suffix(".o")
-        self.compile(EMULATION / "on_device.cpp", kernels, (*flags, FEW_WARPS), csrc)
+        lenient = () if csrc == CSRC else ("-Wno-error",)  # of what a seeded bug leaves unused
+        self.compile(EMULATION / "on_device.cpp", kernels, (*flags, *FEW_WARPS, *lenient), csrc)
         call(compiler(), *flags, kernels, self.scheduler(sanitizer), *self.shared, "-o", built)
         return built
 
@@ -136,7 +137,7 @@ class Run:
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
         limited = ["prlimit", f"--cpu={self.seconds}", *command]
-        return subprocess.run(limited, env=environment, capture_output=True, text=True)
+        return subprocess.run(limited, env=environment, capture_output=True, text=True, timeout=20 * self.seconds)
 
 
 def complaint(run: subprocess.CompletedProcess[str]) -> str | None:

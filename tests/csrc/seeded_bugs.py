@@ -62,12 +62,10 @@ BUGS = {
     "a path before all of it is written": Bug(SEARCH, "if (detour_) team_.meet();", ""),
     "free rows before the last one has a column": Bug(SEARCH, "if (first > 0) team.meet();", ""),
     "another thread's column settled": Bug(SEARCH, "if (col != column(group)) continue;", ""),
-    "a path without its last predecessor": Bug(
-        SEARCH, "if (end % team_.threads() == static_cast<int32_t>(threadIdx.x))", "if (threadIdx.x == 0)"
-    ),
+    "a path without its last predecessor": Bug(SEARCH, "if (has_end_)", "if (threadIdx.x == 0)"),
     "a free row forgotten": Bug(SEARCH, "left; left &= left - 1", "left; left &= left - 2"),
     "lane 0 leaves a vote out": Bug(
-        LANES, "return __all_sync(~0u, mask);", "if (lane() == 0) return mask; return __all_sync(~0u, mask);"
+        TEAM, "    uint32_t tied = ", "    if (WarpLanes::lane() == 0) return 0;\n    uint32_t tied = "
     ),
     "no barrier before the search": Bug(
         KERNELS, "    }\n  }\n  return __syncthreads_and(feasible);", "    }\n  }\n  return feasible;"
@@ -84,10 +82,10 @@ BUGS = {
     "half of the targets' memory": Bug(
         KERNELS, "all.max_targets * sizeof(Target)", "all.max_targets * sizeof(Target) / 2"
     ),
-    "half of the board": Bug(TEAM, "return 2 * most_warps", "return most_warps"),
+    "half of the board": Bug(TEAM, "return 2 * kWarps", "return kWarps"),
     "sums overlap maxima": Bug(KERNELS, "largest + problem.queries", "largest + problem.queries / 2"),
     "half of the softmax's memory": Bug(KERNELS, "2 * sizeof(float) * all.queries", "sizeof(float) * all.queries"),
-    "padding not written": Bug(KERNELS, "costs[i / padding * padded + cols + i % padding] = INFINITY;", ""),
+    "padding not written": Bug(KERNELS, "if (col < padded) costs[row * padded + col] = INFINITY;", ""),
     "output not per problem": Bug(KERNELS, "pred_index[p * problems.max_targets + target]", "pred_index[target]"),
     "workspace too small": Bug(
         "assignment/carver.h", "bytes += scratch_bytes<T>(count)", "bytes += scratch_bytes<T>(count) / 2"

@@ -293,10 +293,19 @@ def test_match_costs_are_those_of_double_precision() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("softmax", [False, True], ids=["focal", "softmax"])
-@pytest.mark.parametrize("counts", [[3, 0, 7], [100, 90, 300], [2000, 1, 5]], ids=["few", "many", "more than fit"])
-def test_cuda_is_the_cpu_bit_by_bit(counts: list[int], softmax: bool) -> None:
+@pytest.mark.parametrize(
+    ("queries", "counts"),
+    [
+        pytest.param(300, [3, 0, 7], id="few"),
+        pytest.param(300, [100, 90, 300], id="many"),
+        pytest.param(300, [2000, 1, 5], id="more than fit"),
+        pytest.param(700, [150, 0, 40], id="several columns a thread"),
+        pytest.param(2600, [50, 1, 20], id="more columns than registers"),
+    ],
+)
+def test_cuda_is_the_cpu_bit_by_bit(queries: int, counts: list[int], softmax: bool) -> None:
     weights = MatchWeights(softmax=softmax)
-    operands = problem(2, 3, 300, 20, counts)
+    operands = problem(2, 3, queries, 20, counts)
     operands[1].copy_((operands[1] * 8).round() / 8)  # ties
     torch.testing.assert_close(
         [t.cpu() for t in match(*(t.cuda() for t in operands), weights=weights)],

@@ -1,4 +1,5 @@
-// Runs the threads of CUDA blocks as fibers of one CPU thread, which meet in barriers, votes and shuffles as on a GPU.
+// Runs the threads of CUDA blocks as fibers of one CPU thread, which meet in barriers, votes and reductions, as on a
+// GPU.
 //
 // Whose turn it is, is random: between two meetings the threads of a warp go on one after another in any order, which
 // is what independent thread scheduling allows and what a missing __syncwarp leaves to chance; warps, and several

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
-#include <type_traits>
 
 #include "scheduler.h"
 
@@ -16,8 +15,7 @@
 // A static variable would be one for all blocks, and AddressSanitizer would not see what lies behind it.
 #define __shared__ static_assert(false, "emulated kernels have no shared memory but the launch's");
 
-// Barriers, votes and shuffles, of which only barriers order memory. An operation goes by its signature, which has the
-// type in it that a template is of.
+// Barriers, votes and reductions, of which only barriers order memory. An operation goes by its signature.
 
 inline void check_full(unsigned mask) {
   if (mask != ~0u) emulation::fail("only whole warps are emulated, not the lanes %x", mask);
@@ -26,26 +24,6 @@ inline void check_full(unsigned mask) {
 inline void __syncwarp(unsigned mask = ~0u) {
   check_full(mask);
   emulation::meet_in_warp({__PRETTY_FUNCTION__});
-}
-
-inline int __all_sync(unsigned mask, int predicate) {
-  check_full(mask);
-  const uint64_t* votes = emulation::exchange_in_warp({__PRETTY_FUNCTION__}, predicate != 0);
-  bool all = true;
-  for (unsigned lane = 0; lane < emulation::kWarpSize; ++lane) all = all && votes[lane];
-  return all;
-}
-
-template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
-  static_assert(sizeof(T) <= sizeof(uint64_t) && std::is_trivially_copyable_v<T>);
-  check_full(mask);
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof value);
-  const unsigned other = threadIdx.x % emulation::kWarpSize ^ lane_mask;
-  bits = emulation::exchange_in_warp({__PRETTY_FUNCTION__, static_cast<unsigned>(lane_mask)}, bits)[other];
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
