@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from cond_detr.config import Config, RunConfig
-from cond_detr.errors import FULL, InputError, nearest, printable, shown
+from cond_detr.errors import FULL, InputError, nearest, printable, say, shown
 from cond_detr.progress import quietly
 from cond_detr.settings import all_settings, declared
 from cond_detr.version import __version__
@@ -47,7 +47,7 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         command: the command's ``main``.
         argv: its arguments; ``sys.argv[1:]`` if None.
     """
-    # services may have none; and a file that is opened must not take its place
+    _open_standard_streams()
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -59,7 +59,7 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     except InputError as error:
         code = fail(str(error))
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         code = 130
     except BrokenPipeError:  # whoever read the output has seen enough
         drop_output()
@@ -118,16 +118,19 @@ def _flushed(command: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         sys.stdout.flush()
 
 
+def _open_standard_streams() -> None:
+    """Opens those that a service may not have, or a file that is opened would take their place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the first number that is free
+
+
 def fail(sentence: str) -> int:
     """Prints an error message as one line on stderr; returns the exit code 2."""
-    _say(f"error: {in_options(printable(' '.join(sentence.splitlines())))}")
+    say(f"error: {in_options(printable(' '.join(sentence.splitlines())))}")
     return 2
-
-
-def _say(line: str) -> None:
-    """Prints a line on stderr; if that cannot be written, the exit code alone must do."""
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
 
 
 def in_options(sentence: str) -> str:

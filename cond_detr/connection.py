@@ -11,7 +11,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request
 PATIENCE = 30
 # Bytes a second on average over that time
 SLOWEST = 1000
-# Bytes that are no file, such as headers: a server can go on with them for ever
+# Bytes that are no file, such as headers, until there are more of a file: a server can go on with them for ever
 MOST_BESIDE = 1 << 16
 
 
@@ -27,15 +27,15 @@ class Paced(io.RawIOBase):
         self.raw = raw
         # bytes, and seconds of waiting for them, since the pace was looked at
         self.count, self.waited = 0, 0.0
-        self.room = MOST_BESIDE
+        self.room = MOST_BESIDE  # for bytes to come
 
     def readable(self) -> bool:
         """True."""
         return True
 
     def expect(self, count: int) -> None:
-        """Lets so many bytes of a file come, and what is beside them."""
-        self.room = count + MOST_BESIDE
+        """Lets so many more bytes come."""
+        self.room += count
 
     def readinto(self, buffer: Any) -> int | None:
         """As of any stream.
@@ -73,7 +73,10 @@ class PacedResponse(HTTPResponse):
     def read1(self, n: int = -1) -> bytes:
         """As of any stream."""
         self.paced.expect(max(n, 0))
-        return super().read1(n)
+        data = super().read1(n)
+        # what came of the file, and as much beside it
+        self.paced.expect(2 * len(data) - max(n, 0))
+        return data
 
 
 class PacedConnection(HTTPConnection):

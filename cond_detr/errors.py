@@ -1,9 +1,11 @@
-"""The exception for errors that a user can correct: in a file, an option or an annotation."""
+"""The exception for errors that a user can correct, in a file, an option or an annotation; and warnings."""
 
+import contextlib
 import difflib
 import errno
 import importlib.util
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from types import NoneType
 from typing import Any
 
@@ -13,6 +15,26 @@ MOST = 8
 SIMPLE = (bool, int, float, str, NoneType)
 # Errors of writing, whatever is written
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def warn(sentence: str) -> None:
+    """Prints a warning on stderr; one that cannot be printed must not end what it is about."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+
+def say(line: str, write: Callable[..., None] = print) -> None:
+    """Prints a line on stderr. If that cannot be done, what the line is about goes on.
+
+    Args:
+        line: the line.
+        write: takes the line and ``file``, as ``print`` does.
+    """
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            write(line, file=sys.stderr)
+            sys.stderr.flush()
 
 
 class InputError(ValueError):

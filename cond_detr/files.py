@@ -2,19 +2,21 @@
 
 import codecs
 import contextlib
+import errno
 import fcntl
 import json
 import mmap
 import os
 import socket
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cond_detr.errors import FULL, InputError, shown
+from cond_detr.errors import FULL, InputError, say, shown
 
+# All there are, by number
+SYSTEM_ERRORS = frozenset(errno.errorcode)
 # How the names of temporary files and folders begin
 UNFINISHED = ".unfinished."
 
@@ -36,11 +38,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     if not os.path.isdir(path.parent):  # noqa: PTH112
         raise InputError(f"{path} cannot be written: folder {path.parent} {why_no_folder(path.parent)}")
     unfinished: Path | None = None
+    filled = False
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=".part")
         unfinished = Path(name)
         with os.fdopen(handle, "wb") as file:
             yield file
+            filled = True
             file.flush()
             os.fsync(file.fileno())
         unfinished.chmod(0o666 & ~_umask())  # as open() does; mkstemp's files are their owner's alone
@@ -48,19 +52,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         if unfinished:
             unfinished.unlink(missing_ok=True)
-        cause = _failed_write(error)
-        # what the block does with other files has their names
-        if cause and cause.errno and (cause.filename is None or UNFINISHED in str(cause.filename)):
+        cause = _failed_write(error, SYSTEM_ERRORS if filled else FULL)
+        if cause:
             raise OSError(cause.errno, cause.strerror, str(path)) from None
         raise
 
 
-def _failed_write(error: BaseException | None) -> OSError | None:
-    """The system's error that one is or comes from: torch's writer of archives raises its own on top of it."""
-    if isinstance(error, RuntimeError) and not error.__suppress_context__:
-        behind = error.__context__
-        return behind if isinstance(behind, OSError) and behind.errno in FULL else _failed_write(behind)
-    return error if isinstance(error, OSError) else None
+def _failed_write(error: BaseException | None, unnamed: Container[int]) -> OSError | None:
+    """The system's error of writing the temporary file, if one is that or comes from it.
+
+    Torch's writer of archives raises its own on top of it. What a block does with other files mostly has their names.
+
+    Args:
+        error: any.
+        unnamed: numbers of errors that are of the temporary file if they have no file's name.
+    """
+    while isinstance(error, RuntimeError) and not error.__suppress_context__:
+        error = error.__context__
+    if not isinstance(error, OSError):
+        return None
+    ours = error.errno in unnamed if error.filename is None else UNFINISHED in str(error.filename)
+    return error if ours and error.errno else None
 
 
 def _umask() -> int:
@@ -84,7 +96,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     file = _lock(path)
     if file is None:
-        print(f"warning: {path.parent} is on a file system without locks; run nothing else in it", file=sys.stderr)
+        say(f"warning: {path.parent} is on a file system without locks; run nothing else in it")
         yield
         return
     with file:

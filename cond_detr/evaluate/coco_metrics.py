@@ -1,12 +1,12 @@
 """COCO's metrics, with results for each class."""
 
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from cond_detr.data.annotations import Annotations
+from cond_detr.errors import say
 from cond_detr.evaluate import by_hotcoco, by_pycocotools
 from cond_detr.evaluate.accumulated import Accumulated, Grid
 from cond_detr.evaluate.best_f1 import BestF1, best_of_all, best_of_each
@@ -84,10 +84,9 @@ def evaluate_table(
         diagnosed: whether to find out what keeps AP50 from being higher, which takes another time as long.
     """
     if evaluator == "hotcoco" and not by_hotcoco.usable():
-        print(
+        say(
             "warning: hotcoco cannot be used in a fork of a process that has used it; pycocotools evaluates, without "
-            "confusions",
-            file=sys.stderr,
+            "confusions"
         )
         evaluator = "pycocotools"
     if evaluator == "hotcoco":

@@ -2,7 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+
+from cond_detr.errors import InputError
+
 FLOAT, FLOAT16 = 1, 10  # as ONNX numbers types
+LARGEST = float(np.finfo(np.float16).max)
 PRODUCTS = {"MatMul", "Gemm", "Conv"}
 # What is done to weights before: those of convolutions are scaled by their normalisation
 PREPARING = {"Transpose", "Concat", "Reshape", "Unsqueeze", "Mul"}
@@ -13,16 +18,37 @@ def in_fp16(model: Any) -> Any:
 
     Coordinates stay in fp32, of which fp16 would round a sixth of a pixel away in an image of 300. So do the scores of
     attention, from the product to the softmax: of a score of 50, fp16 would round up to 2 % of the weight away.
+
+    Raises:
+        InputError: if fp16 has no number for a weight.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
+    check_fits(model.graph)
     scores = set(nodes_of_scores(model.graph))
     in_fp32 = {node.name for node in model.graph.node} - products(model.graph) | scores
     model = convert_float_to_float16(model, keep_io_types=True, op_block_list=[], node_block_list=list(in_fp32))
     _join(model.graph, in_fp32)
     OnnxModel.graph_topological_sort(model.graph)  # the converter puts casts at the end
     return model
+
+
+def check_fits(graph: Any) -> None:
+    """Checks weights as the graph has them: those of convolutions are scaled by their normalisation.
+
+    Raises:
+        InputError: if fp16 has no number for one.
+    """
+    from onnx.numpy_helper import to_array
+
+    names = products(graph)
+    used = {name for node in graph.node if node.name in names for name in node.input}
+    for weight in graph.initializer:
+        if weight.name in used and weight.data_type == FLOAT:
+            largest = float(np.abs(to_array(weight)).max(initial=0.0))
+            if not largest <= LARGEST:
+                raise InputError(f"{weight.name} of the ONNX model cannot be fp16: it has {largest:.3g}")
 
 
 def products(graph: Any) -> set[str]:

@@ -165,20 +165,19 @@ def predict_images(
 ) -> int:
     """Writes pictures, predictions.json and coco_results.json; returns how many images could not be used."""
     queries = model.config.model.num_queries
-    # of tiles, as many each as Python finds
-    find = detector_of(model) if how.tiling else most_of(model)
     results: list[dict[str, Any]] = []
     any_score: list[tuple[int | str, Detections]] = []
     failed = 0
     pictures = progress.bar(readable(sources, model.input_size), "predict", len(sources), unit="image")
     try:
-        for each in searched(pictures, find, model.input_size, how):
+        for each in searched(pictures, most_of(model), model.input_size, how, queries):
             if isinstance(each, InputError):
                 fail(str(each))
                 failed += 1
                 continue
             (source, image), all_of_it = each
-            found = how.kept(all_of_it if how.tiling else all_of_it[:queries])
+            cut = how.tiling is not None and len(how.tiling.places(image.size)) > 1
+            found = how.kept(all_of_it if cut else all_of_it[:queries])
             (picture,) = output.paths(source, ".png")
             write_picture(picture, output.drawn(image, found))
             results.append(detections_dict(source, image.size, found, picture.name))

@@ -21,8 +21,14 @@ from cond_detr.predict.sources import Source, name_of
 PREDICTIONS, COCO_RESULTS = "predictions.json", "coco_results.json"
 # How a file with the detections of a video begins, and how much of it must be read to see that
 FIRST_FRAME = re.compile(rb'\{"picture": ("(?:[^"\\]|\\.)*"), "frame": 0, ')
-# and how one begins with what COCO's evaluation reads
-COCO_BEGINNING = re.compile(rb'\[\]|\[\{"image_id": ')
+# and how one begins with what COCO's evaluation reads: the entries of others may have more
+COCO_BEGINNING = re.compile(
+    rb'\[\]|\[\{"image_id": (?:-?\d+|"(?:[^"\\]|\\.)*"), "category_id": -?\d+, '
+    rb'"bbox": \[[^{}\[\]]*\], "score": [^,{}]+\}[,\]]'
+)
+# What entries of predictions.json have, and detections in them
+ENTRY = {"file": str, "picture": str, "width": int, "height": int, "detections": list}
+DETECTION = {"class", "category_id", "score", "box"}
 LONGEST_BEGINNING = 4096
 # Bytes of a file's name, on all usual file systems
 LONGEST_NAME = 255
@@ -118,9 +124,18 @@ def written_earlier(folder: Path) -> set[str]:
 
 
 def pictures_written(folder: Path) -> set[str]:
-    """The names of the pictures of an earlier run, as its predictions.json says."""
+    """The names of the pictures of an earlier run, as its predictions.json says; none if that is somebody else's."""
     try:
         entries: Any = read_json(folder / PREDICTIONS, "predictions")
-        return {str(entry["picture"]) for entry in entries if entry["detections"] is not None}
-    except (InputError, TypeError, KeyError):
+    except InputError:
         return set()
+    if not isinstance(entries, list) or not all(map(_is_ours, entries)):
+        return set()
+    return {entry["picture"] for entry in entries}
+
+
+def _is_ours(entry: Any) -> bool:
+    """Whether an entry of a predictions.json has what :func:`~cond_detr.predict.results.detections_dict` writes."""
+    if not isinstance(entry, dict) or {name: type(value) for name, value in entry.items()} != ENTRY:
+        return False
+    return all(isinstance(found, dict) and found.keys() == DETECTION for found in entry["detections"])

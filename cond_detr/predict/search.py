@@ -124,7 +124,7 @@ def opened(sources: Iterable[ImageLike], size: InputSize) -> Iterator[Picture]:
 
 
 def searched(
-    pictures: Iterable[Picture | InputError], detect: Detect, size: InputSize, how: Search
+    pictures: Iterable[Picture | InputError], detect: Detect, size: InputSize, how: Search, most: int | None = None
 ) -> Iterator[tuple[Picture, Detections] | InputError]:
     """Detections of all scores and classes in images one after the other; passes errors on.
 
@@ -133,6 +133,7 @@ def searched(
         detect: finds objects.
         size: of the network's input.
         how: the size of batches, and how images are cut.
+        most: of the detections in each tile of an image that has several; None: all.
     """
     pieces = _all_pieces(pictures, how.tiling)
     found: list[tuple[Place, Detections]] = []
@@ -143,6 +144,8 @@ def searched(
         for piece, detections in zip(batch, detect([piece.image for piece in batch]), strict=True):
             found.append((piece.place, detections))
             if piece.is_last:
+                if len(found) > 1:
+                    found = [(place, part[:most]) for place, part in found]
                 places, parts = zip(*found, strict=True)
                 whole = merged(parts, places, piece.picture.image.size, how.threshold)
                 found = []

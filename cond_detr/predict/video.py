@@ -1,7 +1,6 @@
 """Videos and cameras: frames one after the other, and videos with boxes, through PyAV."""
 
 import os
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from cond_detr.errors import InputError, need, printable, shown
+from cond_detr.errors import InputError, need, printable, say, shown
 from cond_detr.files import why_no_file
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"}
@@ -116,10 +115,11 @@ class Video:
         import av
 
         number, starts, ends = 0, Fraction(0), Fraction(0)
+        clock = Clock(1 / self.rate)
         try:
             for frame in self._container.decode(self._stream):
                 time = None if frame.pts is None else frame.pts * Fraction(frame.time_base)
-                yield Frame(_upright(frame), number, time)
+                yield Frame(_upright(frame), number, None if time is None else clock.shows(time))
                 begins = Fraction(0) if time is None else time
                 starts = min(starts, begins) if number else begins
                 ends = max(ends, begins + (frame.duration or 0) * Fraction(frame.time_base))
@@ -139,18 +139,20 @@ class Video:
             InputError: if some are missing.
         """
         said = f"{self.name} is damaged or was cut off"
+        expected = round((ends - starts) * self.rate)
         if self.count is not None:
-            if self.count - number > max(2.0, float(MISSING * self.count)):
+            # of a film that was shortened without being encoded again, the file counts those before it as well
+            whole = self._constant and expected - number <= _some_of(expected)
+            at_the_end = 0 < self._seconds <= ends + max(3 / self.rate, MISSING * self._seconds)
+            if self.count - number > _some_of(self.count) and not (whole and at_the_end):
                 raise InputError(f"{said}: {number} of {self.count} frames could be read")
         elif self._seconds - ends > max(3 * ends / number, MISSING * self._seconds):
             raise InputError(f"{said}: it ends after {float(ends):.1f} of {float(self._seconds):.1f} seconds")
-        elif self._constant:
-            expected = round((ends - starts) * self.rate)
-            if expected - number > max(2.0, float(MISSING * expected)):
-                found = f"{number} of about {expected} frames could be read"
-                if not self._may_pause:
-                    raise InputError(f"{said}: {found}")
-                print(f"warning: {self.name} pauses, or is damaged: {found}", file=sys.stderr)
+        elif self._constant and expected - number > _some_of(expected):
+            found = f"{number} of about {expected} frames could be read"
+            if not self._may_pause:
+                raise InputError(f"{said}: {found}")
+            say(f"warning: {self.name} pauses, or is damaged: {found}")
 
     def _announced_seconds(self) -> Fraction:
         """When it should end, as the file says; 0 if it does not."""
@@ -159,6 +161,33 @@ class Video:
         # that of the longest stream, which may be the sound
         alone = len(self._container.streams) == 1 and self._container.duration is not None
         return Fraction(self._container.duration, MICROSECONDS) if alone else Fraction(0)
+
+
+class Clock:
+    """Times since a film's first frame, which go on where the film's own begin again, as of two films in one file.
+
+    Args:
+        step: seconds from a frame to the next.
+    """
+
+    def __init__(self, step: Fraction) -> None:
+        self._step = step
+        self._ahead: Fraction | None = None  # of the film's own times
+        self._last = Fraction(0)
+
+    def shows(self, time: Fraction) -> Fraction:
+        """The time of the next frame, whose own is given."""
+        if self._ahead is None:
+            self._ahead = -time
+        elif time + self._ahead <= self._last:
+            self._ahead = self._last + self._step - time
+        self._last = time + self._ahead
+        return self._last
+
+
+def _some_of(count: int) -> float:
+    """How many of so many frames may be missing."""
+    return max(2.0, float(MISSING * count))
 
 
 def images_of(source: Any) -> Iterator[Any]:
@@ -209,6 +238,7 @@ class VideoWriter:
         self._stream.pix_fmt = "yuv420p"
         self._step = max(1, round(1 / (rate * self.TICK)))
         self._last: int | None = None
+        self._size = (0, 0)
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -224,14 +254,17 @@ class VideoWriter:
         """Appends a frame.
 
         Args:
-            image: RGB, of the first one's size; a pixel is added where that is odd.
+            image: RGB; it gets the first one's size, to which a pixel is added where that is odd.
             time: of its appearance in seconds; by default, and where it is not after the last one's, the next.
         """
         import av
 
         if self._last is None:
+            self._size = image.size
             self._stream.width, self._stream.height = (side + side % 2 for side in image.size)
             self._stream.codec_context.time_base = self.TICK
+        if image.size != self._size:  # a film can become larger on its way
+            image = image.resize(self._size)
         size = self._stream.width, self._stream.height
         if image.size != size:
             image = ImageOps.expand(image, (0, 0, size[0] - image.width, size[1] - image.height))

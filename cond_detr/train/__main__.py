@@ -4,7 +4,6 @@ Values in brackets are those of r50, the preset with the paper's settings.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from cond_detr import distributed
 from cond_detr.cli import command_parser, run
 from cond_detr.config import Config, RunConfig, configure
-from cond_detr.errors import InputError, shown
+from cond_detr.errors import InputError, say, shown
 from cond_detr.options import RUNNING, add_section, add_settings, given, read_config
 from cond_detr.presets import PRESETS, configured
 from cond_detr.settings import all_settings, declared
@@ -247,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(options, running)
         except Interrupted as stop:
             if distributed.rank() == 0:
-                print(stop, file=sys.stderr)
+                say(str(stop))
             return stop.exit_code
     return 0
 

@@ -1,12 +1,11 @@
 """Warning about images whose predictions were not finite. They are matched all the same."""
 
-import sys
-
 import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
 from cond_detr.data.annotations import Annotations
+from cond_detr.errors import say
 
 
 class Sanitised:
@@ -47,8 +46,8 @@ class Sanitised:
         images = self.annotations.images
         names = [images.names[int(np.flatnonzero(images.ids == i)[0])] for i in ids[:3]]
         files = ", ".join(names) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
-        tqdm.write(
+        say(
             f"warning: predictions that are not finite were matched as if far from every object, for {files}; "
             "further ones are not reported",
-            file=sys.stderr,
+            tqdm.write,
         )

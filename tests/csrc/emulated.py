@@ -41,7 +41,7 @@ SANITIZERS = {
     "thread": Sanitizer(("-fsanitize=thread",), "-DEMULATION_TSAN"),
 }
 # With so few warps in a block, a thread has one column, or several, or more than it can keep in registers
-FEW_WARPS = ("-DCOND_DETR_WARPS=3", "-DCOND_DETR_GROUPS=2")
+FEW_WARPS = ("-DCOND_DETR_WARPS=2", "-DCOND_DETR_GROUPS=3")
 
 
 def compiler() -> str:
