@@ -28,6 +28,14 @@ MODEL = ConditionalDETR.from_preset("shapes", 2, decoder_layers=1, num_queries=5
 TENSORS = {name: tensor.contiguous() for name, tensor in MODEL.network.state_dict().items()}
 DATA = safetensors.torch.save(TENSORS, {"format": "pt"})
 
+# How answers begin, and what then comes for ever
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "goes on": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+    "trailers": (CHUNKED + b"5\r\nhello\r\n0\r\n", b"X-A: b\r\n" * 100),
+    "extensions": (CHUNKED, b"1;" + b"x" * 2000 + b"\r\na\r\n"),
+}
+
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves one file, and hangs up after as many bytes as it is told to.
@@ -39,8 +47,8 @@ class Server(http.server.ThreadingHTTPServer):
         asked: the ranges that were asked for.
         believing: whether it sends the rest of a file whatever version is asked for.
         most: bytes of a rest that it sends at once.
-        odd: what it does wrong: "slow file", "slow headers", "goes on", "moved for ever",
-            "all of it" where it announces the rest, "fast, then slow", "trailers", "a part".
+        odd: what it does wrong: "slow file", "slow headers", "moved for ever",
+            "all of it" where it announces the rest, "fast, then slow", "a part", or one of ``ENDLESS``.
     """
 
     daemon_threads = True
@@ -98,15 +106,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             elif server.odd == "fast, then slow":
                 self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(5 << 20))
                 self.dribble(bytes(60))
-            elif server.odd == "trailers":
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n")
+            elif server.odd in ENDLESS:
+                beginning, more = ENDLESS[server.odd]
+                self.wfile.write(beginning)
                 for _ in range(1 << 14):
-                    self.wfile.write(b"X-A: b\r\n" * 100)
+                    self.wfile.write(more)
             elif server.odd == "a part":
                 self.wfile.write(b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/9\r\n\r\nabc")
-            elif server.odd == "goes on":
-                for _ in range(1 << 14):
-                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
             else:
                 self.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: http://localhost:1/x\r\n\r\n")
                 for _ in range(1 << 12):
@@ -233,6 +239,7 @@ def test_links_in_the_cache_are_not_written_through(server: Server, tmp_path: Pa
         ("fast, then slow", r"the server sent \d+ bytes in 1 seconds"),
         ("goes on", "the server sent more than 64 kB that are no file"),
         ("trailers", "the server sent more than 64 kB that are no file"),
+        ("extensions", "the server sent more than 64 kB that are no file"),
         ("a part", "the server sent a part of it, and was asked for all"),
         ("moved for ever", "Connection refused"),
     ],

@@ -166,6 +166,17 @@ def test_half_has_no_room_for_large_weights(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_half_has_no_room_for_weights_that_become_large(tmp_path: Path) -> None:
+    """ONNX's exporter multiplies those of a convolution by their normalisation."""
+    model = detector(ConditionalDETR, encoder_layers=0, decoder_layers=1)
+    with torch.no_grad():
+        state = model.network.state_dict()
+        state["backbone.conv1.weight"][0] = 300
+        state["backbone.bn1.running_var"][0] = 1e-30
+    with pytest.raises(InputError, match=r"of the ONNX model cannot be fp16: it has \d"):
+        export(model, tmp_path / "x.onnx", half=True)
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_openvino_gives_what_the_model_gives(half: bool, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")

@@ -753,6 +753,23 @@ def test_outputs_that_cannot_be_written(stream: str) -> None:
     assert stream == "1>&-" or not done.stdout
 
 
+@pytest.mark.parametrize("closed", ["<&- 2>&-", "<&- >&- 2>&-", "2>&-"])
+def test_files_do_not_take_the_place_of_streams(closed: str, tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from cond_detr import cli\n"
+        "def command(_):\n"
+        "    with open(sys.argv[1], 'wb') as file:\n"
+        "        os.write(2, b'a warning of a library')\n"
+        "        file.write(bytes([file.fileno()]))\n"
+        "cli.run(command, [])\n"
+    )
+    call = f"exec '{sys.executable}' -c \"$0\" '{tmp_path / 'result'}' {closed}"
+    subprocess.run(["sh", "-c", call, program], capture_output=True)
+    assert (tmp_path / "result").read_bytes() > bytes([2])
+    assert len((tmp_path / "result").read_bytes()) == 1
+
+
 @pytest.mark.parametrize(("stream", "code"), [("2>&-", 130), ("2>/dev/full", 130)])
 def test_an_interruption_that_cannot_be_told(stream: str, code: int) -> None:
     program = (

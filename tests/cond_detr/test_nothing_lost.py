@@ -104,7 +104,7 @@ def test_s5_a_disk_that_is_full_in_the_middle(suffix: str, most: int, finished: 
 def test_s5_a_full_disk_in_python(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ConditionalDETR.from_checkpoint(finished / "run/best.pt")
     found = model.predict(next((finished / "data/val").iterdir()))
-    monkeypatch.setattr("cond_detr.files.os.fsync", lambda _: os.write(-1, b""))
+    monkeypatch.setattr("cond_detr.files.os.fsync", lambda _: os.write(-1, b""))  # EBADF
     for write in (model.save, found.save):
         for suffix in (".pt", ".safetensors") if write == model.save else (".png", ".json", ".jpg"):
             with pytest.raises(OSError, match="x"):
@@ -125,6 +125,17 @@ def test_s5_errors_of_other_files_keep_their_name(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="the input is damaged"), files.replacing(tmp_path / "x"):
         read_damaged()
+
+    def lose_a_connection() -> None:
+        try:
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+        except OSError:
+            raise RuntimeError("a bug")  # noqa: B904
+
+    with pytest.raises(RuntimeError, match="a bug"), files.replacing(tmp_path / "x"):
+        lose_a_connection()
+    with pytest.raises(BrokenPipeError, match=r"^\[Errno 32\] printing$"), files.replacing(tmp_path / "x"):
+        raise BrokenPipeError(errno.EPIPE, "printing")
     assert not list(tmp_path.iterdir())
 
 

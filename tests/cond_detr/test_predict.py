@@ -160,7 +160,8 @@ def test_lists_of_others_stay(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     photo, out = picture(tmp_path / "a.jpg", (60, 40)), tmp_path / "out"
     arguments = ["--checkpoint", str(checkpoint), "--output-dir", str(out)]
     for name in ("predictions.json", "coco_results.json"):
-        for own in ('{"my": "data"}', "[3]", "[]", "{}", "no JSON"):
+        detections = '[{"file": "x", "picture": "0.png", "width": 1, "height": 1, "detections": {"mine": 1}}]'
+        for own in ('{"my": "data"}', "[3]", "[]", "{}", "no JSON", '[{"picture": "0.png", "mine": 1}]', detections):
             out.mkdir()
             (out / name).write_text(own)
             assert run_predict(*arguments, str(photo)) == 2
@@ -173,9 +174,10 @@ def test_lists_of_others_stay(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert run_predict(*arguments, str(photo)) == 0
     assert {path.name for path in out.iterdir()} == before.keys()
-    (out / "coco_results.json").write_text("mine")
-    assert run_predict(*arguments, str(photo)) == 2
-    assert (out / "coco_results.json").read_text() == "mine"
+    for own in ("mine", '[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5, "track": 7}]'):
+        (out / "coco_results.json").write_text(own)
+        assert run_predict(*arguments, str(photo)) == 2
+        assert (out / "coco_results.json").read_text() == own
 
 
 def test_tiles_of_a_small_image_find_the_same(checkpoint: Path, tmp_path: Path) -> None:

@@ -434,6 +434,19 @@ def test_tiles_on_the_command_line(checkpoint: Path, detector: ConditionalDETR, 
     assert len(entry["detections"]) >= len(found) * 0.9
 
 
+def test_an_image_that_fits_into_a_tile(checkpoint: Path, tmp_path: Path) -> None:
+    """Is one tile: as many detections as without."""
+    Image.fromarray(pixels((60, 50))).save(tmp_path / "a.png")
+    found = []
+    for tiling in ([], ["--tile", 80]):
+        out = tmp_path / f"out{len(tiling)}"
+        arguments = ["--checkpoint", checkpoint, "--output-dir", out, *tiling, tmp_path / "a.png"]
+        assert run_predict(*arguments) == 0
+        found.append([json.loads((out / name).read_text()) for name in ("predictions.json", "coco_results.json")])
+    assert found[0] == found[1]
+    assert len(found[0][1]) > 25  # more than there are queries
+
+
 def test_quiet(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(pixels()).save(tmp_path / "a.png")
     arguments = ["--checkpoint", checkpoint, "--output-dir", tmp_path / "out", tmp_path / "a.png"]

@@ -1,6 +1,8 @@
 """Videos in, videos and JSON lines out."""
 
 import contextlib
+import errno
+import io
 import json
 import os
 import re
@@ -18,9 +20,10 @@ from PIL import Image
 from cond_detr import ConditionalDETR, InputError, cli, preset
 from cond_detr.classes import Classes
 from cond_detr.config import configure
+from cond_detr.errors import say
 from cond_detr.predict import __main__ as predict
 from cond_detr.predict import video as videos
-from cond_detr.predict.video import Video, VideoWriter
+from cond_detr.predict.video import Clock, Video, VideoWriter
 from cond_detr.weights.checkpoint import Checkpoint
 
 av = pytest.importorskip("av")
@@ -310,3 +313,43 @@ def test_without_pyav(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(videos, "need", need)
     with pytest.raises(InputError, match=r"this needs av: pip install 'cond-detr\[video\]'"):
         next(ConditionalDETR.from_checkpoint(checkpoint).stream("a.mp4"))
+
+
+def test_times_begin_with_the_first_frame_and_go_on() -> None:
+    """Films of broadcasts begin late, and in two films in one file the clock begins again."""
+    clock = Clock(Fraction(1, 25))
+    own = [Fraction(50_000) + Fraction(i, 25) for i in range(3)] * 2
+    assert [clock.shows(time) for time in own] == [Fraction(i, 25) for i in range(6)]
+
+
+def test_a_late_film(checkpoint: Path, tmp_path: Path) -> None:
+    source = film(tmp_path / "late.mp4", pictures(5), [Fraction(40) + Fraction(i, 25) for i in range(5)])
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out/late.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose([line["seconds"] for line in lines], np.arange(5) / 25, atol=1e-4)
+    assert read(tmp_path / "out/late.mp4")[1] == [Fraction(i, 25) for i in range(5)]
+
+
+def test_frames_that_become_larger_are_scaled(tmp_path: Path) -> None:
+    large = np.zeros((128, 192, 3), np.uint8)
+    large[64:] = 255  # its lower half
+    images = [*pictures(2), *[Image.fromarray(large)] * 8]
+    frames, _ = read(film(tmp_path / "x.mp4", images))
+    assert frames[-1].shape == (64, 96, 3)
+    assert frames[-1][:24].mean() < 30
+    assert frames[-1][40:].mean() > 225
+
+
+def test_a_warning_that_cannot_be_printed_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Full(), closed, None):
+        monkeypatch.setattr("sys.stderr", stream)
+        say("warning: anything")
+    assert capsys.readouterr().out == ""
