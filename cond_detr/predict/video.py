@@ -151,7 +151,7 @@ class Video:
         elif self._constant and expected - number > _some_of(expected):
             found = f"{number} of about {expected} frames could be read"
             if not self._may_pause:
-                raise InputError(f"{said}: {found}")
+                raise InputError(f"{self.name} pauses, or is damaged: {found}")
             say(f"warning: {self.name} pauses, or is damaged: {found}")
 
     def _announced_seconds(self) -> Fraction:
