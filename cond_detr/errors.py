@@ -17,13 +17,6 @@ SIMPLE = (bool, int, float, str, NoneType)
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
-def warn(sentence: str) -> None:
-    """Prints a warning on stderr; one that cannot be printed must not end what it is about."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
-            print(f"warning: {sentence}", file=sys.stderr, flush=True)
-
-
 def say(line: str, write: Callable[..., None] = print) -> None:
     """Prints a line on stderr. If that cannot be done, what the line is about goes on.
 
