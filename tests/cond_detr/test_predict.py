@@ -160,8 +160,9 @@ def test_lists_of_others_stay(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     photo, out = picture(tmp_path / "a.jpg", (60, 40)), tmp_path / "out"
     arguments = ["--checkpoint", str(checkpoint), "--output-dir", str(out)]
     for name in ("predictions.json", "coco_results.json"):
-        detections = '[{"file": "x", "picture": "0.png", "width": 1, "height": 1, "detections": {"mine": 1}}]'
-        for own in ('{"my": "data"}', "[3]", "[]", "{}", "no JSON", '[{"picture": "0.png", "mine": 1}]', detections):
+        entry = '[{"file": "x", "picture": "0.png", "width": 1, "height": 1, "detections": '
+        others = ['[{"picture": "0.png", "mine": 1}]', entry + '{"mine": 1}}]', entry + '[{"mine": 1}]}]']
+        for own in ('{"my": "data"}', "[3]", "[]", "{}", "no JSON", *others):
             out.mkdir()
             (out / name).write_text(own)
             assert run_predict(*arguments, str(photo)) == 2

@@ -440,7 +440,7 @@ def test_an_image_that_fits_into_a_tile(checkpoint: Path, tmp_path: Path) -> Non
     found = []
     for tiling in ([], ["--tile", 80]):
         out = tmp_path / f"out{len(tiling)}"
-        arguments = ["--checkpoint", checkpoint, "--output-dir", out, *tiling, tmp_path / "a.png"]
+        arguments = ["--checkpoint", checkpoint, "--output-dir", out, "--threshold", 0, *tiling, tmp_path / "a.png"]
         assert run_predict(*arguments) == 0
         found.append([json.loads((out / name).read_text()) for name in ("predictions.json", "coco_results.json")])
     assert found[0] == found[1]
