@@ -11,7 +11,8 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request
 PATIENCE = 30
 # Bytes a second on average over that time
 SLOWEST = 1000
-# Bytes that are no file, such as headers, until there are more of a file: a server can go on with them for ever
+# Bytes that are no file, such as headers, of which a server can send any number. Beyond these there may be as many as
+# have come of the file
 MOST_BESIDE = 1 << 16
 
 
