@@ -1,7 +1,8 @@
 """Opening annotations, loading samples and evaluating at COCO's size, against what else people use.
 
 Makes a data set of COCO's size in a temporary folder. Each task runs in a process of its own on one thread, and what it
-found is compared before its costs count.
+found is compared before its costs count. The short tasks run three times, of which the cheapest counts: what else a
+machine does can only make a run dearer.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from common import ROOT, Record, Row, arguments, first_line, machine, print_table, ratio_axis
@@ -33,10 +35,22 @@ FULL, QUICK, TINY = (1, 60), (0.02, 8), (0.002, 2)
 DIGITS = 1e-6
 # What tasks are compared by, and whether more of it is better
 COST = {"open": "cpu_s", "loading": "growth_mb", "evaluate": "cpu_s", "sample": "samples_per_cpu_s"}
+# How often a task runs, if not once
+TIMES = {"open": 3, "sample": 3}
+
+
+def cheapest(name: str, folder: Path, times: int) -> Row:
+    """The row of a task: of so many runs, the one with the fewest CPU seconds.
+
+    Raises:
+        RuntimeError: if one of them fails.
+    """
+    rows = [run_task(name, folder) for _ in range(times)]
+    return min(rows, key=lambda row: row.get("cpu_s", 0.0))
 
 
 def run_task(name: str, folder: Path) -> Row:
-    """The row of a task.
+    """The row of one run of a task.
 
     Raises:
         RuntimeError: if it fails.
@@ -65,13 +79,13 @@ def ratio(row: Row, ours: Row) -> float:
     return float(row[cost] / max(ours[cost], 1e-9))
 
 
-def run(folder: Path, record: Record) -> bool:
-    """Fills the record; returns whether all found the same."""
+def run(folder: Path, record: Record, times: Mapping[str, int]) -> bool:
+    """Fills the record; returns whether all found the same. ``times`` has how often a task runs, if not once."""
     ours: dict[str, tuple[Row, list[float]]] = {}
     agree = True
     for name in tqdm(TASKS, unit="task", leave=False, disable=None):
         try:
-            row = run_task(name, folder)
+            row = cheapest(name, folder, times.get(name.partition(" ")[0], 1))
         except RuntimeError as problem:
             record.note(f"{name}: {first_line(problem)}")
             agree = agree and not name.endswith("ours")
@@ -116,7 +130,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "made"
         make(folder, *(TINY if options.tiny else QUICK if options.quick else FULL))
-        agree = run(folder, record)
+        agree = run(folder, record, {} if options.tiny else TIMES)
     print_table(record.rows, COLUMNS)
     record.finish(picture)
     return 0 if agree else 1
