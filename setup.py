@@ -79,13 +79,12 @@ def torch_extension(cuda_home: str | None) -> Extension:
     link = ["-Wl,--no-as-needed", "-ltorch"]
     if cuda_home:
         cpp_extension.CUDA_HOME = cuda_home
-        sources.append("csrc/cuda/assignment_cuda.cu")
+        sources += ["csrc/cuda/assignment_cuda.cpp", "csrc/cuda/launchers.cu"]
         flags["cxx"].append("-DCOND_DETR_WITH_CUDA")
         flags["nvcc"] = [
-            *common,
+            "-std=c++17",
             "-O3",
             "--fmad=false",
-            "-DUSE_CUDA",
             "-Xcompiler=" + ",".join(host),
             "-Xptxas=--warn-on-spills",
             "--threads=4",  # of the architectures

@@ -5,8 +5,9 @@
     python .ci/compile_against_torch.py 2.12.1 installed
 
 The binary works with every torch from 2.10 on, but only if it compiles: a user's machine builds it against the headers
-that are there. A release's headers come out of its aarch64 wheel, which is a small CPU build with the same ones. What
-cannot be downloaded is a failure, not something to leave out.
+that are there. The kernels are not among these sources, as nvcc sees no header of torch. A release's headers come out
+of its aarch64 wheel, which is a small CPU build with the same ones. What cannot be downloaded is a failure, not
+something to leave out.
 """
 
 import argparse
@@ -28,8 +29,6 @@ from setuptools import Extension
 ROOT = Path(__file__).resolve().parents[1]
 # the oldest that pyproject.toml admits, the one of current GPU images, what pip would take
 RELEASES = ("2.10.0", "2.11.0", "newest")
-# for one architecture: which one makes no difference to what torch's headers offer
-ARCH = "90"
 
 
 def main() -> int:
@@ -92,32 +91,31 @@ def version_in(headers: Path) -> str:
 
 
 @functools.cache
-def extension_and_cuda() -> tuple[Extension, str]:
-    """The module of the torch operators as setup.py describes it, and the CUDA toolkit."""
+def torch_extension() -> Extension:
+    """The module of the torch operators as setup.py describes it, with the operators on CUDA."""
     setup = load_setup()
     cuda_home = setup.find_cuda_home()
     if cuda_home is None:
-        sys.exit("there is no nvcc, so the CUDA sources cannot be compiled")
-    return setup.torch_extension(cuda_home), cuda_home
+        sys.exit("there is no nvcc, so the operators on CUDA are not built")
+    extension: Extension = setup.torch_extension(cuda_home)
+    return extension
 
 
 def compiler_calls(headers: Path, work: Path) -> list[list[str]]:
-    """A compiler's call for each source of the torch operators, with the flags that setup.py gives it."""
-    extension, cuda_home = extension_and_cuda()
-    flags = extension.extra_compile_args
+    """A compiler's call for each source that includes torch's headers, with the flags that setup.py gives it."""
+    extension = torch_extension()
     include = [
         f"-I{sysconfig.get_path('include')}",
         f"-I{ROOT / 'csrc'}",
         f"-I{headers}",
         f"-I{headers / 'torch/csrc/api/include'}",
     ]
-    nvcc = [flag for flag in flags["nvcc"] if "-gencode" not in flag] + [f"-arch=sm_{ARCH}"]
     calls = []
     for source in extension.sources:
-        if not source.startswith("csrc/cpu/simd"):  # those know nothing of torch
-            compiler, own = (f"{cuda_home}/bin/nvcc", nvcc) if source.endswith(".cu") else ("g++", flags["cxx"])
+        if not source.startswith("csrc/cpu/simd") and not source.endswith(".cu"):  # those know nothing of torch
             target = work / f"torch {version_in(headers)}, {Path(source).name}"
-            calls.append([compiler, source, "-c", *own, *include, "-o", str(target)])
+            flags = extension.extra_compile_args["cxx"]
+            calls.append(["g++", source, "-c", *flags, *include, "-o", str(target)])
     return calls
 
 

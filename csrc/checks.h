@@ -52,6 +52,7 @@ inline MatchProblems match_problems(const Tensor& logits, const Tensor& boxes, c
       .target_labels = static_cast<const int64_t*>(target_labels.const_data_ptr()),
       .target_boxes = static_cast<const float*>(target_boxes.const_data_ptr()),
       .target_count = static_cast<const int64_t*>(target_count.const_data_ptr()),
+      .layers = layers,
       .batch = batch,
       .queries = queries,
       .classes = logits.size(3),

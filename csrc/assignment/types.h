@@ -21,6 +21,19 @@ struct CostWeights {
   bool softmax;  // plain DETR's class term; alpha and gamma have no part in it
 };
 
+// Dense matrices (P, rows, cols), row-major, and the pairs (P, min(rows, cols)) of each.
+struct DenseProblems {
+  const double* costs;
+  int64_t count, rows, cols;
+  bool maximize;
+};
+
+struct DenseAnswers {
+  int64_t* row_index;
+  int64_t* col_index;
+  int32_t* status;  // (P)
+};
+
 // The tensors of a whole batch, row-major: logits (L, B, Q, C), boxes (L, B, Q, 4), target_labels (B, T),
 // target_boxes (B, T, 4), target_count (B). Problem p is layer p / B and image p % B.
 struct MatchProblems {
@@ -29,8 +42,15 @@ struct MatchProblems {
   const int64_t* target_labels;
   const float* target_boxes;
   const int64_t* target_count;
-  int64_t batch, queries, classes, max_targets;
+  int64_t layers, batch, queries, classes, max_targets;
   CostWeights weights;
+
+  int64_t count() const { return layers * batch; }
+};
+
+struct MatchAnswers {
+  int64_t* pred_index;  // (P, max_targets)
+  int32_t* status;      // (P)
 };
 
 }  // namespace cond_detr

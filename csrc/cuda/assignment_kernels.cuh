@@ -90,18 +90,6 @@ __device__ Status solve_in_block(const Costs& costs, int64_t rows, int64_t padde
   return __syncthreads_and(feasible) ? Status::kOk : Status::kInfeasible;
 }
 
-struct DenseProblems {
-  const double* costs;  // (P, rows, cols)
-  DenseShape shape;
-  bool maximize;
-};
-
-struct DenseAnswers {
-  int64_t* row_index;  // (P, min(rows, cols))
-  int64_t* col_index;
-  int32_t* status;  // (P)
-};
-
 // Costs are copied into shared memory if they fit there beside the workspace, and where they have to be transposed.
 struct DenseScratch : Scratch {
   Part board, workspace, costs;
@@ -139,7 +127,7 @@ template <bool kAllShared>
 __global__ void __launch_bounds__(kThreads, 1)
     linear_sum_assignment_kernel(DenseProblems problems, DenseScratch scratch, char* global, DenseAnswers answers) {
   const int64_t p = blockIdx.x;
-  const DenseShape shape = problems.shape;
+  const DenseShape shape{problems.rows, problems.cols};
   const double* data = problems.costs + p * shape.rows * shape.cols;
   Carver carver(scratch.template find<kAllShared>(scratch.workspace, p, global));
   Workspace w(carver, shape.few(), shape.many());
@@ -164,11 +152,6 @@ __global__ void __launch_bounds__(kThreads, 1)
               kThreads);
   if (threadIdx.x == 0) answers.status[p] = static_cast<int32_t>(found);
 }
-
-struct MatchAnswers {
-  int64_t* pred_index;  // (P, max_targets)
-  int32_t* status;      // (P)
-};
 
 // A target as the costs of all its pairs read it. Aligned, so that few instructions load it.
 struct alignas(16) Target {

@@ -22,8 +22,8 @@ constexpr int kMostGroups = COND_DETR_GROUPS;
 
 // Launches a block of kThreads per problem, each with its scratch.
 template <class... Parameters, class... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), int64_t problems, const Scratch& scratch, cudaStream_t stream,
-                   const Arguments&... arguments) {
+cudaError_t launch_blocks(void (*kernel)(Parameters...), int64_t problems, const Scratch& scratch, cudaStream_t stream,
+                          const Arguments&... arguments) {
   if (problems > INT32_MAX) return cudaErrorInvalidConfiguration;  // more than a grid's width
   // the same for all launches, so that one does not take away what another, of another thread, is about to use
   const cudaError_t allowed =

@@ -1,7 +1,8 @@
 """The CUDA assignment solver on an emulated GPU: how its program is built and run.
 
-The program, ``emulation/main.cpp``, compares every answer with that of the CPU solver. Only the kernels in it are
-watched by sanitizers, so that they alone are compiled once for each, and again for each change to them.
+The program, ``emulation/main.cpp``, compares every answer with that of the CPU solver. Only the kernels in it, and how
+they are launched, are watched by sanitizers, so that they alone are compiled once for each, and again for each change
+to them.
 """
 
 import os
@@ -40,6 +41,8 @@ SANITIZERS = {
     "address": Sanitizer(("-fsanitize=address,undefined", "-fno-sanitize-recover"), "-DEMULATION_ASAN"),
     "thread": Sanitizer(("-fsanitize=thread",), "-DEMULATION_TSAN"),
 }
+# Inline functions of its own, which the linker does not mix up with those of the CPU solver
+AS_CXX = ("-x", "c++", "-DCOND_DETR_ISA=emulated")
 # With so few warps in a block, a thread has one column, or several, or more than it can keep in registers
 FEW_WARPS = ("-DCOND_DETR_WARPS=2", "-DCOND_DETR_GROUPS=3")
 
@@ -60,7 +63,7 @@ class Builder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        own = [EMULATION / f"{name}.cpp" for name in ("main", "on_cpu", "random_match")]
+        own = [EMULATION / f"{name}.cpp" for name in ("main", "on_cpu", "on_device", "random_match")]
         sources = [*own, *sorted(CSRC.glob("cpu/simd*.cpp"))]
         jobs = [(source, folder / f"{source.stem}.o", ()) for source in sources]
         self.shared = [target for _, target, _ in jobs]
@@ -81,7 +84,7 @@ class Builder:
         built = self.folder / f"{csrc.parent.name}-{sanitizer}"
         kernels = built.with_suffix(".o")
         lenient = () if csrc == CSRC else ("-Wno-error",)  # of what a seeded bug leaves unused
-        self.compile(EMULATION / "on_device.cpp", kernels, (*flags, *FEW_WARPS, *lenient), csrc)
+        self.compile(csrc / "cuda/launchers.cu", kernels, (*flags, *FEW_WARPS, *AS_CXX, *lenient), csrc)
         call(compiler(), *flags, kernels, self.scheduler(sanitizer), *self.shared, "-o", built)
         return built
 

@@ -40,6 +40,7 @@ LANES = "assignment/warp_lanes.cuh"
 KERNELS = "cuda/assignment_kernels.cuh"
 SEARCH = "cuda/block_search.cuh"
 TEAM = "cuda/team.cuh"
+LAUNCHERS = "cuda/launchers.cu"
 
 BUGS = {
     "once without its first barrier": Bug(LANES, "    __syncwarp();  // no lane still reads what is replaced\n", ""),
@@ -90,6 +91,10 @@ BUGS = {
     ),
     "global scratch not per problem": Bug(
         "cuda/scratch.cuh", "global + problem * global_bytes", "global + 0 * problem * global_bytes"
+    ),
+    "global scratch for one problem": Bug(LAUNCHERS, "return problems.count() * ", "return "),
+    "always all scratch shared": Bug(
+        LAUNCHERS, "scratch.all_shared() ? match_kernel<true> : match_kernel<false>", "match_kernel<true>"
     ),
     "shared memory not asked for": Bug("cuda/launch.cuh", "static_cast<int>(scratch.available)", "48 << 10"),
 }

@@ -54,11 +54,17 @@ void match_anything(int64_t queries, int64_t classes, int64_t targets, bool soft
   if (!target_boxes.empty()) target_boxes.back() = std::numeric_limits<float>::infinity();
   std::vector<int64_t> labels(3 * targets), counts{0, targets / 2, targets + 5}, pred_index(targets);
   for (int64_t& value : labels) value = label(generator);
-  const cond_detr::MatchProblems problems{logits.data(), boxes.data(),
-                                          labels.data(), target_boxes.data(),
-                                          counts.data(), 3,
-                                          queries,       classes,
-                                          targets,       {2, 5, 2, 0.25f, seed % 2 ? 2.0f : 1.5f, softmax}};
+  const cond_detr::MatchProblems problems{logits.data(),
+                                          boxes.data(),
+                                          labels.data(),
+                                          target_boxes.data(),
+                                          counts.data(),
+                                          1,
+                                          3,
+                                          queries,
+                                          classes,
+                                          targets,
+                                          {2, 5, 2, 0.25f, seed % 2 ? 2.0f : 1.5f, softmax}};
   std::vector<char> buffer(simd.match_bytes(problems));
   for (int64_t image = 0; image < 3; ++image) {
     simd.match(problems, image, buffer.data(), pred_index.data());

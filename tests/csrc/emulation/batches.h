@@ -39,6 +39,7 @@ struct MatchBatch {
             target_labels.data(),
             target_boxes.data(),
             target_count.data(),
+            layers,
             batch,
             queries,
             classes,
