@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -129,7 +128,7 @@ def until_over(run: Run, root: Path, command: Sequence[str], threads: int) -> tu
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
             time.sleep(1)
             if not stopped and run.is_over(root) and len(history(run.folder(root))) < run.epochs:
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # Ctrl-C's signal is ignored where a shell has started this in the background
                 stopped = True
     _, status, used = ended
     process.returncode = os.waitstatus_to_exitcode(status)

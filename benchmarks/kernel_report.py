@@ -162,7 +162,7 @@ def native_rows() -> Iterator[Row]:
             "pass": "matching",
             "arch": f"sm_{arch}",
             "dtype": "fp32" if kernel == "match" else "fp64",
-            "config": "16 warps" + (", all in shared memory" if "ILb1E" in mangled else ""),
+            "config": "scratch in shared memory" if "ILb1E" in mangled else "scratch anywhere",
             "registers": used.registers,
             "spill_bytes": used.spill_bytes,
             "shared_bytes": used.shared_bytes,

@@ -1,7 +1,9 @@
 """The learning curves' benchmark, whole, with a data set of a few images."""
 
 import json
+import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -60,13 +62,18 @@ time.sleep(60)
 
 
 def test_a_run_ends_at_its_goal(tmp_path: Path) -> None:
-    """Or after its epochs; what ends it is no failure."""
+    """Or after its epochs; what ends it is no failure. In the background too, where Ctrl-C's signal is ignored."""
     run = convergence_bench.Run("a", (), 0, epochs=5, goal=0.5)
     folder = run.folder(tmp_path)
     folder.mkdir()
     command = [sys.executable, "-c", LEARNS, str(folder / "log.jsonl")]
     assert not run.is_over(tmp_path)
-    code, seconds = convergence_bench.until_over(run, tmp_path, command, 1)
+    before, began = signal.signal(signal.SIGINT, signal.SIG_IGN), time.monotonic()
+    try:
+        code, seconds = convergence_bench.until_over(run, tmp_path, command, 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 50  # and not when the command ends by itself
     assert code == 0
     assert 0 < seconds < 10
     assert run.is_over(tmp_path)
