@@ -171,11 +171,14 @@ def _rest(url: str, begun: int, version: str) -> Any:
 
 def _size(headers: Any, begun: int) -> int | None:
     """Of the whole file, in bytes; None if the server does not say. A rest may be sent in parts."""
-    whole = (headers.get("Content-Range") or "").rpartition("/")[2]
-    announced = headers.get("Content-Length") or ""
-    if whole.isdecimal():
-        return int(whole)
-    return begun + int(announced) if announced.isdecimal() else None
+    whole = _count((headers.get("Content-Range") or "").rpartition("/")[2])
+    announced = _count(headers.get("Content-Length") or "")
+    return whole if whole is not None else None if announced is None else begun + announced
+
+
+def _count(text: str) -> int | None:
+    """The number of bytes that a header has; None if it has none, or one with more digits than any file's."""
+    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 def as_sent(url: str) -> str:

@@ -48,7 +48,8 @@ class Server(http.server.ThreadingHTTPServer):
         believing: whether it sends the rest of a file whatever version is asked for.
         most: bytes of a rest that it sends at once.
         odd: what it does wrong: "slow file", "slow headers", "moved for ever",
-            "all of it" where it announces the rest, "fast, then slow", "a part", or one of ``ENDLESS``.
+            "all of it" where it announces the rest, "fast, then slow", "a length without an end", "a part", or one of
+            ``ENDLESS``.
     """
 
     daemon_threads = True
@@ -111,6 +112,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(beginning)
                 for _ in range(1 << 14):
                     self.wfile.write(more)
+            elif server.odd == "a length without an end":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n" + DATA)
             elif server.odd == "a part":
                 self.wfile.write(b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/9\r\n\r\nabc")
             else:
@@ -251,6 +254,13 @@ def test_servers_without_an_end(odd: str, words: str, server: Server, monkeypatc
     with pytest.raises(InputError, match=words):
         open_source("mine")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+def test_a_length_that_no_file_has(server: Server, tmp_path: Path) -> None:
+    """More digits than Python makes a number of: taken for none, as http.client does."""
+    server.odd = "a length without an end"
+    open_source("mine")
+    assert whole(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", ".version"])
