@@ -19,6 +19,8 @@ from cond_detr.version import __version__
 MOST_BYTES = 1 << 36
 MOST_IN_MEMORY = 1 << 28
 AT_ONCE = 1 << 16
+# Characters of a message, of what servers say
+LONGEST_REASON = 300
 THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -26,9 +28,13 @@ def check_address(url: str) -> None:
     """Checks that what comes from an address is what lies there.
 
     Raises:
-        InputError: if it is neither https nor on this machine.
+        InputError: if it is neither https nor on this machine, or there can be no such address.
     """
-    address = urlparse(url)
+    try:
+        address = urlparse(url)
+        address.port  # noqa: B018 - raises where it is none
+    except ValueError as error:
+        raise InputError(f"{shortened(url)} is no address: {error}") from None
     if address.scheme != "https" and not (address.scheme == "http" and address.hostname in THIS_MACHINE):
         raise InputError(f"{url} is not https, so that anybody on the way could have changed what comes")
 
@@ -90,7 +96,12 @@ def reason(error: Exception) -> str:
     if isinstance(error, IncompleteRead):
         return "it was cut off"
     said = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
-    return " ".join(str(said).split())
+    return shortened(" ".join(str(said).split()))
+
+
+def shortened(text: str) -> str:
+    """A text that a server can have made as long as it likes."""
+    return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "..."
 
 
 def fetch(

@@ -266,27 +266,6 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_picture(path: Path, picture: Any, **options: Any) -> None:
-    """Writes a picture, completely or not at all.
-
-    Args:
-        path: the file, whose suffix says the format.
-        picture: PIL image, or matplotlib figure.
-        options: of the picture's own ``save`` or ``savefig``.
-
-    Raises:
-        OSError: if it cannot be written; a file at ``path`` is then left as it was.
-    """
-    suffix = path.suffix.lower()
-    save = getattr(picture, "savefig", None) or picture.save
-    with replacing(path) as file:
-        save(file, format=PICTURES.get(suffix, suffix[1:].upper()), **options)
-
-
-# Pillow's names of formats, by suffix, where they are not the suffix
-PICTURES = {".jpg": "JPEG", ".tif": "TIFF"}
-
-
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file, completely or not at all.
 

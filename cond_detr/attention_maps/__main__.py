@@ -12,8 +12,9 @@ from cond_detr.attention_maps.maps import detection_maps
 from cond_detr.cli import command_parser, natural, run, whole
 from cond_detr.data import shapes
 from cond_detr.data.images import open_image
-from cond_detr.files import make_folder, write_picture
+from cond_detr.files import make_folder
 from cond_detr.options import add_running
+from cond_detr.pictures import check_replaceable, write_picture
 from cond_detr.weights.options import add_checkpoint, opened
 
 
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # a name may be anything, and must not lead into another folder
         of_class = re.sub(r"[^-\w]+", "_", found.name)
         path = options.output_dir / f"{name}-{number}-{of_class}.png"
+        check_replaceable(path)
         write_picture(path, draw(image, found), dpi=130)
         print(f"{found.name} {found.score:.2f}: {path}")
     return 0

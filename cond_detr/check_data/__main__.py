@@ -8,7 +8,8 @@ from cond_detr.check_data.findings import check_split, compare, contact_sheet, t
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.data.formats import SPLITS
 from cond_detr.errors import InputError, printable
-from cond_detr.files import make_folder, write_picture
+from cond_detr.files import make_folder
+from cond_detr.pictures import check_replaceable, write_picture
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n" + "\n".join(lines))
     if options.output_dir:
         for found in splits:
-            write_picture(options.output_dir / f"{found.split}.png", contact_sheet(found, options.images))
+            path = options.output_dir / f"{found.split}.png"
+            check_replaceable(path)  # it may be an image of the data set
+            write_picture(path, contact_sheet(found, options.images))
         print(f"\nwrote {' and '.join(f'{found.split}.png' for found in splits)} to {options.output_dir}")
     return 2 if unusable else 1 if problems else 0
 

@@ -4,6 +4,7 @@ Reads checkpoints of this program, of the authors' repository, of DETR's and of 
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not in_folder and options.target.suffix not in SUFFIXES:
         raise InputError(f"{options.target} should end in {', '.join(SUFFIXES)}")
     classes = read_annotations(options.classes).classes if options.classes else None
+    # os.path's function is False for what no file can be called
+    if os.path.isfile(options.source) and options.target.exists() and options.target.samefile(options.source):  # noqa: PTH113
+        raise InputError(f"{options.target} is the source as well; choose another file")
     checkpoint = open_checkpoint(options.source, preset_name=options.preset, classes=classes)
     state = checkpoint.average or checkpoint.model
     if in_folder:

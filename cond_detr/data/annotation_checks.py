@@ -46,18 +46,22 @@ _IMAGE_ID, _CATEGORY_ID, _BBOX, _AREA, _ISCROWD, _ID, _FILE_NAME = map(
 _SIDES = attrgetter("width", "height")
 
 
-def read_annotations(path: Path, object_to: Callable[[str], None] | None = None) -> Annotations:
+def read_annotations(
+    path: Path, object_to: Callable[[str], None] | None = None, others: Sequence[Path] = ()
+) -> Annotations:
     """Reads and checks an annotation file.
 
     Args:
         path: the file.
         object_to: as in :func:`check_annotations`; by default any unusable annotation raises InputError.
+        others: annotation files of the same data set's other splits, where they are there: a category that has objects
+            in one of them is a class in all.
 
     Raises:
         InputError: if it is missing, is not JSON, or its content cannot be used.
     """
     with _without_collector():
-        return _checked(*read_content(path), str(path), object_to or refuse)
+        return _checked(*read_content(path), str(path), object_to or refuse, others)
 
 
 @contextlib.contextmanager
@@ -92,11 +96,13 @@ def check_annotations(raw: Any, name: str, object_to: Callable[[str], None] = re
     return _checked(*content_of(raw, name), name, object_to)
 
 
-def _checked(content: Content, further: Further, name: str, object_to: Callable[[str], None]) -> Annotations:
+def _checked(
+    content: Content, further: Further, name: str, object_to: Callable[[str], None], others: Sequence[Path] = ()
+) -> Annotations:
     if not content.categories:
         raise InputError(f"{name}: expected at least one image and one category, got none")
     _check_unique("category id", [category.id for category in content.categories], name)
-    groups = _groups(content)
+    groups = _groups(content, others)
     classes = _classes([category for category in content.categories if category not in groups], name)
     _check_unique("image id", [image.id for image in content.images], name)
     images = _images(content.images)
@@ -123,8 +129,8 @@ def _check_unique(what: str, values: Sequence[Any], name: str) -> None:
         raise InputError(f"{name}: {what} {shown(twice)} is used more than once")
 
 
-def _groups(content: Content) -> list[CategoryEntry]:
-    """The categories that only group others, as Roboflow's first one does."""
+def _groups(content: Content, others: Sequence[Path]) -> list[CategoryEntry]:
+    """The categories that only group others, as Roboflow's first one does, and have no object in any split."""
     # by which categories other than themselves names are used as groups
     groups: dict[Any, set[int]] = {}
     for category in content.categories:
@@ -132,10 +138,21 @@ def _groups(content: Content) -> list[CategoryEntry]:
             groups.setdefault(category.supercategory, set()).add(category.id)
     grouping = [category for category in content.categories if groups.get(category.name, set()) - {category.id}]
     # seldom are there any, and annotations may be millions
-    used = set(map(_CATEGORY_ID, content.annotations)) if grouping else set()
-    only = [category for category in grouping if category.id not in used]
+    used = _used(content) if grouping else set()
+    only = [category for category in grouping if category.name not in used]
+    if only:
+        for other in others:
+            with contextlib.suppress(InputError):  # whoever reads it says what is wrong with it
+                used |= _used(read_content(other)[0])
+        only = [category for category in only if category.name not in used]
     # where all of them group each other, nothing tells which are classes
     return only if len(only) < len(content.categories) else []
+
+
+def _used(content: Content) -> set[str]:
+    """The names of the categories that have objects."""
+    ids = set(map(_CATEGORY_ID, content.annotations))
+    return {category.name for category in content.categories if category.id in ids}
 
 
 def _images(entries: Sequence[ImageEntry]) -> Images:

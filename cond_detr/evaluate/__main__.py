@@ -1,16 +1,21 @@
 """``cond-detr evaluate``: computes COCO metrics of a checkpoint on the validation images of a data set."""
 
 import argparse
+import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.data.description import describe_data
+from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import evaluate, results_dict
-from cond_detr.files import make_folder, write_json
+from cond_detr.files import make_folder, read_json, write_json
 from cond_detr.options import add_running
 from cond_detr.weights.options import add_checkpoint, add_precision, opened
+
+RESULTS = "results.json"
 
 
 def table(evaluation: Evaluation) -> str:
@@ -58,6 +63,20 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def check_results(path: Path) -> None:
+    """Checks that there is no file, or one that an earlier evaluation has written.
+
+    Raises:
+        InputError: if it is anything else, such as the results of a training.
+    """
+    if os.path.lexists(path):
+        with contextlib.suppress(InputError):
+            content = read_json(path, "results")
+            if isinstance(content, dict) and "checkpoint" in content and "epoch" not in content:
+                return
+        raise InputError(f"{path} is not of an earlier evaluate; choose another --output-dir")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``cond-detr evaluate``; see :func:`parser` for its arguments.
 
@@ -72,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     beside = Path() if "://" in options.checkpoint else Path(options.checkpoint).parent
     folder = options.output_dir or beside / "evaluation"
     make_folder(folder)
+    check_results(folder / RESULTS)
     dataset, evaluation = evaluate(
         model,
         dataset_dir=options.dataset_dir,
@@ -81,11 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(describe_data(dataset))
     write_json(
-        folder / "results.json",
+        folder / RESULTS,
         results_dict(evaluation, checkpoint=options.checkpoint, images=len(dataset)),
     )
     print(table(evaluation))
-    print(f"wrote {folder / 'results.json'}")
+    print(f"wrote {folder / RESULTS}")
     return 0
 
 

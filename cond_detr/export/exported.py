@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from cond_detr.data.images import to_network_input
-from cond_detr.errors import InputError, need
+from cond_detr.errors import InputError, need, shown
 from cond_detr.export.about import KEY, About
 from cond_detr.files import as_path, why_no_file
 from cond_detr.models.predictions import Ranked
@@ -75,7 +75,11 @@ class Exported(Predictor):
                 f"image of {image.width}x{image.height} pixels is too narrow for {self.path}: the network gets "
                 f"{pixels.shape[2]}x{pixels.shape[1]}, and torch programs need more than the stride, {about.stride}"
             )
-        found = self.graph(pixels[None])
+        try:
+            found = self.graph(pixels[None])
+        except Exception as error:  # a graph that somebody has changed can raise anything
+            said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise InputError(f"exported file {self.path} cannot be run: {shown(said)}") from None
         if not _fits(found, len(about.classes)):
             raise InputError(f"exported file {self.path} cannot be used: its graph gives no detections of its classes")
         return in_pixels(found, [image.size], about.classes)[0]

@@ -148,7 +148,7 @@ def check_fits_half(model: Model) -> None:
         InputError: if one is.
     """
     most = torch.finfo(torch.float16).max
-    for name, tensor in model.network.state_dict().items():
+    for name, tensor in model.network.named_parameters():  # buffers, such as running means, stay as they are
         if tensor.is_floating_point() and tensor.numel() and not float(tensor.abs().max()) <= most:
             raise InputError(
                 f"the weights cannot be fp16: {name} has {float(tensor.abs().max()):.3g}, more than {most:g}"

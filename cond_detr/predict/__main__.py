@@ -4,7 +4,6 @@ import argparse
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from cond_detr import progress
 from cond_detr.cli import command_parser, fail, overlap, positive, run, score
 from cond_detr.data.images import InputSize
 from cond_detr.errors import InputError
-from cond_detr.files import make_folder, replacing, write_json, write_picture
+from cond_detr.files import make_folder, replacing, write_json
 from cond_detr.models.model import Model
 from cond_detr.options import add_running
+from cond_detr.pictures import write_picture
 from cond_detr.predict.detect import detect, detector_of
 from cond_detr.predict.detections import MOST_MEASURED, Detections
 from cond_detr.predict.output import COCO_RESULTS, PREDICTIONS, Output
@@ -223,7 +223,7 @@ def predict_video(model: Model, source: Source, how: Search, output: Output) -> 
                 raise first
             bar = progress.bar(itertools.chain([first], found), f"predict {name_of(source)}", video.count, unit="frame")
             picture, lines = output.paths(source, ".mp4", ".jsonl")
-            frames, objects, stopped = write_film(bar, video.rate, how, output, (picture, lines))
+            frames, objects, stopped = write_film(bar, video, how, output, (picture, lines))
     except InputError as error:
         return fail(str(error)) // 2
     failed = fail(str(stopped)) // 2 if isinstance(stopped, InputError) else 0
@@ -237,7 +237,7 @@ def predict_video(model: Model, source: Source, how: Search, output: Output) -> 
 
 def write_film(
     found: Iterable[tuple[Picture, Detections] | InputError],
-    rate: Fraction,
+    video: Video,
     how: Search,
     output: Output,
     paths: tuple[Path, Path],
@@ -248,7 +248,7 @@ def write_film(
 
     Args:
         found: frames, with the objects in them of any score.
-        rate: frames a second.
+        video: whose they are.
         how: which objects are wanted.
         output: how they are drawn.
         paths: of the video and of the lines.
@@ -258,18 +258,19 @@ def write_film(
     """
     picture, lines = paths
     frames, objects = 0, 0
-    with replacing(picture) as film, replacing(lines) as text, VideoWriter(film, rate) as writer:
+    with replacing(picture) as film, replacing(lines) as text, VideoWriter(film, video.rate, video.name) as writer:
         try:
             for each in found:
                 if isinstance(each, InputError):
                     raise each
                 (frame, image), any_score = each
                 kept = how.kept(any_score)
-                writer.write(output.drawn(image, kept), frame.time)
+                writer.write(output.drawn(image, kept), frame.time, frame.duration)
                 line = {"picture": picture.name, "frame": frame.number, "seconds": frame.seconds}
                 line["detections"] = kept.to_dicts()
                 text.write(json.dumps(line).encode() + b"\n")
                 frames, objects = frames + 1, objects + len(kept)
+            writer.complete()
         except (InputError, KeyboardInterrupt, SystemExit) as error:
             if not frames:
                 raise

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from cond_detr.predict.sources import Source, name_of
 
 PREDICTIONS, COCO_RESULTS = "predictions.json", "coco_results.json"
 # How a file with the detections of a video begins, and how much of it must be read to see that
-FIRST_FRAME = re.compile(rb'\{"picture": ("(?:[^"\\]|\\.)*"), "frame": 0, ')
-# and how one begins with what COCO's evaluation reads: the entries of others may have more
+FIRST_FRAME = re.compile(rb'\{"picture": ("(?:[^"\\]|\\.)*\.mp4"), "frame": 0, "seconds": [^,"]+, "detections": \[')
+# and how one begins with what COCO's evaluation reads: others have more in an entry, or all in one line
 COCO_BEGINNING = re.compile(
-    rb'\[\]|\[\{"image_id": (?:-?\d+|"(?:[^"\\]|\\.)*"), "category_id": -?\d+, '
-    rb'"bbox": \[[^{}\[\]]*\], "score": [^,{}]+\}[,\]]'
+    rb'\[\]\n|\[\{"image_id": (?:-?\d+|"(?:[^"\\]|\\.)*"), "category_id": -?\d+, '
+    rb'"bbox": \[[^{}\[\]]*\], "score": [^,{}]+\}(?:,|\])\n'
 )
 # What entries of predictions.json have, and detections in them
 ENTRY = {"file": str, "picture": str, "width": int, "height": int, "detections": list}
@@ -108,8 +109,9 @@ def to_be_kept(folder: Path, sources: Sequence[Source]) -> set[str]:
     In a folder with sources that is kept as well, as it may be among them.
     """
     paths = [each for each in sources if isinstance(each, Path)]
-    with_sources = {place for path in paths for place in (path.parent.resolve(), path.resolve().parent)}
-    written = set() if folder.resolve() in with_sources else written_earlier(folder)
+    # not Path.resolve, which raises at links that lead to themselves
+    with_sources = {place for path in paths for place in (realpath(path.parent), str(Path(realpath(path)).parent))}
+    written = set() if realpath(folder) in with_sources else written_earlier(folder)
     return {path.name for path in folder.iterdir()} - written
 
 
@@ -119,7 +121,9 @@ def written_earlier(folder: Path) -> set[str]:
     for lines in folder.glob("*.jsonl"):
         if beginning := begins(lines, FIRST_FRAME):
             with contextlib.suppress(ValueError):  # what looks like ours, but is no JSON
-                names |= {lines.name, json.loads(beginning[1])}
+                film: str = json.loads(beginning[1])
+                if named(Path(film).stem, ".jsonl") == lines.name:
+                    names |= {lines.name, film}
     return names
 
 

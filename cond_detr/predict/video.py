@@ -1,5 +1,6 @@
 """Videos and cameras: frames one after the other, and videos with boxes, through PyAV."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,6 +13,7 @@ from PIL import Image, ImageOps
 
 from cond_detr.errors import InputError, need, printable, say, shown
 from cond_detr.files import why_no_file
+from cond_detr.predict.clock import Clock
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"}
 CAMERAS = "/dev/video"
@@ -46,11 +48,13 @@ class Frame(NamedTuple):
         image: RGB, upright.
         number: 0 for the first.
         time: of its appearance in seconds since the beginning; None if the video does not say.
+        duration: in seconds, likewise.
     """
 
     image: Image.Image
     number: int
     time: Fraction | None
+    duration: Fraction | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -96,6 +100,8 @@ class Video:
         # a film of a screen has frames when something moves; a Matroska file may have a rate all the same
         self._constant = self.rate == self._stream.base_rate == self._stream.guessed_rate
         self._may_pause = "matroska" in self._container.format.name
+        # which has times of decoding alone; libav takes them for those of appearance
+        self._is_avi = self._container.format.name == "avi"
         self._seconds = self._announced_seconds()
 
     def __enter__(self) -> "Video":
@@ -114,23 +120,22 @@ class Video:
         """
         import av
 
-        number, starts, ends = 0, Fraction(0), Fraction(0)
+        number = 0
         clock = Clock(1 / self.rate)
         try:
             for frame in self._container.decode(self._stream):
-                time = None if frame.pts is None else frame.pts * Fraction(frame.time_base)
-                yield Frame(_upright(frame), number, None if time is None else clock.shows(time))
-                begins = Fraction(0) if time is None else time
-                starts = min(starts, begins) if number else begins
-                ends = max(ends, begins + (frame.duration or 0) * Fraction(frame.time_base))
+                ticks, unit = frame.dts if self._is_avi else frame.pts, Fraction(frame.time_base)
+                duration = frame.duration * unit if frame.duration else None
+                time = clock.shows(None if ticks is None else ticks * unit, duration)
+                yield Frame(_upright(frame), number, time, duration)
                 number += 1
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"{self.name} cannot be read after frame {number}: {_reason(error)}") from None
         if number == 0:
             raise InputError(f"{self.name} has no frame that can be read")
-        self._check_whole(number, starts, ends)
+        self._check_whole(number, clock)
 
-    def _check_whole(self, number: int, starts: Fraction, ends: Fraction) -> None:
+    def _check_whole(self, number: int, clock: Clock) -> None:
         """Checks that about as many frames came as the file says, or until about the time that it says it ends at.
 
         Libav takes the end of a file that was cut off for the end of the film, and goes on behind what is damaged.
@@ -139,10 +144,12 @@ class Video:
             InputError: if some are missing.
         """
         said = f"{self.name} is damaged or was cut off"
-        expected = round((ends - starts) * self.rate)
+        ends = clock.ends
+        # by a rate that the film keeps: a telephone's film does so nearly, one of a screen does not
+        expected = round((ends - clock.starts) * (self.rate if self._constant else 1 / clock.usual_step))
         if self.count is not None:
             # of a film that was shortened without being encoded again, the file counts those before it as well
-            whole = self._constant and expected - number <= _some_of(expected)
+            whole = expected - number <= _some_of(expected)
             at_the_end = 0 < self._seconds <= ends + max(3 / self.rate, MISSING * self._seconds)
             if self.count - number > _some_of(self.count) and not (whole and at_the_end):
                 raise InputError(f"{said}: {number} of {self.count} frames could be read")
@@ -161,28 +168,6 @@ class Video:
         # that of the longest stream, which may be the sound
         alone = len(self._container.streams) == 1 and self._container.duration is not None
         return Fraction(self._container.duration, MICROSECONDS) if alone else Fraction(0)
-
-
-class Clock:
-    """Times since a film's first frame, which go on where the film's own begin again, as of two films in one file.
-
-    Args:
-        step: seconds from a frame to the next.
-    """
-
-    def __init__(self, step: Fraction) -> None:
-        self._step = step
-        self._ahead: Fraction | None = None  # of the film's own times
-        self._last = Fraction(0)
-
-    def shows(self, time: Fraction) -> Fraction:
-        """The time of the next frame, whose own is given."""
-        if self._ahead is None:
-            self._ahead = -time
-        elif time + self._ahead <= self._last:
-            self._ahead = self._last + self._step - time
-        self._last = time + self._ahead
-        return self._last
 
 
 def _some_of(count: int) -> float:
@@ -224,20 +209,27 @@ class VideoWriter:
     Args:
         file: where to, open for writing bytes.
         rate: frames a second on average.
+        name: of the film in messages.
     """
 
     # Of a second; what the times of frames are rounded to
     TICK = Fraction(1, 90_000)
+    # Ticks between two frames, of which MP4 keeps 32 bits; libav would cut off the others without a word
+    LONGEST = 2**31 - 1
 
-    def __init__(self, file: IO[bytes], rate: Fraction) -> None:
+    def __init__(self, file: IO[bytes], rate: Fraction, name: str = "the film") -> None:
         import av
 
+        self.name = name
         self._container = av.open(file, "w", format="mp4")
         codec = next(name for name in CODECS if name in av.codecs_available)
         self._stream: Any = self._container.add_stream(codec, rate=rate)
         self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.max_b_frames = 0  # so that the frame that is encoded last is the last one to see
         self._step = max(1, round(1 / (rate * self.TICK)))
         self._last: int | None = None
+        self._duration = self._step
+        self._complete = False
         self._size = (0, 0)
 
     def __enter__(self) -> "VideoWriter":
@@ -246,16 +238,42 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._last is not None:
-            self._container.mux(self._stream.encode())
+        with contextlib.suppress(InputError):  # then there was one before
+            self.complete()
         self._container.close()
 
-    def write(self, image: Image.Image, time: Fraction | None) -> None:
+    def complete(self) -> None:
+        """Writes the frames that the encoder has held back; none may follow.
+
+        Raises:
+            InputError: as :meth:`write`.
+        """
+        if self._last is not None and not self._complete:
+            self._complete = True
+            self._encode(None)
+
+    def _encode(self, frame: Any) -> None:
+        import av
+
+        try:
+            for packet in self._stream.encode(frame):
+                # MP4 has distances between frames, and needs the duration of the last
+                packet.duration = self._duration
+                self._container.mux(packet)
+        except av.error.FFmpegError as error:
+            self._complete = True
+            raise InputError(f"{self.name} cannot be written with boxes: libav says {_reason(error)!r}") from None
+
+    def write(self, image: Image.Image, time: Fraction | None, duration: Fraction | None = None) -> None:
         """Appends a frame.
 
         Args:
             image: RGB; it gets the first one's size, to which a pixel is added where that is odd.
             time: of its appearance in seconds; by default, and where it is not after the last one's, the next.
+            duration: in seconds, which counts for the last one; by default that of a frame on average.
+
+        Raises:
+            InputError: if the encoder, or the format, cannot have such a frame, such as one that is too large.
         """
         import av
 
@@ -271,6 +289,11 @@ class VideoWriter:
         frame: Any = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
         ticks = None if time is None else round(time / self.TICK)
         following = 0 if self._last is None else self._last + (self._step if ticks is None else 1)
-        frame.pts = self._last = following if ticks is None else max(following, ticks)
+        frame.pts = following if ticks is None else max(following, ticks)
+        if self._last is not None and frame.pts - self._last > self.LONGEST:
+            hours = (frame.pts - self._last) * self.TICK / 3600
+            raise InputError(f"{self.name} cannot be written with boxes: MP4 has no pause of {float(hours):.1f} hours")
+        self._last = frame.pts
+        self._duration = max(1, round(duration / self.TICK)) if duration else self._step
         frame.time_base = self.TICK
-        self._container.mux(self._stream.encode(frame))
+        self._encode(frame)

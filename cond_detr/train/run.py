@@ -145,7 +145,7 @@ def prepare(config: Config, threads: int | None = None) -> Data:
     """Seeds torch's random generators, and opens the data sets.
 
     Raises:
-        InputError: if the data set or the backbone of the settings cannot be used.
+        InputError: if the data set or the backbone of the settings cannot be used, or there is nothing to learn.
     """
     train, m = config.train, config.model
     use_threads(threads)
@@ -157,7 +157,10 @@ def prepare(config: Config, threads: int | None = None) -> Data:
     if m.backbone not in LAYOUTS:
         raise InputError(f"unknown backbone {shown(m.backbone)}; there are {', '.join(LAYOUTS)}")
     stride = LAYOUTS[m.backbone].stride(m.dilation)
-    return Data(open_split(config.data, "train", stride, seed=train.seed), open_split(config.data, "val", stride))
+    data = Data(open_split(config.data, "train", stride, seed=train.seed), open_split(config.data, "val", stride))
+    if not data.train.annotations.counts.any():
+        raise InputError(f"{data.train.annotations.name}: expected objects to learn from, found none")
+    return data
 
 
 def launch(model: Model, data: Data, running: Running, start: str, checkpoint: Checkpoint | None = None) -> RunFolder:

@@ -13,7 +13,8 @@ from cond_detr.config import Config, to_dict
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import results_dict
-from cond_detr.files import locked, make_folder, read_json, read_text, write_json, write_picture, write_text
+from cond_detr.files import locked, make_folder, read_json, read_text, write_json, write_text
+from cond_detr.pictures import write_picture
 from cond_detr.train.curves import metrics_figure
 from cond_detr.weights.progress import is_over
 

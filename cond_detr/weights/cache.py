@@ -30,7 +30,8 @@ def place_of(url: str) -> Path:
     """
     try:
         digest = hashlib.sha256(url.encode()).hexdigest()[:12]
-        name = path_at(url).name[-100:]
+        # of bytes, which is what file systems count; the end has the suffix
+        name = os.fsencode(path_at(url).name)[-100:].decode(errors="ignore")
     except ValueError as error:
         raise InputError(f"weights {url} cannot be downloaded: {error}") from None
     return Path(torch.hub.get_dir()) / "checkpoints" / f"{digest}-{name}"

@@ -92,3 +92,22 @@ def test_a_category_that_only_groups_others_is_no_problem(
         f"note: {split}: category 'things' only groups others, and is no class" for split in ("train", "val")
     ]
     assert lines[-1] == "no problems found"
+    # with an object in one split it is a class in both
+    content["annotations"].append({**content["annotations"][0], "id": 10**6, "category_id": 0})
+    file.write_text(json.dumps(content))
+    run_check(dataset_dir)
+    found = capsys.readouterr().out
+    assert "only groups others" not in found
+    assert "is only in" not in found
+
+
+def test_images_of_the_data_set_stay(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One may be called as a sheet would be."""
+    image = dataset_dir / "train" / "train.png"
+    Image.new("RGB", (30, 20)).save(image)
+    before = image.read_bytes()
+    assert run_check(dataset_dir, "--output-dir", dataset_dir / "train") == 2
+    assert f"error: {image} is there already, and not of cond-detr" in capsys.readouterr().err
+    assert image.read_bytes() == before
+    for _ in range(2):  # its own are replaced
+        assert run_check(dataset_dir, "--output-dir", dataset_dir / "sheets") in {0, 1}

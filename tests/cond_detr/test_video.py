@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -23,7 +24,8 @@ from cond_detr.config import configure
 from cond_detr.errors import say
 from cond_detr.predict import __main__ as predict
 from cond_detr.predict import video as videos
-from cond_detr.predict.video import Clock, Video, VideoWriter
+from cond_detr.predict.clock import Clock
+from cond_detr.predict.video import Video, VideoWriter
 from cond_detr.weights.checkpoint import Checkpoint
 
 av = pytest.importorskip("av")
@@ -255,7 +257,16 @@ def test_films_of_others_stay(checkpoint: Path, tmp_path: Path) -> None:
         assert sorted(path.name for path in out.iterdir()) == ["a-2.jsonl", "a-2.mp4", "a.mp4", "b.jsonl"]
 
 
-@pytest.mark.parametrize("of_another", [b'{"picture": "a\\x.mp4", "frame": 0, ', b'{"picture": "\xff", "frame": 0, '])
+@pytest.mark.parametrize(
+    "of_another",
+    [
+        b'{"picture": "a\\x.mp4", "frame": 0, "seconds": 0.0, "detections": []}',
+        b'{"picture": "\xff.mp4", "frame": 0, "seconds": 0.0, "detections": []}',
+        b'{"picture": "a.mp4", "frame": 0, "label": "by hand"}',
+        b'{"picture": "a.png", "frame": 0, "seconds": 0.0, "detections": []}',
+        b'{"picture": "b.mp4", "frame": 0, "seconds": 0.0, "detections": []}',
+    ],
+)
 def test_lines_of_others_stay(of_another: bytes, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -295,10 +306,10 @@ def test_what_is_done_is_kept(
     """SystemExit is what SIGTERM raises."""
     source, write = film(tmp_path / "a.mp4", pictures(5)), VideoWriter.write
 
-    def stopping(self: VideoWriter, image: Image.Image, time: Fraction | None) -> None:
+    def stopping(self: VideoWriter, image: Image.Image, time: Fraction | None, duration: Fraction | None) -> None:
         if time and time > 0.05:
             raise signal
-        write(self, image, time)
+        write(self, image, time, duration)
 
     monkeypatch.setattr(VideoWriter, "write", stopping)
     arguments = ["--device", "cpu", "--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source]
@@ -321,6 +332,71 @@ def test_times_begin_with_the_first_frame_and_go_on() -> None:
     clock = Clock(Fraction(1, 25))
     own = [Fraction(50_000) + Fraction(i, 25) for i in range(3)] * 2
     assert [clock.shows(time) for time in own] == [Fraction(i, 25) for i in range(6)]
+    assert clock.shows(None) == Fraction(6, 25)  # the film does not say
+    assert clock.usual_step == Fraction(1, 25)
+
+
+def test_times_that_are_rounded_are_none_that_begin_again() -> None:
+    """Matroska has milliseconds, of which there may be two frames in one."""
+    clock = Clock(Fraction(1, 25))
+    own = [Fraction(i, 1000) for i in (0, 0, 1, 2, 2, 3)]
+    assert [clock.shows(time) for time in own] == own
+    assert Clock(Fraction(1, 25)).shows(None) is None
+
+
+def encoded(path: Path, times: list[Fraction], unit: Fraction = Fraction(1, 1000), rate: int = 25) -> Path:
+    """A film as other programs write it, with frames that lean on later ones."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.time_base = unit
+        for image, time in zip(pictures(len(times)), times, strict=True):
+            frame = av.VideoFrame.from_image(image)
+            frame.pts, frame.time_base = round(time / unit), unit
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_file_that_has_times_of_decoding_alone(tmp_path: Path) -> None:
+    source = encoded(tmp_path / "a.avi", [Fraction(i, 25) for i in range(50)], Fraction(1, 25))
+    assert read(source)[1] == [Fraction(i, 25) for i in range(50)]
+
+
+def test_the_last_frame_is_seen_as_long_as_in_the_source(checkpoint: Path, tmp_path: Path) -> None:
+    """Not as long as frames are on average, of which one may be seen for an hour."""
+    source = encoded(tmp_path / "a.mkv", [Fraction(0), Fraction(1, 25), Fraction(3600)])
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source) == 0
+    with av.open(str(tmp_path / "out/a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(3600.04, abs=1e-3)
+
+
+def test_a_telephones_film_that_was_shortened(tmp_path: Path) -> None:
+    """Without being encoded again: the file counts frames that it does not show. Its rate is not quite constant."""
+    shakes = np.random.default_rng(1).integers(-4, 4, 120, endpoint=True)
+    times = [Fraction(i, 30) + (Fraction(int(shakes[i]), 1000) if i else 0) for i in range(120)]
+    source = encoded(tmp_path / "a.mp4", times, Fraction(1, 90000), rate=30)
+    content = bytearray(source.read_bytes())
+    edits, media = content.index(b"elst"), content.index(b"mdhd")
+    (unit,) = struct.unpack(">I", content[media + 16 : media + 20])
+    content[edits + 12 : edits + 20] = struct.pack(">Ii", 3100, int(0.9 * unit))
+    source.write_bytes(content)
+    assert 90 <= len(read(source)[0]) <= 95
+
+
+def test_what_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is before it is kept, and what comes after it in the same command is looked at."""
+    pause = encoded(tmp_path / "a.mkv", [Fraction(i) for i in (0, 1, 2, 60000, 60001)])
+    other = film(tmp_path / "b.mp4", pictures(2))
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", pause, other) == 2
+    words = "cannot be written with boxes: MP4 has no pause of 16.7 hours"
+    assert f"error: video {pause} {words}" in capsys.readouterr().err
+    assert read(tmp_path / "out/a.mp4")[1] == [0, 1, 2]
+    assert len(read(tmp_path / "out/b.mp4")[0]) == 2
+    writer = VideoWriter(io.BytesIO(), Fraction(25), "x")
+    with pytest.raises(InputError, match="x cannot be written with boxes: libav says '"), writer:
+        writer.write(Image.new("RGB", (20_000, 16)), None)  # more than H.264 can have
 
 
 def test_a_late_film(checkpoint: Path, tmp_path: Path) -> None:

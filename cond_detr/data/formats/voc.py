@@ -1,5 +1,6 @@
 """Pascal VOC's format: an XML file for each image."""
 
+import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from cond_detr.files import read_text
 # Characters of an XML file: what an image's boxes never need
 LONGEST = 1 << 24
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+FLAGS = {"": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
 def of_voc(folder: Path, split: str) -> Split | None:
@@ -77,6 +79,10 @@ def read_files(
             if not name_of(each) or None in corners:
                 object_to(f"{file}: object {number} must have a name and a bndbox of {', '.join(CORNERS)}")
                 continue
+            difficult = (each.findtext("difficult") or "").strip().lower()
+            if difficult not in FLAGS:
+                object_to(f"{file}: object {number} has difficult {shown(difficult)}; expected 0 or 1")
+                continue
             left, top, right, bottom = (value or 0.0 for value in corners)
             annotations.append(
                 {
@@ -84,7 +90,7 @@ def read_files(
                     "image_id": i,
                     "category_id": numbers[name_of(each)],
                     "bbox": [left, top, right - left, bottom - top],
-                    "iscrowd": int((each.findtext("difficult") or "").strip() == "1"),
+                    "iscrowd": FLAGS[difficult],
                 }
             )
     return checked(f"{where} (Pascal VOC)", entries, annotations, names, object_to)
@@ -135,7 +141,9 @@ def image_of(root: ElementTree.Element, file: Path, images: Path) -> Path:
 
 
 def _number(text: str | None) -> float | None:
+    """What a text says, if that is a number."""
     try:
-        return float(text) if text is not None else None
+        number = float(text or "")
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

@@ -48,11 +48,20 @@ def settings(file: Path) -> dict[str, Any] | None:
     Raises:
         InputError: if it is no YAML.
     """
+    text = read_text(file, "data set's description")
     try:
-        content = yaml.safe_load(read_text(file, "data set's description"))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{file} is no YAML: {str(error).splitlines()[0]}") from None
+        # all values as they are written: YAML would read a class "no" as False, and "010" as 8
+        content = yaml.load(text, yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{file} is no YAML: {what_is_wrong(error)}") from None
     return content if isinstance(content, dict) and "names" in content and "train" in content else None
+
+
+def what_is_wrong(error: Exception) -> str:
+    """What a YAML parser says, with the line that it says it of."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error).splitlines()[0]
 
 
 def class_names(file: Path, names: Any) -> list[str]:
@@ -61,13 +70,13 @@ def class_names(file: Path, names: Any) -> list[str]:
     Raises:
         InputError: if they are neither.
     """
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[i] for i in range(len(names))]
-    if not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
+    if isinstance(names, dict) and names.keys() == {str(i) for i in range(len(names))}:
+        names = [names[str(i)] for i in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(
             f"{file}: names must be a list of class names, or a table of them from 0 on, got {shown(names)}"
         )
-    return [str(name) for name in names]
+    return names
 
 
 def images_of(file: Path, content: dict[str, Any], entry: Any) -> Iterator[Path]:

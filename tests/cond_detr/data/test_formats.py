@@ -190,6 +190,14 @@ def test_images_without_labels_have_no_objects(tmp_path: Path) -> None:
     assert find_split(folder, "train", FRACTION).annotations().counts.tolist() == [0]
 
 
+def test_class_names_are_the_words_in_the_file(tmp_path: Path) -> None:
+    """YAML would read them as truth values, numbers and a date."""
+    folder = one_image(tmp_path)
+    words = ["yes", "NO", "010", "1_000", "2001-01-01", "~"]
+    (folder / "data.yaml").write_text(YAML.replace("[cat]", f"[{', '.join(words)}]"))
+    assert list(find_split(folder, "train", FRACTION).annotations().classes.names) == words
+
+
 def test_lists_of_images_and_several_folders(tmp_path: Path) -> None:
     folder = one_image(tmp_path)
     (folder / "train.txt").write_text("./images/train/x.jpg\nimages/val/x.jpg\n\n")
@@ -220,12 +228,16 @@ YAML = "train: images/train\nval: images/val\nnames: [cat]\n"
 @pytest.mark.parametrize(
     ("file", "text", "sentence"),
     [
-        ("data.yaml", "train: [", "is no YAML"),
-        ("data.yaml", "train: !!python/object/apply:os.getcwd []\nnames: [a]\n", "is no YAML"),
+        ("data.yaml", "train: [", "is no YAML: line 1: "),
+        ("data.yaml", "train: x\nnames: {a\nb: ]", "is no YAML: line 3: "),
+        # a tag calls nothing; it is left out like any other
+        ("data.yaml", "train: !!python/object/apply:os.getcwd []\nnames: [a]\n", "has no data set"),
+        ("data.yaml", YAML.replace("[cat]", "{0: cat, dog: 1}"), "names must be a list of class names, or a table"),
+        ("data.yaml", YAML.replace("[cat]", "{0: cat, null: dog}"), "names must be a list of class names, or a table"),
         ("data.yaml", YAML.replace("images/train", "nowhere"), "'nowhere' does not exist in"),
         ("data.yaml", YAML.replace("[cat]", "3"), "names must be a list of class names, or a table"),
         ("data.yaml", YAML.replace("[cat]", "{1: cat}"), "names must be a list of class names, or a table"),
-        ("data.yaml", YAML.replace("images/train", "3"), "expected a folder, or a text file with images, got 3"),
+        ("data.yaml", YAML.replace("images/train", "3"), "'3' does not exist in"),
         ("data.yaml", YAML.replace("[cat]", "[cat, cat]"), "'cat' is used more than once"),
         ("images/train/x.jpg", "no image", "images/train/x.jpg cannot be read"),
         ("labels/train/x.txt", "0 1 2", "line 1 must have 4 numbers after the class"),
@@ -246,6 +258,19 @@ OBJECT = "<object><name>cat</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>21</
 BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]><annotation>&c;</annotation>'
 
 
+@pytest.mark.parametrize("side", ["inf", "nan", "0", "-3", "wide"])
+def test_a_size_that_is_none(side: str, tmp_path: Path) -> None:
+    """The image has its own."""
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (80, 60)).save(tmp_path / "train/x.jpg")
+    size = f"<size><width>{side}</width><height>64</height></size>"
+    hard = OBJECT.replace("<bndbox>", "<difficult>True</difficult><bndbox>")
+    (tmp_path / "train/x.xml").write_text(f"<annotation>{size}{OBJECT}{hard}</annotation>")
+    found = of_voc(tmp_path, "train").annotations()  # type: ignore[union-attr]
+    assert found.images.sizes.tolist() == [[80, 60]]
+    assert found.objects.crowds.tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -256,6 +281,11 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]><annotati
         (f"<annotation>{OBJECT.replace('cat', '')}</annotation>", "object 1 must have a name and a bndbox"),
         (f"<annotation>{OBJECT.replace('21', '0')}</annotation>", "has bbox [1, 2, -1, 30]"),
         ("<annotation><object/></annotation>", "object 1 must have a name and a bndbox"),
+        (
+            f"<annotation>{OBJECT.replace('<bndbox>', '<difficult>2</difficult><bndbox>')}</annotation>",
+            "has difficult '2'",
+        ),
+        (f"<annotation>{OBJECT.replace('21', 'inf')}</annotation>", "object 1 must have a name and a bndbox"),
     ],
 )
 def test_bad_voc(tmp_path: Path, text: str, sentence: str) -> None:
