@@ -817,6 +817,11 @@ TABLE = [
         lambda p: on_data(p, p.data(), "--output-dir", p.photo()),
         "photo.png cannot be made: File exists",
     ),
+    Bad(
+        "nothing to learn",
+        lambda p: on_data(p, p.data(truth(annotations=[]))),
+        "instances_train.json: expected objects to learn from, found none",
+    ),
     # evaluate
     Bad(
         "evaluated: other classes",
@@ -842,6 +847,11 @@ TABLE = [
         "evaluated: a file for results",
         lambda p: evaluating(p.best, "--workers", "0", "--output-dir", p.photo()),
         "photo.png cannot be made: File exists",
+    ),
+    Bad(
+        "evaluated: into a run's folder, whose results are those of the training",
+        lambda p: evaluating(p.best, "--workers", "0", "--output-dir", p.copied()),
+        "run/results.json is not of an earlier evaluate; choose another --output-dir",
     ),
     # predict
     Bad("predicted: an image missing", lambda p: predicting(p, "a.png"), "image a.png does not exist"),
@@ -960,6 +970,11 @@ TABLE = [
         "converted: a file as the folder",
         lambda p: ["convert", p.best, p.photo() + "/b.pt"],
         "photo.png cannot be made",
+    ),
+    Bad(
+        "converted: into itself",
+        lambda p: ["convert", f"{p.copied()}/best.pt", f"{p.folder}/run/../run/best.pt"],
+        "best.pt is the source as well; choose another file",
     ),
     Bad("converted: to a folder", lambda p: ["convert", p.best, p.directory("b.pt")], "b.pt ... Is a directory"),
     Bad(

@@ -48,8 +48,8 @@ class Server(http.server.ThreadingHTTPServer):
         believing: whether it sends the rest of a file whatever version is asked for.
         most: bytes of a rest that it sends at once.
         odd: what it does wrong: "slow file", "slow headers", "moved for ever",
-            "all of it" where it announces the rest, "fast, then slow", "a length without an end", "a part", or one of
-            ``ENDLESS``.
+            "all of it" where it announces the rest, "fast, then slow", "a length without an end",
+            "many words", "a part", or one of ``ENDLESS``.
     """
 
     daemon_threads = True
@@ -112,6 +112,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(beginning)
                 for _ in range(1 << 14):
                     self.wfile.write(more)
+            elif server.odd == "many words":
+                self.wfile.write(b"HTTP/1.1 404 " + b"no " * 20_000 + b"\r\n\r\n")
             elif server.odd == "a length without an end":
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n" + DATA)
             elif server.odd == "a part":
@@ -254,6 +256,21 @@ def test_servers_without_an_end(odd: str, words: str, server: Server, monkeypatc
     with pytest.raises(InputError, match=words):
         open_source("mine")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+def test_a_message_is_not_as_long_as_a_server_likes(server: Server) -> None:
+    server.odd = "many words"
+    with pytest.raises(InputError, match=r"cannot be downloaded: .*404: no no no") as error:
+        open_source("mine")
+    assert len(str(error.value)) < 500
+
+
+def test_names_in_other_alphabets(server: Server, tmp_path: Path) -> None:
+    """Of which file systems count the bytes."""
+    name = "漢" * 100 + ".safetensors"
+    open_source(PUBLISHED["mine"].address.replace("model.safetensors", name))
+    (file,) = files(tmp_path)
+    assert file.read_bytes() == DATA
 
 
 def test_a_length_that_no_file_has(server: Server, tmp_path: Path) -> None:

@@ -286,6 +286,26 @@ def test_files_that_others_have_changed(
         Exported(tmp_path / "bad.onnx").predict(image)
 
 
+def test_a_graph_that_cannot_run(tmp_path: Path) -> None:
+    """As of an image of one size."""
+    found = [helper.make_node("Reshape", ["images", "shape"], ["scores"])]
+    found += [
+        helper.make_node("Constant", [], [n], value=numpy_helper.from_array(FOUND[n])) for n in ("labels", "boxes")
+    ]
+    shape = helper.make_node("Constant", [], ["shape"], value=numpy_helper.from_array(np.array([1, 7])))
+    outputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in FOUND.items()
+    ]
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [None, 3, None, None])
+    graph = helper.make_graph([shape, *found], "detector", [image], outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    helper.set_model_props(model, {KEY: json.dumps(ABOUT)})
+    (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"exported file .*bad\.onnx cannot be run: .*Reshape"):
+        Exported(tmp_path / "bad.onnx").predict(Image.new("RGB", (64, 64)))
+
+
 def test_a_graph_of_something_else(tmp_path: Path) -> None:
     small_graph(tmp_path / "bad.onnx", ABOUT, FOUND, source="text")
     with pytest.raises(InputError, match=r"bad\.onnx cannot be used: its graph has other inputs or outputs"):

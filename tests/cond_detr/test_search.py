@@ -109,6 +109,8 @@ def test_arrays_and_tensors_are_what_files_are() -> None:
         (torch.zeros(3, 0, 80), "has no pixels"),
         (np.zeros((0, 80), np.uint8), "has no pixels"),
         ("https://", "image https:// cannot be downloaded"),
+        (f"https://localhost:{'9' * 30}/a.png", r"localhost:9+/a.png is no address: Port out of range"),
+        ("https://localhost:x/a.png", "is no address: Port could not be cast"),
         ("http://example.org/a.png", "is not https"),
         ("ftp://127.0.0.1/a.png", "cannot be downloaded"),
         ("http://127.0.0.1:9/a.png", "cannot be downloaded: .*refused"),
