@@ -1,6 +1,5 @@
 """Videos and cameras: frames one after the other, and videos with boxes, through PyAV."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -210,6 +209,9 @@ class VideoWriter:
         file: where to, open for writing bytes.
         rate: frames a second on average.
         name: of the film in messages.
+
+    Raises:
+        InputError: when the block ends, if the rest of the film cannot be written.
     """
 
     # Of a second; what the times of frames are rounded to
@@ -238,9 +240,19 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(InputError):  # then there was one before
+        import av
+
+        unwritten: InputError | None = None
+        try:
             self.complete()
-        self._container.close()
+        except InputError as why:
+            unwritten = why
+        try:
+            self._container.close()
+        except av.error.FFmpegError as why:
+            unwritten = unwritten or self._unwritten(why)
+        if unwritten and error is None:
+            raise unwritten from None
 
     def complete(self) -> None:
         """Writes the frames that the encoder has held back; none may follow.
@@ -262,7 +274,10 @@ class VideoWriter:
                 self._container.mux(packet)
         except av.error.FFmpegError as error:
             self._complete = True
-            raise InputError(f"{self.name} cannot be written with boxes: libav says {_reason(error)!r}") from None
+            raise self._unwritten(error) from None
+
+    def _unwritten(self, error: Exception) -> InputError:
+        return InputError(f"{self.name} cannot be written with boxes: libav says {_reason(error)!r}")
 
     def write(self, image: Image.Image, time: Fraction | None, duration: Fraction | None = None) -> None:
         """Appends a frame.
