@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from cond_detr.config import Config, RunConfig
-from cond_detr.errors import FULL, InputError, nearest, printable, say, shown
+from cond_detr.errors import FULL, InputError, is_short_of_memory, nearest, printable, say, shown
 from cond_detr.progress import quietly
 from cond_detr.settings import all_settings, declared
 from cond_detr.version import __version__
@@ -65,8 +65,7 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         drop_output()
         code = 2
     except (MemoryError, RuntimeError) as error:
-        # torch's own error is a RuntimeError, of the CPU and of a GPU
-        if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+        if not is_short_of_memory(error):
             raise
         code = fail("there is not enough memory for that")
     except OSError as error:

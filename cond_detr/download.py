@@ -34,9 +34,9 @@ def check_address(url: str) -> None:
         address = urlparse(url)
         address.port  # noqa: B018 - raises where it is none
     except ValueError as error:
-        raise InputError(f"{shortened(url)} is no address: {error}") from None
+        raise InputError(f"{shortened(url)} is no address: {shortened(str(error))}") from None
     if address.scheme != "https" and not (address.scheme == "http" and address.hostname in THIS_MACHINE):
-        raise InputError(f"{url} is not https, so that anybody on the way could have changed what comes")
+        raise InputError(f"{shortened(url)} is not https, so that anybody on the way could have changed what comes")
 
 
 class SafeRedirects(HTTPRedirectHandler):
@@ -69,7 +69,7 @@ def path_at(url: str) -> PurePosixPath:
     try:
         return PurePosixPath(urlparse(url).path)
     except ValueError as error:
-        raise InputError(f"{url} is no address: {error}") from None
+        raise InputError(f"{shortened(url)} is no address: {shortened(str(error))}") from None
 
 
 def fetch_bytes(url: str, name: str, most_bytes: int = MOST_IN_MEMORY) -> bytes:
@@ -184,7 +184,9 @@ def _size(headers: Any, begun: int) -> int | None:
     """Of the whole file, in bytes; None if the server does not say. A rest may be sent in parts."""
     whole = _count((headers.get("Content-Range") or "").rpartition("/")[2])
     announced = _count(headers.get("Content-Length") or "")
-    return whole if whole is not None else None if announced is None else begun + announced
+    if whole is None and announced is not None:
+        return begun + announced
+    return whole
 
 
 def _count(text: str) -> int | None:

@@ -79,3 +79,8 @@ def shown(value: Any) -> str:
         text = ", ".join(map(shown, value))
         return f"[{text}]" if isinstance(value, list) else f"({text})"
     return f"a {type(value).__name__}"
+
+
+def is_short_of_memory(error: Exception) -> bool:
+    """Whether there is not enough memory: torch's own error is a RuntimeError, of the CPU and of a GPU."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)

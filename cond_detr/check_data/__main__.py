@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.output_dir:
         make_folder(options.output_dir)
+        for split in SPLITS:
+            check_replaceable(options.output_dir / f"{split}.png")  # it may be an image of the data set
     splits, unusable = [], []
     for split in SPLITS:
         try:
@@ -58,9 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n" + "\n".join(lines))
     if options.output_dir:
         for found in splits:
-            path = options.output_dir / f"{found.split}.png"
-            check_replaceable(path)  # it may be an image of the data set
-            write_picture(path, contact_sheet(found, options.images))
+            write_picture(options.output_dir / f"{found.split}.png", contact_sheet(found, options.images))
         print(f"\nwrote {' and '.join(f'{found.split}.png' for found in splits)} to {options.output_dir}")
     return 2 if unusable else 1 if problems else 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from cond_detr.cli import command_parser, run
 from cond_detr.convert.transformers_folder import write_folder
 from cond_detr.data.annotation_checks import read_annotations
+from cond_detr.data.formats.coco import of_other_splits
 from cond_detr.errors import InputError
 from cond_detr.files import make_folder
 from cond_detr.presets import PRESETS
@@ -74,9 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"{options.target} should be a folder for format {options.to}, such as {options.target.stem}")
     if not in_folder and options.target.suffix not in SUFFIXES:
         raise InputError(f"{options.target} should end in {', '.join(SUFFIXES)}")
-    classes = read_annotations(options.classes).classes if options.classes else None
-    # os.path's function is False for what no file can be called
-    if os.path.isfile(options.source) and options.target.exists() and options.target.samefile(options.source):  # noqa: PTH113
+    classes = None
+    if options.classes:
+        classes = read_annotations(options.classes, others=of_other_splits(options.classes)).classes
+    # os.path's functions are False for what no file can be called
+    both = os.path.isfile(options.source) and os.path.exists(options.target)  # noqa: PTH110, PTH113
+    if both and options.target.samefile(options.source):
         raise InputError(f"{options.target} is the source as well; choose another file")
     checkpoint = open_checkpoint(options.source, preset_name=options.preset, classes=classes)
     state = checkpoint.average or checkpoint.model

@@ -139,20 +139,20 @@ def _groups(content: Content, others: Sequence[Path]) -> list[CategoryEntry]:
     grouping = [category for category in content.categories if groups.get(category.name, set()) - {category.id}]
     # seldom are there any, and annotations may be millions
     used = _used(content) if grouping else set()
-    only = [category for category in grouping if category.name not in used]
+    only = [category for category in grouping if (category.id, category.name) not in used]
     if only:
         for other in others:
             with contextlib.suppress(InputError):  # whoever reads it says what is wrong with it
                 used |= _used(read_content(other)[0])
-        only = [category for category in only if category.name not in used]
+        only = [category for category in only if (category.id, category.name) not in used]
     # where all of them group each other, nothing tells which are classes
     return only if len(only) < len(content.categories) else []
 
 
-def _used(content: Content) -> set[str]:
-    """The names of the categories that have objects."""
+def _used(content: Content) -> set[tuple[int, str]]:
+    """The ids and names of the categories that have objects; a group can have the name of its class."""
     ids = set(map(_CATEGORY_ID, content.annotations))
-    return {category.name for category in content.categories if category.id in ids}
+    return {(category.id, category.name) for category in content.categories if category.id in ids}
 
 
 def _images(entries: Sequence[ImageEntry]) -> Images:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from cond_detr.data.images import to_network_input
-from cond_detr.errors import InputError, need, shown
+from cond_detr.errors import InputError, is_short_of_memory, need, shown
 from cond_detr.export.about import KEY, About
 from cond_detr.files import as_path, why_no_file
 from cond_detr.models.predictions import Ranked
@@ -78,6 +78,8 @@ class Exported(Predictor):
         try:
             found = self.graph(pixels[None])
         except Exception as error:  # a graph that somebody has changed can raise anything
+            if is_short_of_memory(error):
+                raise
             said = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(f"exported file {self.path} cannot be run: {shown(said)}") from None
         if not _fits(found, len(about.classes)):

@@ -23,6 +23,7 @@ from cond_detr.export.onnx_half import in_fp16
 from cond_detr.files import as_path, make_folder, replacing, why_no_file
 from cond_detr.models.attention import ConditionalCrossAttention
 from cond_detr.models.model import Model, unfused
+from cond_detr.models.normalization import FrozenBatchNorm2d
 from cond_detr.models.predictions import Ranked, best
 
 FORMATS = {
@@ -141,6 +142,15 @@ def export(model: Model, path: str | Path, kind: str | None = None, *, half: boo
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
+def cast_to_half(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What becomes fp16: parameters, and what statistics of frozen norms amount to, but not these themselves."""
+    yield from network.named_parameters()
+    for name, module in network.named_modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            for part, tensor in zip(("scale", "shift"), module.affine(), strict=True):
+                yield f"{name}'s {part}", tensor
+
+
 def check_fits_half(model: Model) -> None:
     """Checks that no weight is beyond fp16's largest number: a converter would cut it off without a word.
 
@@ -148,7 +158,7 @@ def check_fits_half(model: Model) -> None:
         InputError: if one is.
     """
     most = torch.finfo(torch.float16).max
-    for name, tensor in model.network.named_parameters():  # buffers, such as running means, stay as they are
+    for name, tensor in cast_to_half(model.network):
         if tensor.is_floating_point() and tensor.numel() and not float(tensor.abs().max()) <= most:
             raise InputError(
                 f"the weights cannot be fp16: {name} has {float(tensor.abs().max()):.3g}, more than {most:g}"

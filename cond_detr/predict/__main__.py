@@ -1,6 +1,7 @@
 """``cond-detr predict``: finds objects in images and videos; writes pictures with their boxes, and JSON files."""
 
 import argparse
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -274,6 +275,8 @@ def write_film(
         except (InputError, KeyboardInterrupt, SystemExit) as error:
             if not frames:
                 raise
+            with contextlib.suppress(InputError):  # the first one counts
+                writer.complete()
             return frames, objects, error
     return frames, objects, None
 

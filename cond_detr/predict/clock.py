@@ -23,6 +23,7 @@ class Clock:
         self._step = step
         self._ahead: Fraction | None = None  # of the film's own times
         self._last = Fraction(0)
+        self._before = 0  # frames until the film says a time
         self._distances: Counter[int] = Counter()
 
     def shows(self, time: Fraction | None, duration: Fraction | None = None) -> Fraction | None:
@@ -37,11 +38,13 @@ class Clock:
         """
         if time is None and self._ahead is None:
             self.ends = max(self.ends, duration or Fraction(0))
+            self._before += 1
             return None
         if self._ahead is None:
             assert time is not None
             self.starts = time
-            self._ahead = -time
+            self._last = self._before * self._step
+            self._ahead = self._last - time
         else:
             shown = self._last + self._step if time is None else time + self._ahead
             if shown < self._last:  # its own times begin again; equal ones are rounded

@@ -33,6 +33,8 @@ DETECTION = {"class", "category_id", "score", "box"}
 LONGEST_BEGINNING = 4096
 # Bytes of a file's name, on all usual file systems
 LONGEST_NAME = 255
+# of them, those that no suffix and no number takes the place of
+SURE = LONGEST_NAME - 20
 
 
 @dataclass
@@ -122,7 +124,8 @@ def written_earlier(folder: Path) -> set[str]:
         if beginning := begins(lines, FIRST_FRAME):
             with contextlib.suppress(ValueError):  # what looks like ours, but is no JSON
                 film: str = json.loads(beginning[1])
-                if named(Path(film).stem, ".jsonl") == lines.name:
+                # very long names are cut, each for its own suffix
+                if os.fsencode(Path(film).stem)[:SURE] == os.fsencode(lines.stem)[:SURE]:
                     names |= {lines.name, film}
     return names
 

@@ -145,7 +145,8 @@ class Video:
         said = f"{self.name} is damaged or was cut off"
         ends = clock.ends
         # by a rate that the film keeps: a telephone's film does so nearly, one of a screen does not
-        expected = round((ends - clock.starts) * (self.rate if self._constant else 1 / clock.usual_step))
+        rate = self.rate if self._constant else max(self.rate, 1 / clock.usual_step)
+        expected = round((ends - clock.starts) * rate)
         if self.count is not None:
             # of a film that was shortened without being encoded again, the file counts those before it as well
             whole = expected - number <= _some_of(expected)
@@ -216,7 +217,7 @@ class VideoWriter:
 
     # Of a second; what the times of frames are rounded to
     TICK = Fraction(1, 90_000)
-    # Ticks between two frames, of which MP4 keeps 32 bits; libav would cut off the others without a word
+    # Ticks between two frames, and of the last one: libav refuses more, or cuts it off without a word
     LONGEST = 2**31 - 1
 
     def __init__(self, file: IO[bytes], rate: Fraction, name: str = "the film") -> None:
@@ -228,7 +229,7 @@ class VideoWriter:
         self._stream: Any = self._container.add_stream(codec, rate=rate)
         self._stream.pix_fmt = "yuv420p"
         self._stream.codec_context.max_b_frames = 0  # so that the frame that is encoded last is the last one to see
-        self._step = max(1, round(1 / (rate * self.TICK)))
+        self._step = self._ticks(1 / rate)
         self._last: int | None = None
         self._duration = self._step
         self._complete = False
@@ -240,19 +241,13 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        import av
-
-        unwritten: InputError | None = None
         try:
             self.complete()
-        except InputError as why:
-            unwritten = why
-        try:
-            self._container.close()
-        except av.error.FFmpegError as why:
-            unwritten = unwritten or self._unwritten(why)
-        if unwritten and error is None:
-            raise unwritten from None
+        except InputError:
+            if error is None:
+                raise
+        finally:
+            self._close()
 
     def complete(self) -> None:
         """Writes the frames that the encoder has held back; none may follow.
@@ -263,6 +258,14 @@ class VideoWriter:
         if self._last is not None and not self._complete:
             self._complete = True
             self._encode(None)
+
+    def _close(self) -> None:
+        import av
+
+        try:
+            self._container.close()
+        except av.error.FFmpegError as error:
+            raise self._unwritten(error) from None
 
     def _encode(self, frame: Any) -> None:
         import av
@@ -275,6 +278,9 @@ class VideoWriter:
         except av.error.FFmpegError as error:
             self._complete = True
             raise self._unwritten(error) from None
+
+    def _ticks(self, seconds: Fraction) -> int:
+        return min(self.LONGEST, max(1, round(seconds / self.TICK)))
 
     def _unwritten(self, error: Exception) -> InputError:
         return InputError(f"{self.name} cannot be written with boxes: libav says {_reason(error)!r}")
@@ -307,8 +313,10 @@ class VideoWriter:
         frame.pts = following if ticks is None else max(following, ticks)
         if self._last is not None and frame.pts - self._last > self.LONGEST:
             hours = (frame.pts - self._last) * self.TICK / 3600
-            raise InputError(f"{self.name} cannot be written with boxes: MP4 has no pause of {float(hours):.1f} hours")
+            raise InputError(
+                f"{self.name} cannot be written with boxes: MP4 cannot have a pause of {float(hours):.1f} hours"
+            )
         self._last = frame.pts
-        self._duration = max(1, round(duration / self.TICK)) if duration else self._step
+        self._duration = self._ticks(duration) if duration else self._step
         frame.time_base = self.TICK
         self._encode(frame)

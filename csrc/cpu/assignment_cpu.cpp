@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor> match_cpu(const Tensor& logits, const Tensor& boxes, 
   const SimdKernels& simd = simd_kernels();
   int64_t* pred_index = static_cast<int64_t*>(out.pred_index.mutable_data_ptr());
   int32_t* status = static_cast<int32_t*>(out.status.mutable_data_ptr());
-  const int64_t count = logits.size(0) * problems.batch;
+  const int64_t count = problems.count();
   const int64_t entries = problems.queries * (problems.max_targets + (problems.weights.softmax ? problems.classes : 0));
   const int64_t threads = threads_for(count, entries, torch::stable::get_num_threads());
   for_each_problem(count, threads, simd.match_bytes(problems), [&](int64_t p, char* buffer) {

@@ -16,7 +16,7 @@ CudaError described(cudaError_t error) {
 CudaError find_shared_memory(int device, size_t& bytes) {
   int most = 0;
   const cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  bytes = most - 1024;  // room for what a compiler might put there itself
+  if (error == cudaSuccess) bytes = most - 1024;  // room for what a compiler might put there itself
   return described(error);
 }
 

@@ -1,6 +1,7 @@
 """What check-data counts and finds."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,19 @@ def test_a_category_that_only_groups_others_is_no_problem(
     assert "is only in" not in found
 
 
+def test_a_group_with_the_name_of_its_class(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in exports of projects that are called like their class."""
+    for split in ("train", "val"):
+        file = dataset_dir / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        first = content["categories"][0]
+        first["supercategory"] = first["name"]
+        content["categories"].insert(0, {"id": 0, "name": first["name"], "supercategory": "none"})
+        file.write_text(json.dumps(content))
+    assert run_check(dataset_dir) == 0
+    assert "only groups others, and is no class" in capsys.readouterr().out
+
+
 def test_images_of_the_data_set_stay(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One may be called as a sheet would be."""
     image = dataset_dir / "train" / "train.png"
@@ -109,5 +123,7 @@ def test_images_of_the_data_set_stay(dataset_dir: Path, capsys: pytest.CaptureFi
     assert run_check(dataset_dir, "--output-dir", dataset_dir / "train") == 2
     assert f"error: {image} is there already, and not of cond-detr" in capsys.readouterr().err
     assert image.read_bytes() == before
+    os.mkfifo(dataset_dir / "val.png")
+    assert run_check(dataset_dir, "--output-dir", dataset_dir) == 2
     for _ in range(2):  # its own are replaced
         assert run_check(dataset_dir, "--output-dir", dataset_dir / "sheets") in {0, 1}

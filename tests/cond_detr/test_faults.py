@@ -40,6 +40,7 @@ from cond_detr.data.loading import checked, eval_loader
 from cond_detr.evaluate import __main__ as evaluate
 from cond_detr.evaluate.over_dataset import classes_in
 from cond_detr.options import read_config
+from cond_detr.pictures import write_picture
 from cond_detr.predict import __main__ as predict
 from cond_detr.presets import configured, preset
 from cond_detr.report import __main__ as report
@@ -857,9 +858,9 @@ def test_n5_who_looks_at_a_picture_sees_the_last_one_or_the_next(
     picture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.png"
-    files.write_picture(path, picture)
+    write_picture(path, picture)
     seen = []
     monkeypatch.setattr(files.os, "fsync", lambda _: seen.append(Image.open(path).copy().size))
-    files.write_picture(path, Image.new("RGB", (30, 40)))
+    write_picture(path, Image.new("RGB", (30, 40)))
     assert seen[0] != (30, 40)
     assert Image.open(path).size == (30, 40)

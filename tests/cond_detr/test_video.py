@@ -341,15 +341,18 @@ def test_times_that_are_rounded_are_none_that_begin_again() -> None:
     clock = Clock(Fraction(1, 25))
     own = [Fraction(i, 1000) for i in (0, 0, 1, 2, 2, 3)]
     assert [clock.shows(time) for time in own] == own
-    assert Clock(Fraction(1, 25)).shows(None) is None
+    clock = Clock(Fraction(1, 25))
+    assert [clock.shows(time) for time in (None, None, Fraction(7))] == [None, None, Fraction(2, 25)]
 
 
-def encoded(path: Path, times: list[Fraction], unit: Fraction = Fraction(1, 1000), rate: int = 25) -> Path:
-    """A film as other programs write it, with frames that lean on later ones."""
+def encoded(
+    path: Path, times: list[Fraction], unit: Fraction = Fraction(1, 1000), rate: int = 25, ahead: int = 3
+) -> Path:
+    """A film as other programs write it, with frames that lean on later ones, ``ahead`` at most."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.codec_context.time_base = unit
+        stream.codec_context.time_base, stream.codec_context.max_b_frames = unit, ahead
         for image, time in zip(pictures(len(times)), times, strict=True):
             frame = av.VideoFrame.from_image(image)
             frame.pts, frame.time_base = round(time / unit), unit
@@ -367,6 +370,9 @@ def test_the_last_frame_is_seen_as_long_as_in_the_source(checkpoint: Path, tmp_p
     """Not as long as frames are on average, of which one may be seen for an hour."""
     source = encoded(tmp_path / "a.mkv", [Fraction(0), Fraction(1, 25), Fraction(3600)])
     assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source) == 0
+    with (tmp_path / "long.mp4").open("wb") as file, VideoWriter(file, Fraction(1, 86400)) as writer:
+        writer.write(pictures(1)[0], Fraction(0), Fraction(25_000))  # more than MP4 can have
+    assert len(read(tmp_path / "long.mp4")[0]) == 1
     with av.open(str(tmp_path / "out/a.mp4")) as container:
         stream = container.streams.video[0]
         assert float(stream.duration * stream.time_base) == pytest.approx(3600.04, abs=1e-3)
@@ -385,12 +391,16 @@ def test_a_telephones_film_that_was_shortened(tmp_path: Path) -> None:
     assert 90 <= len(read(source)[0]) <= 95
 
 
-def test_what_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", ["mkv", "mp4"])  # in MP4 the frame before it is as long as the pause
+def test_what_cannot_be_written_is_said(
+    kind: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What is before it is kept, and what comes after it in the same command is looked at."""
-    pause = encoded(tmp_path / "a.mkv", [Fraction(i) for i in (0, 1, 2, 60000, 60001)])
+    pause = tmp_path / f"a.{kind}"
+    encoded(pause, [Fraction(i) for i in (0, 1, 2, 60000, 60001)], ahead=0)
     other = film(tmp_path / "b.mp4", pictures(2))
     assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", pause, other) == 2
-    words = "cannot be written with boxes: MP4 has no pause of 16.7 hours"
+    words = "cannot be written with boxes: MP4 cannot have a pause of 16.7 hours"
     assert f"error: video {pause} {words}" in capsys.readouterr().err
     assert read(tmp_path / "out/a.mp4")[1] == [0, 1, 2]
     assert len(read(tmp_path / "out/b.mp4")[0]) == 2

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +28,9 @@ def of_coco(folder: Path, split: str) -> Split | None:
         if any((folder / "annotations" / f"instances_{other}{year}.json").exists() for year in ("", "2017")):
             raise InputError(f"annotation file {files[split]} does not exist")
         return None
-    every = [folder / "annotations" / f"instances_{each}{year}.json" for each in NAMES for year in ("", "2017")]
     for images in (folder / name, folder / "images" / name):
         if images.is_dir():
-            return in_file(files[name], images, "COCO", every)
+            return in_file(files[name], images, "COCO")
     raise InputError(f"image folder {folder / name} {why_no_folder(folder / name)}")
 
 
@@ -42,15 +40,24 @@ def of_roboflow(folder: Path, split: str) -> Split | None:
         return None
     for name in NAMES[split]:
         if (folder / name / ROBOFLOW).exists():
-            every = sorted(folder.glob(f"*/{ROBOFLOW}"))
-            return in_file(folder / name / ROBOFLOW, folder / name, "COCO, Roboflow's folders", every)
+            return in_file(folder / name / ROBOFLOW, folder / name, "COCO, Roboflow's folders")
     return None
 
 
-def in_file(file: Path, images: Path, name: str, every: Sequence[Path] = ()) -> Split:
-    """A split with an annotation file of its own; ``every`` are those that all splits may have."""
-    others = [other for other in every if other != file and other.is_file()]
-    return Split(name, images, partial(read_annotations, file, others=others), annotation_file=file)
+def in_file(file: Path, images: Path, name: str) -> Split:
+    """A split with an annotation file of its own."""
+    return Split(name, images, partial(read_annotations, file, others=of_other_splits(file)), annotation_file=file)
+
+
+def of_other_splits(file: Path) -> list[Path]:
+    """The annotation files that lie where those of a data set's other splits do, in COCO's folders or Roboflow's."""
+    if file.name == ROBOFLOW:
+        every = file.parent.parent.glob(f"*/{ROBOFLOW}")
+    elif file.name.startswith("instances_"):
+        every = file.parent.glob("instances_*.json")
+    else:
+        return []
+    return sorted(other for other in every if other != file and other.is_file())
 
 
 def of_one_file(folder: Path) -> Split | None:

@@ -17,7 +17,8 @@ from cond_detr.files import read_text
 # Characters of an XML file: what an image's boxes never need
 LONGEST = 1 << 24
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-FLAGS = {"": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+FLAGS = dict.fromkeys(("", "0", "0.0", "false", "no", "unspecified"), 0)
+FLAGS |= dict.fromkeys(("1", "1.0", "true", "yes"), 1)
 
 
 def of_voc(folder: Path, split: str) -> Split | None:

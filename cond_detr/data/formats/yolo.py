@@ -20,6 +20,8 @@ from cond_detr.files import read_text
 DIGITS = 2
 # Fractions of the image size beyond this are pixels, or something else
 LARGEST = 2.0
+# How YAML spells that there is nothing
+NOTHING = ("", "~", "null", "Null", "NULL")
 
 
 def of_yolo(folder: Path, split: str) -> Split | None:
@@ -52,9 +54,11 @@ def settings(file: Path) -> dict[str, Any] | None:
     try:
         # all values as they are written: YAML would read a class "no" as False, and "010" as 8
         content = yaml.load(text, yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         raise InputError(f"{file} is no YAML: {what_is_wrong(error)}") from None
-    return content if isinstance(content, dict) and "names" in content and "train" in content else None
+    if not isinstance(content, dict) or "names" not in content or "train" not in content:
+        return None
+    return {key: None if key != "names" and value in NOTHING else value for key, value in content.items()}
 
 
 def what_is_wrong(error: Exception) -> str:
@@ -72,7 +76,7 @@ def class_names(file: Path, names: Any) -> list[str]:
     """
     if isinstance(names, dict) and names.keys() == {str(i) for i in range(len(names))}:
         names = [names[str(i)] for i in range(len(names))]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise InputError(
             f"{file}: names must be a list of class names, or a table of them from 0 on, got {shown(names)}"
         )

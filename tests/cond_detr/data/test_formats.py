@@ -190,6 +190,15 @@ def test_images_without_labels_have_no_objects(tmp_path: Path) -> None:
     assert find_split(folder, "train", FRACTION).annotations().counts.tolist() == [0]
 
 
+@pytest.mark.parametrize("nothing", ["", "~", "null", "''"])
+def test_without_a_validation_split_the_images_are_divided(nothing: str, tmp_path: Path) -> None:
+    folder = one_image(tmp_path)
+    Image.new("RGB", (80, 60)).save(folder / "images/train/y.jpg")
+    (folder / "data.yaml").write_text(YAML.replace("val: images/val", f"val: {nothing}\npath: {nothing}"))
+    for split in ("train", "val"):
+        assert len(find_split(folder, split, 0.5).annotations().images) == 1
+
+
 def test_class_names_are_the_words_in_the_file(tmp_path: Path) -> None:
     """YAML would read them as truth values, numbers and a date."""
     folder = one_image(tmp_path)
@@ -234,6 +243,8 @@ YAML = "train: images/train\nval: images/val\nnames: [cat]\n"
         ("data.yaml", "train: !!python/object/apply:os.getcwd []\nnames: [a]\n", "has no data set"),
         ("data.yaml", YAML.replace("[cat]", "{0: cat, dog: 1}"), "names must be a list of class names, or a table"),
         ("data.yaml", YAML.replace("[cat]", "{0: cat, null: dog}"), "names must be a list of class names, or a table"),
+        ("data.yaml", YAML.replace("[cat]", "{0: cat, 1: }"), "names must be a list of class names, or a table"),
+        ("data.yaml", YAML.replace("cat", '"\\UFFFFFFFF"'), "is no YAML"),
         ("data.yaml", YAML.replace("images/train", "nowhere"), "'nowhere' does not exist in"),
         ("data.yaml", YAML.replace("[cat]", "3"), "names must be a list of class names, or a table"),
         ("data.yaml", YAML.replace("[cat]", "{1: cat}"), "names must be a list of class names, or a table"),
