@@ -1,6 +1,7 @@
 """The attention maps are those that the model uses, and are measured as they should be."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,9 +99,13 @@ def test_the_command_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     Checkpoint(tmp_path / "x.pt", model.config, model.classes, model.network.state_dict()).save()
     picture().save(tmp_path / "photo.png")
     arguments = [tmp_path / "photo.png", "--checkpoint", tmp_path / "x.pt", "--output-dir", tmp_path / "out"]
-    with pytest.raises(SystemExit) as stop:
-        cli.run(attention_maps.main, [*map(str, arguments), "--detections", "2", "--device", "cpu"])
-    assert stop.value.code == 0
+
+    def run() -> Any:
+        with pytest.raises(SystemExit) as stop:
+            cli.run(attention_maps.main, [*map(str, arguments), "--detections", "2", "--device", "cpu"])
+        return stop.value.code
+
+    assert run() == 0
     drawn = sorted((tmp_path / "out").iterdir())
     assert len(drawn) == 2
     printed = capsys.readouterr().out
@@ -108,3 +113,9 @@ def test_the_command_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert str(path) in printed
         with Image.open(path) as image:
             assert image.width > 800
+    assert run() == 0  # its own are replaced
+    picture().save(drawn[0])
+    before = drawn[0].read_bytes()
+    assert run() == 2
+    assert drawn[0].read_bytes() == before
+    assert f"{drawn[0]} is there already, and not of cond-detr" in capsys.readouterr().err
