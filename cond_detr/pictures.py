@@ -47,10 +47,11 @@ def check_replaceable(path: Path) -> None:
         return
     if os.path.isfile(path):  # noqa: PTH113 - a pipe would wait for its writer
         # whatever cannot be read is not ours, nor is a picture so large that Pillow warns of it
-        with contextlib.suppress(Exception), warnings.catch_warnings(), Image.open(path) as picture:
+        with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("error")
-            if picture.info.get(MADE_BY) == OURS:
-                return
+            with Image.open(path) as picture:
+                if picture.info.get(MADE_BY) == OURS:
+                    return
     raise InputError(f"{path} is there already, and not of cond-detr; choose another --output-dir")
 
 

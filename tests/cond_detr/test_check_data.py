@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,10 @@ def test_images_of_the_data_set_stay(dataset_dir: Path, capsys: pytest.CaptureFi
     assert run_check(dataset_dir, "--output-dir", dataset_dir / "train") == 2
     assert f"error: {image} is there already, and not of cond-detr" in capsys.readouterr().err
     assert image.read_bytes() == before
+    Image.new("1", (12_000, 12_000)).save(image)  # Pillow warns of so many pixels
+    with warnings.catch_warnings(record=True) as warned:
+        assert run_check(dataset_dir, "--output-dir", dataset_dir / "train") == 2
+    assert not warned
     os.mkfifo(dataset_dir / "val.png")
     assert run_check(dataset_dir, "--output-dir", dataset_dir) == 2
     for _ in range(2):  # its own are replaced
