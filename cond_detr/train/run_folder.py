@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from cond_detr.config import Config, to_dict
+from cond_detr.config import Config, read_dict, to_dict
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import results_dict
@@ -19,6 +20,9 @@ from cond_detr.train.curves import metrics_figure
 from cond_detr.weights.progress import is_over
 
 RUNS = Path("runs")
+# What a run writes before its first checkpoint, and after that
+FIRST = ("config.json", "log.jsonl")
+LATER = ("README.md", "best.pt", "results.json", "predictions.png", "metrics.png", "log.csv", "not_finite.pt")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class RunFolder:
             preset: name of the preset, which default folders are named after.
 
         Raises:
-            InputError: if the wanted folder already holds a run.
+            InputError: if the wanted folder already holds a run, or other files that a run would replace.
         """
         if wanted is None:
             candidates = (RUNS / (preset if i == 1 else f"{preset}-{i}") for i in range(1, 10**6))
@@ -83,7 +87,8 @@ class RunFolder:
             new: whether it is for a new run.
 
         Raises:
-            InputError: if another process runs in it, it cannot be created, or it holds a run and is for a new one.
+            InputError: if another process runs in it, it cannot be created, or it is for a new run and not fit for one,
+                as in :meth:`check_new`.
         """
         make_folder(self.path)
         with locked(self.path / "run.lock"):
@@ -92,7 +97,7 @@ class RunFolder:
             yield
 
     def check_new(self) -> None:
-        """Checks that the folder holds no run.
+        """Checks that the folder holds no run, and nothing that a run would replace.
 
         Raises:
             InputError: if it does.
@@ -101,6 +106,21 @@ class RunFolder:
             raise InputError(
                 f"`output_dir` {self.path} already holds a run; continue it with --resume, or choose another folder"
             )
+        # a run that was killed before its first checkpoint may begin again
+        names = LATER if self._has_settings() else FIRST + LATER
+        for name in names:
+            if os.path.lexists(self.path / name):
+                raise InputError(
+                    f"`output_dir` {self.path} has a {name}, which a run would replace; choose another folder"
+                )
+
+    def _has_settings(self) -> bool:
+        """Whether config.json is a run's."""
+        try:
+            read_dict(read_json(self.path / "config.json", "settings file"))
+        except InputError:
+            return False
+        return True
 
     def finished(self) -> bool:
         """Whether the log holds as many epochs as the settings ask for, or their patience is over."""

@@ -13,6 +13,7 @@ from cond_detr import InputError
 from cond_detr.config import RunConfig
 from cond_detr.train import __main__ as train
 from cond_detr.train.loggers import LOGGERS, loggers_of
+from cond_detr.train.run_folder import FIRST, LATER
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Calls = list[tuple[str, Any]]
@@ -52,6 +53,8 @@ def test_a_run(dataset_dir: Path, tmp_path: Path, calls: Calls) -> None:
     assert [float(row["train_loss"]) for row in rows] == [record["train_loss"] for record in log]
     assert list(rows[0]) == list(log[0])
     assert list((folder / "tensorboard").iterdir())
+    # of these a new run sees that it would replace them
+    assert {path.name for path in folder.iterdir()} == {*FIRST, *LATER, "last.pt", "tensorboard"} - {"not_finite.pt"}
     names = [name for name, _ in calls]
     assert names.count("log_metrics") == 2
     assert names.count("log") >= 3  # numbers of two epochs, and a picture of the first
