@@ -11,7 +11,6 @@ import sys
 import torch
 from common import Row, arguments, print_table, write_json
 from torch import nn
-from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,19 +42,17 @@ COLUMNS = {
 
 
 def multiply_adds(network: nn.Module, height: int, width: int) -> float:
-    """In 10^9, of one image. Nothing is computed: the tensors have shapes only."""
-    network = network.eval().requires_grad_(False)
+    """In 10^9, of one image. Nothing is computed: the network is on the meta device, where tensors have shapes only."""
     # spelled out as products, which are counted
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with sdpa_kernel(SDPBackend.MATH), fake, FlopCounterMode(display=False) as counter:
-        network(torch.empty(1, 3, height, width))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, height, width, device="meta"))
     total: int = counter.get_total_flops()
     return total / 2e9
 
 
 def rows_of(kind: type[Detector], name: str) -> list[Row]:
     """One for each size, and the mean."""
-    network = kind.from_preset(name, NUM_CLASSES).network
+    network = kind.from_preset(name, NUM_CLASSES).network.to("meta").eval().requires_grad_(False)
     params, gflops = PAPER[kind, name]
     title = f"{'DETR' if kind is DETR else 'Conditional DETR'} {name}"
     shared = {"model": title, "params_m": sum(p.numel() for p in network.parameters()) / 1e6}

@@ -1,4 +1,4 @@
-"""A few seconds of fuzzing pass, and what an opener may do wrong is noticed."""
+"""Some seconds of fuzzing pass, and what an opener may do wrong is noticed."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ from tests.fuzzing.child import Child, Opener
 from tests.fuzzing.specimens import KINDS, Specimen, make, missing, specimen
 
 
-def test_five_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fuzz.main(["--seconds", "5", "--keep", str(tmp_path / "kept")]) == 0
+def test_ten_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fuzz.main(["--seconds", "10", "--keep", str(tmp_path / "kept")]) == 0
     assert not (tmp_path / "kept").exists()
     printed = capsys.readouterr().out
     assert all(kind in printed for kind in KINDS)

@@ -175,9 +175,11 @@ def content(model: Model, kind: str, *, half: bool) -> bytes:
     if kind == "torch":
         torch.export.save(program, file, extra_files={KEY: about})
         return file.getvalue()
+    # headers compiled in advance pay for themselves from the third program on
+    options = {"aot_inductor.metadata": {KEY: about}, "aot_inductor.precompile_headers": False}
     with tempfile.TemporaryDirectory() as folder:
         package = torch._inductor.aoti_compile_and_package(
-            program, package_path=f"{folder}/model.pt2", inductor_configs={"aot_inductor.metadata": {KEY: about}}
+            program, package_path=f"{folder}/model.pt2", inductor_configs=options
         )
         return Path(package).read_bytes()
 

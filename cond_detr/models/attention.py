@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cond_detr.models.full_precision import without_autocast
 from cond_detr.models.position_encoding import ImagePosition
 from cond_detr.models.queries import QuerySets
 from cond_detr_kernels import KeyMask, conditional_attention
@@ -256,7 +257,7 @@ class ConditionalCrossAttention(nn.Module):
         mask = padded_keys(padding)
         if not self.fp32_scores:
             return conditional_attention_reference(*heads, key_padding_mask=mask, dropout_p=dropout_p)
-        with torch.autocast(heads[0].device.type, enabled=False):
+        with without_autocast(heads[0].device):
             heads = [part.float() for part in heads]
             return conditional_attention_reference(*heads, key_padding_mask=mask, dropout_p=dropout_p)
 

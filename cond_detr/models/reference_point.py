@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from cond_detr.models.full_precision import without_autocast
 from cond_detr.models.mlp import MLP
 
 
@@ -31,7 +32,7 @@ class ReferencePoint(nn.Module):
             return self.points[None]
         assert query_pos is not None
         # in fp32 also under autocast: bf16 would move the points of a large image by pixels
-        with torch.autocast(query_pos.device.type, enabled=False):
+        with without_autocast(query_pos.device):
             if self.head is not None:
                 return self.head(query_pos.float())
         return query_pos.new_zeros(1, query_pos.shape[1], 2, dtype=torch.float32)

@@ -73,3 +73,11 @@ def test_unknown_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
         cli.run(predict.main, ["x.jpg", "--checkpoint", "x", "--output-dir", "x", "--matmul-precision", "tf32"])
     assert stop.value.code == 2
     assert "invalid choice: 'tf32'" in capsys.readouterr().err
+
+
+@torch.no_grad()
+def test_a_network_on_the_meta_device_has_shapes() -> None:
+    """Counters of parameters and of multiply-adds ask for that; autocast refuses that device."""
+    network = ConditionalDETR.from_preset("shapes", 3).network.to("meta").eval()
+    logits, boxes = network(torch.empty(2, 3, 64, 96, device="meta"))
+    assert (logits.shape, boxes.shape) == ((3, 2, 25, 3), (3, 2, 25, 4))
