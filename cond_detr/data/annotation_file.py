@@ -84,7 +84,7 @@ def _decoder_of(field: str) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct("Entries", [("annotations", list[entry])], gc=False))  # type: ignore[valid-type]
 
 
-_FILE_NAME = attrgetter("file_name")
+_FILE_NAME, _WIDTH, _HEIGHT = map(attrgetter, ("file_name", "width", "height"))
 _CONTENT = msgspec.json.Decoder(Content)
 _FURTHER = {field: _decoder_of(field) for field in ("id", "segmentation")}
 
@@ -164,11 +164,11 @@ def check_images(images: Sequence[ImageEntry], name: str) -> None:
     Raises:
         InputError: if one of them is of no image that there can be, or there is no image.
     """
-    names = "".join(map(_FILE_NAME, images))
-    sides = {side for image in images for side in (image.width, image.height)}
-    lengths = map(len, map(_FILE_NAME, images))
-    fine = images and 1 <= min(sides) <= max(sides) <= MOST_PIXELS
-    if fine and names.isascii() and names.isprintable() and max(lengths) <= LONGEST_PATH:
+    names = list(map(_FILE_NAME, images))
+    sides = set(map(_WIDTH, images)) | set(map(_HEIGHT, images))
+    fine = images and 1 <= min(sides) <= max(sides) <= MOST_PIXELS and max(map(len, names)) <= LONGEST_PATH
+    together = "".join(names)
+    if fine and together.isascii() and together.isprintable():
         return  # at once, as there may be millions
     for image in images:
         if not (1 <= image.width <= MOST_PIXELS and 1 <= image.height <= MOST_PIXELS):

@@ -30,6 +30,15 @@ class Texts(Sequence[str]):
             ends = np.cumsum([len(text.encode()) for text in texts])
         return cls(np.frombuffer(encoded, np.uint8), ends)
 
+    def take(self, order: NDArray[np.intp]) -> Self:
+        """The texts at these indices."""
+        lengths = np.diff(self.ends, prepend=0)
+        begins, lengths = (self.ends - lengths)[order], lengths[order]
+        ends = np.cumsum(lengths)
+        # of each character, how far it moves
+        moves = np.repeat(begins - (ends - lengths), lengths)
+        return type(self)(self.characters[np.arange(len(moves)) + moves], ends)
+
     def __len__(self) -> int:
         return len(self.ends)
 

@@ -226,6 +226,17 @@ def test_parts_are_put_together(at_once: int, monkeypatch: pytest.MonkeyPatch) -
     assert objects.boxes[5].tolist() == [1, 2, 8, 6]
 
 
+@pytest.mark.parametrize("large", [0, 2**63, -(2**64)])
+def test_images_may_come_in_any_order(large: int) -> None:
+    names = ["é.png", "日本/x.jpg", "plain.jpg", "a", "z.webp"]
+    order = [3, 0, 4, 1, 2]
+    images = [{"id": i + large, "file_name": names[i], "width": 10 + i, "height": 20 + i} for i in order]
+    found = check_annotations(content(images=images, annotations=[]), "a.json").images
+    assert [*found.ids] == [i + large for i in range(5)]
+    assert [*found.names] == names
+    assert found.sizes.tolist() == [[10 + i, 20 + i] for i in range(5)]
+
+
 def test_annotations_may_come_in_any_order() -> None:
     """Each image gets its own boxes, in the order of the file."""
     order = [(7, 1), (3, 2), (7, 3), (3, 4), (7, 5)]
