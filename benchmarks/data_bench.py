@@ -1,8 +1,8 @@
 """Opening annotations, loading samples and evaluating at COCO's size, against what else people use.
 
 Makes a data set of COCO's size in a temporary folder. Each task runs in a process of its own on one thread, and what it
-found is compared before its costs count. The short tasks run in several rounds, all implementations in each, and of each
-the cheapest run counts: what else a machine does can only make a run dearer.
+found is compared before its costs count. The short tasks run in several rounds, all implementations in each, and of
+each the cheapest run counts: what else a machine does can only make a run dearer.
 """
 
 import json
@@ -36,7 +36,7 @@ DIGITS = 1e-6
 # What tasks are compared by, and whether more of it is better
 COST = {"open": "cpu_s", "loading": "growth_mb", "evaluate": "cpu_s", "sample": "samples_per_cpu_s"}
 # In how many rounds a task runs, if not in one
-ROUNDS = {"open": 3, "sample": 6}
+ROUNDS = {"open": 6, "sample": 6}
 
 
 def rows_of(task: str, folder: Path, rounds: int, note: Callable[[str], None]) -> list[Row]:
