@@ -5,7 +5,7 @@ import gc
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from operator import attrgetter
@@ -28,6 +28,7 @@ from cond_detr.data.annotation_file import (
 )
 from cond_detr.data.annotations import Annotations, Images, Objects
 from cond_detr.data.masks import mask_bounds
+from cond_detr.data.packing import packed
 from cond_detr.data.texts import Texts
 from cond_detr.errors import InputError, shown
 
@@ -156,25 +157,15 @@ def _used(content: Content) -> set[tuple[int, str]]:
     return {(category.id, category.name) for category in content.categories if category.id in ids}
 
 
-def _array(kind: str, values: Iterable[Any]) -> NDArray[Any]:
-    """Values as an array: "i" of int32, "q" of int64, "d" of float64. NumPy's own ways take twice the time.
-
-    Raises:
-        struct.error: if a value is no such number.
-    """
-    values = tuple(values)
-    return np.frombuffer(struct.pack(f"{len(values)}{kind}", *values), kind)
-
-
 def _images(entries: Sequence[ImageEntry]) -> Images:
     ids = list(map(_ID, entries))
     try:
-        numbers = _array("q", ids)
+        numbers = packed("q", ids)
     except struct.error:  # of more than 64 bits
         numbers = np.array(ids, object)
     # in the file's order, as the entries lie in memory, and then in that of the ids
     order = np.argsort(numbers)
-    sizes = np.stack([_array("i", map(_WIDTH, entries)), _array("i", map(_HEIGHT, entries))], 1)
+    sizes = np.stack([packed("i", map(_WIDTH, entries)), packed("i", map(_HEIGHT, entries))], 1)
     return Images(numbers[order], Texts.of(map(_FILE_NAME, entries)).take(order), sizes[order])
 
 
@@ -272,7 +263,7 @@ def _places(ids: NDArray[Any], count: int) -> Callable[[list[int]], NDArray[np.i
 
     def look_up(wanted: list[int]) -> NDArray[np.int32]:
         try:
-            asked = _array("q", wanted)
+            asked = packed("q", wanted)
         except struct.error:  # of more than 64 bits
             asked = np.array([min(max(each, first - 1), last + 1) for each in wanted], np.int64)
         return table.take(asked.clip(first - 1, last + 1) - first + 1)
@@ -295,7 +286,7 @@ def _boxes(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:
     boxes: list[Any] = list(map(_BBOX, annotations))
     if set(map(type, boxes)) != {tuple}:
         boxes = [box if isinstance(box, tuple) else NO_BOX for box in boxes]
-    return _array("d", chain.from_iterable(boxes)).reshape(-1, 4)
+    return packed("d", chain.from_iterable(boxes)).reshape(-1, 4)
 
 
 def _are_boxes(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -309,10 +300,10 @@ def _are_boxes(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
 def _areas(annotations: Sequence[AnnotationEntry]) -> NDArray[np.float64]:
     """(M,) float64 areas; :data:`MISSING` where there is none, and NaN where it is no number."""
     try:
-        return _array("d", map(_AREA, annotations))
+        return packed("d", map(_AREA, annotations))
     except struct.error:  # it is not there, or no number
         known = (MISSING if a is msgspec.UNSET else math.nan if a is None else a for a in map(_AREA, annotations))
-        return _array("d", known)
+        return packed("d", known)
 
 
 def _what_is_wrong(entry: AnnotationEntry, *, known_image: bool, known_category: bool) -> str:
