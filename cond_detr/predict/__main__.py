@@ -19,11 +19,12 @@ from cond_detr.pictures import write_picture
 from cond_detr.predict.detect import detect, detector_of
 from cond_detr.predict.detections import MOST_MEASURED, Detections
 from cond_detr.predict.output import COCO_RESULTS, PREDICTIONS, Output
-from cond_detr.predict.results import detections_dict, ids_of
+from cond_detr.predict.results import detections_dict, frame_line, ids_of
 from cond_detr.predict.search import Detect, Picture, Search, searched
 from cond_detr.predict.sources import Source, find_sources, name_of, readable
 from cond_detr.predict.tiles import OVERLAP, Tiling
-from cond_detr.predict.video import Video, VideoWriter, is_camera, is_video
+from cond_detr.predict.video import Video, is_camera, is_video
+from cond_detr.predict.video_writer import VideoWriter
 from cond_detr.weights.options import add_checkpoint, add_precision, opened
 
 
@@ -180,7 +181,7 @@ def predict_images(
             cut = how.tiling is not None and len(how.tiling.places(image.size)) > 1
             found = how.kept(all_of_it if cut else all_of_it[:queries])
             (picture,) = output.paths(source, ".png")
-            write_picture(picture, output.drawn(image, found))
+            write_picture(picture, output.drawn(image, found), "predict")
             results.append(detections_dict(source, image.size, found, picture.name))
             any_score.append((ids[source], all_of_it[:MOST_MEASURED]))
     finally:  # whatever stops it does not undo what is done; without any of it, the earlier run's results stay
@@ -259,7 +260,11 @@ def write_film(
     """
     picture, lines = paths
     frames, objects = 0, 0
-    with replacing(picture) as film, replacing(lines) as text, VideoWriter(film, video.rate, video.name) as writer:
+    with (
+        replacing(picture) as film,
+        replacing(lines) as text,
+        VideoWriter(film, video.rate, video.name, video.pixel_aspect) as writer,
+    ):
         try:
             for each in found:
                 if isinstance(each, InputError):
@@ -267,9 +272,7 @@ def write_film(
                 (frame, image), any_score = each
                 kept = how.kept(any_score)
                 writer.write(output.drawn(image, kept), frame.time, frame.duration)
-                line = {"picture": picture.name, "frame": frame.number, "seconds": frame.seconds}
-                line["detections"] = kept.to_dicts()
-                text.write(json.dumps(line).encode() + b"\n")
+                text.write(frame_line(picture.name, frame, image.size, kept))
                 frames, objects = frames + 1, objects + len(kept)
             writer.complete()
         except (InputError, KeyboardInterrupt, SystemExit) as error:

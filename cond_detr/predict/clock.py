@@ -14,12 +14,12 @@ class Clock:
         step: seconds from a frame to the next, where the film does not say.
 
     Attributes:
-        starts: earliest of the film's own times, in seconds.
-        ends: latest of them, with the frame's duration.
+        ends: latest of the film's own times, with the frame's duration, in seconds.
+        length: from the first frame to the end of the last, in seconds.
     """
 
     def __init__(self, step: Fraction) -> None:
-        self.starts, self.ends = Fraction(0), Fraction(0)
+        self.ends, self.length = Fraction(0), Fraction(0)
         self._step = step
         self._ahead: Fraction | None = None  # of the film's own times
         self._last = Fraction(0)
@@ -42,7 +42,6 @@ class Clock:
             return None
         if self._ahead is None:
             assert time is not None
-            self.starts = time
             self._last = self._before * self._step
             self._ahead = self._last - time
         else:
@@ -54,7 +53,8 @@ class Clock:
             self._distances[round((shown - self._last) * PRECISION)] += 1
             self._last = shown
         own = self._last - self._ahead
-        self.starts, self.ends = min(self.starts, own), max(self.ends, own + (duration or 0))
+        self.ends = max(self.ends, own + (duration or 0))
+        self.length = self._last + (duration or 0)
         return self._last
 
     @property

@@ -15,13 +15,17 @@ from PIL import Image
 
 from cond_detr.errors import InputError
 from cond_detr.files import read_json
+from cond_detr.pictures import is_made_by
 from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import draw_detections
 from cond_detr.predict.sources import Source, name_of
 
 PREDICTIONS, COCO_RESULTS = "predictions.json", "coco_results.json"
 # How a file with the detections of a video begins, and how much of it must be read to see that
-FIRST_FRAME = re.compile(rb'\{"picture": ("(?:[^"\\]|\\.)*\.mp4"), "frame": 0, "seconds": [^,"]+, "detections": \[')
+FIRST_FRAME = re.compile(
+    rb'\{"picture": ("(?:[^"\\]|\\.)*\.mp4"), "frame": 0, "seconds": [^,"]+, '
+    rb'"width": \d+, "height": \d+, "detections": \['
+)
 # and how one begins with what COCO's evaluation reads: others have more in an entry, or all in one line
 COCO_BEGINNING = re.compile(
     rb'\[\]\n|\[\{"image_id": (?:-?\d+|"(?:[^"\\]|\\.)*"), "category_id": -?\d+, '
@@ -118,8 +122,11 @@ def to_be_kept(folder: Path, sources: Sequence[Source]) -> set[str]:
 
 
 def written_earlier(folder: Path) -> set[str]:
-    """The names of the pictures and videos in a folder that an earlier run has written, as its results say."""
-    names = pictures_written(folder)
+    """The names of the pictures and videos in a folder that an earlier run has written, as its results say.
+
+    A picture that has been changed since is not among them.
+    """
+    names = {name for name in pictures_written(folder) if is_made_by(folder / name, "predict")}
     for lines in folder.glob("*.jsonl"):
         if beginning := begins(lines, FIRST_FRAME):
             with contextlib.suppress(ValueError):  # what looks like ours, but is no JSON

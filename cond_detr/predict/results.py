@@ -1,5 +1,6 @@
 """Detections as entries of JSON files."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.download import path_at
 from cond_detr.errors import InputError, shown
 from cond_detr.predict.detections import Detections
+from cond_detr.predict.video import Frame
 
 
 def file_name(source: Path | str) -> str:
@@ -58,3 +60,23 @@ def detections_dict(image: Path | str, size: tuple[int, int], found: Detections,
         "height": size[1],
         "detections": found.to_dicts(),
     }
+
+
+def frame_line(picture: str, frame: Frame, size: tuple[int, int], found: Detections) -> bytes:
+    """Makes the line of a frame in a video's file of JSON lines.
+
+    Args:
+        picture: name of the video with boxes.
+        frame: the frame.
+        size: (width, height) in pixels, which may change on the way.
+        found: its detections.
+    """
+    line = {
+        "picture": picture,
+        "frame": frame.number,
+        "seconds": frame.seconds,
+        "width": size[0],
+        "height": size[1],
+        "detections": found.to_dicts(),
+    }
+    return json.dumps(line).encode() + b"\n"

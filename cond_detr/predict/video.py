@@ -1,14 +1,15 @@
-"""Videos and cameras: frames one after the other, and videos with boxes, through PyAV."""
+"""Videos and cameras: frames one after the other, through PyAV."""
 
+import math
 import os
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cond_detr.errors import InputError, need, printable, say, shown
 from cond_detr.files import why_no_file
@@ -18,14 +19,25 @@ VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpe
 CAMERAS = "/dev/video"
 # Formats of libav that hold pictures themselves: playlists, which lead to other files, are none
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts"
-# By which libav is to know that a frame is upright; degrees counterclockwise
-TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+# A clock that begins again is none that has come to its end, which libav would make 26 hours of
+OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "correct_ts_overflow": "0"}
+# How a frame becomes upright, by the signs of its display matrix, which says where x and where y are to go
+UPRIGHT: dict[tuple[int, ...], Image.Transpose | None] = {
+    (1, 0, 0, 1): None,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
+SIDEWAYS = [turn for (a, *_), turn in UPRIGHT.items() if a == 0]
 FRAMES_PER_SECOND = Fraction(25)
 # Share of a file's frames, or of its seconds, that may be missing at its end: what files say of them is not exact
 MISSING = Fraction(1, 20)
 # In a second; libav's unit
 MICROSECONDS = 1_000_000
-CODECS = ("libx264", "mpeg4")
 
 
 def is_video(source: object) -> bool:
@@ -70,6 +82,7 @@ class Video:
     Attributes:
         count: of frames, as the file says; None if it does not.
         rate: frames a second on average.
+        pixel_aspect: width of a pixel over its height, in upright frames; known from the first frame on.
 
     Raises:
         InputError: if it is missing, is no video, or PyAV is not installed.
@@ -82,13 +95,13 @@ class Video:
         self.name = f"{'camera' if is_camera(path) else 'video'} {printable(os.fspath(path))}"
         if not is_camera(path) and not os.path.isfile(path):  # noqa: PTH113 - False also for what no file can be called
             raise InputError(f"{self.name} {why_no_file(Path(path))}")
-        how: dict[str, Any] = {"options": {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}}
+        how: dict[str, Any] = {"options": OPTIONS}
         if is_camera(path):
             how = {"format": "v4l2"}
         try:
             self._container = av.open(os.fspath(path), **how)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise InputError(f"{self.name} cannot be read: {_reason(error)}") from None
+            raise InputError(f"{self.name} cannot be read: {libav_says(error)}") from None
         if not self._container.streams.video:
             self._container.close()
             raise InputError(f"{self.name} has no pictures, only sound")
@@ -96,6 +109,7 @@ class Video:
         self._stream.thread_type = "AUTO"
         self.count: int | None = self._stream.frames or None
         self.rate: Fraction = self._stream.average_rate or FRAMES_PER_SECOND
+        self.pixel_aspect = Fraction(1)
         # a film of a screen has frames when something moves; a Matroska file may have a rate all the same
         self._constant = self.rate == self._stream.base_rate == self._stream.guessed_rate
         self._may_pause = "matroska" in self._container.format.name
@@ -126,10 +140,14 @@ class Video:
                 ticks, unit = frame.dts if self._is_avi else frame.pts, Fraction(frame.time_base)
                 duration = frame.duration * unit if frame.duration else None
                 time = clock.shows(None if ticks is None else ticks * unit, duration)
-                yield Frame(_upright(frame), number, time, duration)
+                turn = turn_of(frame)
+                if number == 0 and (aspect := self._stream.sample_aspect_ratio):
+                    self.pixel_aspect = 1 / aspect if turn in SIDEWAYS else aspect
+                image = frame.to_image()
+                yield Frame(image if turn is None else image.transpose(turn), number, time, duration)
                 number += 1
         except (av.error.FFmpegError, OSError) as error:
-            raise InputError(f"{self.name} cannot be read after frame {number}: {_reason(error)}") from None
+            raise InputError(f"{self.name} cannot be read after frame {number}: {libav_says(error)}") from None
         if number == 0:
             raise InputError(f"{self.name} has no frame that can be read")
         self._check_whole(number, clock)
@@ -146,14 +164,17 @@ class Video:
         ends = clock.ends
         # by a rate that the film keeps: a telephone's film does so nearly, one of a screen does not
         rate = self.rate if self._constant else max(self.rate, 1 / clock.usual_step)
-        expected = round((ends - clock.starts) * rate)
+        expected = round(clock.length * rate)
         if self.count is not None:
             # of a film that was shortened without being encoded again, the file counts those before it as well
             whole = expected - number <= _some_of(expected)
             at_the_end = 0 < self._seconds <= ends + max(3 / self.rate, MISSING * self._seconds)
             if self.count - number > _some_of(self.count) and not (whole and at_the_end):
-                raise InputError(f"{said}: {number} of {self.count} frames could be read")
-        elif self._seconds - ends > max(3 * ends / number, MISSING * self._seconds):
+                found = f"{number} of {self.count} frames could be read"
+                if not (self._is_avi and at_the_end):  # which counts frames that are left out
+                    raise InputError(f"{said}: {found}")
+                say(f"warning: {self.name} pauses, or is damaged: {found}")
+        elif self._seconds - ends > max(3 * ends / number, 3 / self.rate, MISSING * self._seconds):
             raise InputError(f"{said}: it ends after {float(ends):.1f} of {float(self._seconds):.1f} seconds")
         elif self._constant and expected - number > _some_of(expected):
             found = f"{number} of about {expected} frames could be read"
@@ -192,131 +213,18 @@ def images_of(source: Any) -> Iterator[Any]:
     yield from items
 
 
-def _reason(error: Exception) -> str:
+def libav_says(error: Exception) -> str:
     """Libav's words without its number and the file's name."""
     return str(getattr(error, "strerror", None) or error).partition(": '")[0]
 
 
-def _upright(frame: Any) -> Image.Image:
-    image: Image.Image = frame.to_image()
-    turn = TURNS.get(round(frame.rotation) % 360)
-    return image if turn is None else image.transpose(turn)
+def turn_of(frame: Any) -> Image.Transpose | None:
+    """What makes a frame upright; None: nothing, as for an angle that is no right one."""
+    import av
 
-
-class VideoWriter:
-    """Writes a video without sound as MP4, with as many frames as it gets, each at its time. For a ``with`` statement.
-
-    Args:
-        file: where to, open for writing bytes.
-        rate: frames a second on average.
-        name: of the film in messages.
-
-    Raises:
-        InputError: when the block ends, if the rest of the film cannot be written.
-    """
-
-    # Of a second; what the times of frames are rounded to
-    TICK = Fraction(1, 90_000)
-    # Ticks between two frames, and of the last one: libav refuses more, or cuts it off without a word
-    LONGEST = 2**31 - 1
-
-    def __init__(self, file: IO[bytes], rate: Fraction, name: str = "the film") -> None:
-        import av
-
-        self.name = name
-        self._container = av.open(file, "w", format="mp4")
-        codec = next(name for name in CODECS if name in av.codecs_available)
-        self._stream: Any = self._container.add_stream(codec, rate=rate)
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.max_b_frames = 0  # so that the frame that is encoded last is the last one to see
-        self._step = self._ticks(1 / rate)
-        self._last: int | None = None
-        self._duration = self._step
-        self._complete = False
-        self._size = (0, 0)
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.complete()
-        except InputError:
-            if error is None:
-                raise
-        finally:
-            self._close()
-
-    def complete(self) -> None:
-        """Writes the frames that the encoder has held back; none may follow.
-
-        Raises:
-            InputError: as :meth:`write`.
-        """
-        if self._last is not None and not self._complete:
-            self._complete = True
-            self._encode(None)
-
-    def _close(self) -> None:
-        import av
-
-        try:
-            self._container.close()
-        except av.error.FFmpegError as error:
-            raise self._unwritten(error) from None
-
-    def _encode(self, frame: Any) -> None:
-        import av
-
-        try:
-            for packet in self._stream.encode(frame):
-                # MP4 has distances between frames, and needs the duration of the last
-                packet.duration = self._duration
-                self._container.mux(packet)
-        except av.error.FFmpegError as error:
-            self._complete = True
-            raise self._unwritten(error) from None
-
-    def _ticks(self, seconds: Fraction) -> int:
-        return min(self.LONGEST, max(1, round(seconds / self.TICK)))
-
-    def _unwritten(self, error: Exception) -> InputError:
-        return InputError(f"{self.name} cannot be written with boxes: libav says {_reason(error)!r}")
-
-    def write(self, image: Image.Image, time: Fraction | None, duration: Fraction | None = None) -> None:
-        """Appends a frame.
-
-        Args:
-            image: RGB; it gets the first one's size, to which a pixel is added where that is odd.
-            time: of its appearance in seconds; by default, and where it is not after the last one's, the next.
-            duration: in seconds, which counts for the last one; by default that of a frame on average.
-
-        Raises:
-            InputError: if the encoder, or the format, cannot have such a frame, such as one that is too large.
-        """
-        import av
-
-        if self._last is None:
-            self._size = image.size
-            self._stream.width, self._stream.height = (side + side % 2 for side in image.size)
-            self._stream.codec_context.time_base = self.TICK
-        if image.size != self._size:  # a film can become larger on its way
-            image = image.resize(self._size)
-        size = self._stream.width, self._stream.height
-        if image.size != size:
-            image = ImageOps.expand(image, (0, 0, size[0] - image.width, size[1] - image.height))
-        frame: Any = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
-        ticks = None if time is None else round(time / self.TICK)
-        following = 0 if self._last is None else self._last + (self._step if ticks is None else 1)
-        frame.pts = following if ticks is None else max(following, ticks)
-        if self._last is not None and frame.pts - self._last > self.LONGEST:
-            hours = (frame.pts - self._last) * self.TICK / 3600
-            raise InputError(
-                f"{self.name} cannot be written with boxes: MP4 cannot have a pause of {float(hours):.1f} hours"
-            )
-        self._last = frame.pts
-        self._duration = self._ticks(duration) if duration else self._step
-        frame.time_base = self.TICK
-        self._encode(frame)
+    matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    if matrix is None:
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    most = max(map(abs, (a, b, c, d)))
+    return UPRIGHT.get(tuple(0 if 10 * abs(part) <= most else int(math.copysign(1, part)) for part in (a, b, c, d)))

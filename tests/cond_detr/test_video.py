@@ -25,7 +25,8 @@ from cond_detr.errors import say
 from cond_detr.predict import __main__ as predict
 from cond_detr.predict import video as videos
 from cond_detr.predict.clock import Clock
-from cond_detr.predict.video import Video, VideoWriter
+from cond_detr.predict.video import Video
+from cond_detr.predict.video_writer import VideoWriter
 from cond_detr.weights.checkpoint import Checkpoint
 
 av = pytest.importorskip("av")
@@ -81,6 +82,7 @@ def test_a_video_comes_out_frame_by_frame(checkpoint: Path, tmp_path: Path) -> N
     lines = [json.loads(line) for line in (out / "clip.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == list(range(200))
     np.testing.assert_allclose([line["seconds"] for line in lines], np.arange(200) / 25, atol=1e-4)
+    assert {(line["width"], line["height"]) for line in lines} == {(96, 64)}
     drawn, times = read(out / "clip.mp4")
     assert len(drawn) == 200
     np.testing.assert_allclose([float(time or 0) for time in times], np.arange(200) / 25, atol=1e-4)
@@ -109,17 +111,74 @@ def test_uneven_times_and_odd_sizes(tmp_path: Path) -> None:
     assert found == sorted(set(found))  # type: ignore[type-var]
 
 
-def test_a_telephone_that_was_held_upright(tmp_path: Path) -> None:
-    """MP4's matrix for a quarter turn clockwise."""
+@pytest.mark.parametrize(
+    ("matrix", "wanted"),
+    [
+        ((0, 1, -1, 0), lambda lying: np.rot90(lying, -1)),  # a telephone that was held upright
+        ((-1, 0, 0, -1), lambda lying: np.rot90(lying, 2)),
+        ((0, -1, 1, 0), np.rot90),
+        ((-1, 0, 0, 1), lambda lying: lying[:, ::-1]),  # one that looks at whoever holds it
+        ((1, 0, 0, -1), lambda lying: lying[::-1]),
+        ((0, 1, 1, 0), lambda lying: lying.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda lying: lying[::-1, ::-1].transpose(1, 0, 2)),
+        ((0.7, 0.7, -0.7, 0.7), lambda lying: lying),  # by 45 degrees, which no picture can be
+        ((0, 0, 0, 0), lambda lying: lying),
+    ],
+)
+def test_frames_are_upright(matrix: tuple[float, ...], wanted: Any, tmp_path: Path) -> None:
+    """MP4's matrix says where x and y go."""
     source = film(tmp_path / "a.mp4", pictures(3))
     content = bytearray(source.read_bytes())
-    matrix = content.index(b"tkhd") + 4 + 4 + 36  # version 0
-    one = 1 << 16
-    numbers = [0, one, 0, -one & 0xFFFFFFFF, 0, 0, 0, 0, 1 << 30]
-    content[matrix : matrix + 36] = b"".join(number.to_bytes(4, "big") for number in numbers)
+    place = content.index(b"tkhd") + 4 + 4 + 36  # version 0
+    a, b, c, d = (round(part * (1 << 16)) for part in matrix)
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(content)
     (lying, _), (upright, _) = read(source), read(tmp_path / "turned.mp4")
-    np.testing.assert_array_equal(upright[0], np.rot90(lying[0], -1))
+    np.testing.assert_array_equal(upright[0], wanted(lying[0]))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_pixels_that_are_wider_than_high_stay_so(turned: bool, checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "a.mp4"
+    with source.open("wb") as file, VideoWriter(file, Fraction(25), pixel_aspect=Fraction(2)) as writer:
+        for image in pictures(3):
+            writer.write(image, None)
+    if turned:
+        content = bytearray(source.read_bytes())
+        place = content.index(b"tkhd") + 4 + 4 + 36
+        content[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+        source.write_bytes(content)
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source) == 0
+    with av.open(str(tmp_path / "out/a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.width < stream.height) == turned
+        assert stream.sample_aspect_ratio == (Fraction(1, 2) if turned else 2)
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mpg"])
+def test_two_films_in_one_file(suffix: str, tmp_path: Path) -> None:
+    """The clock of the second one begins at 0 again; libav takes that for the end of a clock of 26 hours."""
+    late = encoded(tmp_path / f"a.{suffix}", [Fraction(100) + Fraction(i, 25) for i in range(30)], Fraction(1, 25))
+    early = encoded(tmp_path / f"b.{suffix}", [Fraction(i, 25) for i in range(30)], Fraction(1, 25))
+    late.write_bytes(late.read_bytes() + early.read_bytes())
+    _, times = read(late)
+    assert len(times) == 60
+    steps = np.diff([float(time or 0) for time in times])
+    np.testing.assert_allclose(steps, 0.04, atol=0.041)
+    assert steps.min() >= 0
+
+
+def test_frames_that_an_avi_film_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It counts them nevertheless."""
+    times = [Fraction(i, 25) for i in range(60) if i % 3 < 2]
+    source = encoded(tmp_path / "a.avi", times, Fraction(1, 25), ahead=0)
+    found = read(source)[1]
+    np.testing.assert_allclose([float(each or 0) for each in found], [float(each) for each in times])
+    assert "a.avi pauses, or is damaged: 40 of 59 frames could be read" in capsys.readouterr().err
+
+
+def test_a_film_of_one_frame(tmp_path: Path) -> None:
+    assert len(read(encoded(tmp_path / "a.ts", [Fraction(0)]))[0]) == 1
 
 
 def test_what_is_damaged_or_no_video(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,11 +319,11 @@ def test_films_of_others_stay(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "of_another",
     [
-        b'{"picture": "a\\x.mp4", "frame": 0, "seconds": 0.0, "detections": []}',
-        b'{"picture": "\xff.mp4", "frame": 0, "seconds": 0.0, "detections": []}',
+        b'{"picture": "a\\x.mp4", "frame": 0, "seconds": 0.0, "width": 96, "height": 64, "detections": []}',
+        b'{"picture": "\xff.mp4", "frame": 0, "seconds": 0.0, "width": 96, "height": 64, "detections": []}',
         b'{"picture": "a.mp4", "frame": 0, "label": "by hand"}',
-        b'{"picture": "a.png", "frame": 0, "seconds": 0.0, "detections": []}',
-        b'{"picture": "b.mp4", "frame": 0, "seconds": 0.0, "detections": []}',
+        b'{"picture": "a.png", "frame": 0, "seconds": 0.0, "width": 96, "height": 64, "detections": []}',
+        b'{"picture": "b.mp4", "frame": 0, "seconds": 0.0, "width": 96, "height": 64, "detections": []}',
     ],
 )
 def test_lines_of_others_stay(of_another: bytes, checkpoint: Path, tmp_path: Path) -> None:
@@ -289,7 +348,7 @@ def test_without_a_frame_the_earlier_film_stays(
         raise InputError("damaged") if stopped == "damaged" else KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cond_detr.predict.video._upright", fails)
+        patch.setattr("cond_detr.predict.video.turn_of", fails)
         with pytest.raises(KeyboardInterrupt) if stopped == "interrupted" else contextlib.nullcontext():
             assert predict.main(arguments) == 2
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
