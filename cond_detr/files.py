@@ -9,7 +9,7 @@ import mmap
 import os
 import socket
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -187,24 +187,46 @@ def why_no_folder(path: Path) -> str:
     return "is no folder" if os.path.exists(path) else "does not exist"  # noqa: PTH110
 
 
-def read_text(path: Path, called: str) -> str:
-    """Reads a text file of somebody else's; a pipe, which might never end, is refused.
+def read_bytes(path: Path, called: str) -> bytes:
+    """Reads a file of somebody else's; a pipe, which might never end, is refused.
 
     Args:
         path: the file.
         called: what messages call it, such as "log".
 
     Raises:
-        InputError: if it is missing, no regular file, or not UTF-8.
+        InputError: if it is missing or no regular file.
     """
     if not os.path.isfile(path):  # noqa: PTH113
         raise InputError(f"{called} {path} {why_no_file(path)}")
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin files with a byte order mark
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{called} {path} cannot be read: {error.strerror}") from None
+
+
+def read_text(path: Path, called: str) -> str:
+    """Reads a text file of somebody else's, as :func:`read_bytes`.
+
+    Raises:
+        InputError: if it is missing, no regular file, or not UTF-8.
+    """
+    try:
+        text = read_bytes(path, called).decode("utf-8-sig")  # some editors begin files with a byte order mark
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except ValueError as error:
         raise InputError(f"{called} {path} is no text: {error}") from None
+
+
+def check_free(folder: Path, names: Iterable[str], called: str) -> None:
+    """Checks that nothing in a folder has one of the names that are to be written there.
+
+    Raises:
+        InputError: if something has; ``called`` is what the message calls the folder.
+    """
+    for name in names:
+        if os.path.lexists(folder / name):
+            raise InputError(f"{called} {folder} has a {name}, which would be replaced; choose another folder")
 
 
 # At once, not page by page

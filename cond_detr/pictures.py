@@ -13,17 +13,17 @@ from cond_detr.files import replacing
 
 # Pillow's names of formats, by suffix, where they are not the suffix
 FORMATS = {".jpg": "JPEG", ".tif": "TIFF"}
-# What a PNG file of ours says has made it, under PNG's own name for that
+# Under which a PNG file says what has made it
 MADE_BY = "Software"
-OURS = "cond-detr"
 
 
-def write_picture(path: Path, picture: Any, **options: Any) -> None:
+def write_picture(path: Path, picture: Any, command: str, **options: Any) -> None:
     """Writes a picture, completely or not at all.
 
     Args:
         path: the file, whose suffix says the format.
         picture: PIL image, or matplotlib figure.
+        command: what makes it, such as "predict", which may replace it later.
         options: of the picture's own ``save`` or ``savefig``.
 
     Raises:
@@ -31,31 +31,35 @@ def write_picture(path: Path, picture: Any, **options: Any) -> None:
     """
     suffix = path.suffix.lower()
     if suffix == ".png":
-        options |= {"metadata": {MADE_BY: OURS}} if hasattr(picture, "savefig") else {"pnginfo": _made_by_us()}
+        made_by = f"cond-detr {command}"
+        options |= {"metadata": {MADE_BY: made_by}} if hasattr(picture, "savefig") else {"pnginfo": _made_by(made_by)}
     save = getattr(picture, "savefig", None) or picture.save
     with replacing(path) as file:
         save(file, format=FORMATS.get(suffix, suffix[1:].upper()), **options)
 
 
-def check_replaceable(path: Path) -> None:
-    """Checks that there is nothing at ``path``, or a picture that :func:`write_picture` has made.
-
-    Raises:
-        InputError: if there is anything else.
-    """
-    if not os.path.lexists(path):
-        return
+def is_made_by(path: Path, command: str) -> bool:
+    """Whether a file is a PNG picture that :func:`write_picture` has made for a command."""
     if os.path.isfile(path):  # noqa: PTH113 - a pipe would wait for its writer
         # whatever cannot be read is not ours, nor is a picture so large that Pillow warns of it
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("error")
             with Image.open(path) as picture:
-                if picture.info.get(MADE_BY) == OURS:
-                    return
-    raise InputError(f"{path} is there already, and not of cond-detr; choose another --output-dir")
+                return bool(picture.info.get(MADE_BY) == f"cond-detr {command}")
+    return False
 
 
-def _made_by_us() -> PngImagePlugin.PngInfo:
+def check_replaceable(path: Path, command: str) -> None:
+    """Checks that there is nothing at ``path``, or a picture that :func:`write_picture` has made for a command.
+
+    Raises:
+        InputError: if there is anything else.
+    """
+    if os.path.lexists(path) and not is_made_by(path, command):
+        raise InputError(f"{path} is there already, and not of cond-detr {command}; choose another --output-dir")
+
+
+def _made_by(name: str) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
-    info.add_text(MADE_BY, OURS)
+    info.add_text(MADE_BY, name)
     return info

@@ -63,12 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, image = options.image.stem, open_image(options.image)
     model.input_size.check(image.size, f"image {options.image or name}")
     make_folder(options.output_dir)
+    maps = {}
     for number, found in enumerate(detection_maps(model, image, options.detections, options.layer), start=1):
         # a name may be anything, and must not lead into another folder
         of_class = re.sub(r"[^-\w]+", "_", found.name)
-        path = options.output_dir / f"{name}-{number}-{of_class}.png"
-        check_replaceable(path)
-        write_picture(path, draw(image, found), dpi=130)
+        maps[options.output_dir / f"{name}-{number}-{of_class}.png"] = found
+    for path in maps:
+        check_replaceable(path, "attention")
+    for path, found in maps.items():
+        write_picture(path, draw(image, found), "attention", dpi=130)
         print(f"{found.name} {found.score:.2f}: {path}")
     return 0
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.output_dir:
         make_folder(options.output_dir)
         for split in SPLITS:
-            check_replaceable(options.output_dir / f"{split}.png")  # it may be an image of the data set
+            check_replaceable(options.output_dir / f"{split}.png", "check-data")  # it may be an image of the data
     splits, unusable = [], []
     for split in SPLITS:
         try:
@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n" + "\n".join(lines))
     if options.output_dir:
         for found in splits:
-            write_picture(options.output_dir / f"{found.split}.png", contact_sheet(found, options.images))
+            sheet = contact_sheet(found, options.images)
+            write_picture(options.output_dir / f"{found.split}.png", sheet, "check-data")
         print(f"\nwrote {' and '.join(f'{found.split}.png' for found in splits)} to {options.output_dir}")
     return 2 if unusable else 1 if problems else 0
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from cond_detr.data.images import IMAGENET_MEAN, IMAGENET_STD
 from cond_detr.errors import InputError
-from cond_detr.files import make_folder, write_json
+from cond_detr.files import check_free, make_folder, write_json
 from cond_detr.models.resnet import LAYOUTS, Bottleneck
 from cond_detr.weights.checkpoint import Checkpoint, write_weights
 from cond_detr.weights.naming import StateDict
 
+WEIGHTS, CONFIG, PREPROCESSOR = FILES = ("model.safetensors", "config.json", "preprocessor_config.json")
 # Names of their classes, by our kinds
 THEIRS = {"conditional-detr": ("conditional_detr", "ConditionalDetr"), "detr": ("detr", "Detr")}
 
@@ -24,13 +25,14 @@ def write_folder(checkpoint: Checkpoint, state: StateDict, folder: Path, *, timm
         timm: whether the backbone is timm's.
 
     Raises:
-        InputError: if that package cannot build such a model.
+        InputError: if that package cannot build such a model, or the folder has such files.
     """
     config = config_of(checkpoint, timm=timm)
     make_folder(folder)
-    write_weights(state, folder / "model.safetensors")
-    write_json(folder / "config.json", config)
-    write_json(folder / "preprocessor_config.json", preprocessor_of(checkpoint))
+    check_free(folder, FILES, "folder")
+    write_weights(state, folder / WEIGHTS)
+    write_json(folder / CONFIG, config)
+    write_json(folder / PREPROCESSOR, preprocessor_of(checkpoint))
 
 
 def config_of(checkpoint: Checkpoint, *, timm: bool) -> dict[str, Any]:

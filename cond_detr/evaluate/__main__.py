@@ -63,6 +63,10 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+# What results.json of an evaluation has; that of a training has an epoch as well
+EVALUATED = {"checkpoint", "images", "AP", "per_class", "over_recall"}
+
+
 def check_results(path: Path) -> None:
     """Checks that there is no file, or one that an earlier evaluation has written.
 
@@ -72,7 +76,7 @@ def check_results(path: Path) -> None:
     if os.path.lexists(path):
         with contextlib.suppress(InputError):
             content = read_json(path, "results")
-            if isinstance(content, dict) and "checkpoint" in content and "epoch" not in content:
+            if isinstance(content, dict) and content.keys() >= EVALUATED and "epoch" not in content:
                 return
         raise InputError(f"{path} is not of an earlier evaluate; choose another --output-dir")
 

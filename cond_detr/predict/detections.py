@@ -204,7 +204,7 @@ class Detections(Sequence[Detection]):
         if path.suffix.lower() == ".json":
             write_json(path, self.to_dicts())
         elif path.suffix.lower() in IMAGE_SUFFIXES:
-            write_picture(path, self.draw())
+            write_picture(path, self.draw(), "Detections.save")
         else:
             raise InputError(f"{path} should end in .json or one of {', '.join(sorted(IMAGE_SUFFIXES))}")
 

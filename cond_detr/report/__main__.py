@@ -1,6 +1,8 @@
 """``cond-detr report``: writes a self-contained page about a run: settings, curves, classes, images, attention."""
 
 import argparse
+import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from cond_detr.data.loading import loading_processes
 from cond_detr.errors import InputError
 from cond_detr.files import replacing
 from cond_detr.options import add_running
-from cond_detr.report.page import page
+from cond_detr.report.page import GENERATOR, page
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.weights.options import opened
 
@@ -31,6 +33,19 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def check_page(path: Path) -> None:
+    """Checks that there is nothing at ``path``, or an earlier report.
+
+    Raises:
+        InputError: if there is anything else.
+    """
+    if os.path.lexists(path):
+        with contextlib.suppress(OSError, ValueError):
+            if path.is_file() and GENERATOR in path.read_text(errors="replace"):
+                return
+        raise InputError(f"{path} is there already, and no report; choose another --output")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``cond-detr report``; see :func:`parser` for its arguments.
 
@@ -45,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"{options.run} is a file; give the folder of the run, {options.run.parent}")
     folder = RunFolder(options.run)
     target = options.output or folder.path / "report.html"
+    if options.output is None:
+        check_page(target)
     if target.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"--output must be a page that ends in .html, got {target}")
     options.checkpoint = folder.best

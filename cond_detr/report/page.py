@@ -26,9 +26,12 @@ from cond_detr.version import __version__
 from cond_detr.weights.progress import RECORDED, is_record
 
 SHOWN = 6
+# By which a report is known as one
+GENERATOR = '<meta name="generator" content="cond-detr report">'
 
 PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+$generator
 <meta name="color-scheme" content="light dark">
 <title>$title</title>
 <style>
@@ -145,6 +148,7 @@ def page(model: Model, dataset: CocoDataset, folder: RunFolder, workers: int) ->
     losses, curve = curve_figures(history)
     by_class, few = of_classes(judged, evaluation, dataset)
     return PAGE.substitute(
+        generator=GENERATOR,
         title=html.escape(f"Run {folder.path.resolve().name}"),
         summary=html.escape(summary),
         sizes=size_table(evaluation),

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from cond_detr.config import Config, read_dict, to_dict
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import results_dict
-from cond_detr.files import locked, make_folder, read_json, read_text, write_json, write_text
+from cond_detr.files import check_free, locked, make_folder, read_json, read_text, write_json, write_text
 from cond_detr.pictures import write_picture
 from cond_detr.train.curves import metrics_figure
 from cond_detr.weights.progress import is_over
@@ -107,12 +106,7 @@ class RunFolder:
                 f"`output_dir` {self.path} already holds a run; continue it with --resume, or choose another folder"
             )
         # a run that was killed before its first checkpoint may begin again
-        names = LATER if self._has_settings() else FIRST + LATER
-        for name in names:
-            if os.path.lexists(self.path / name):
-                raise InputError(
-                    f"`output_dir` {self.path} has a {name}, which a run would replace; choose another folder"
-                )
+        check_free(self.path, LATER if self._has_settings() else FIRST + LATER, "`output_dir`")
 
     def _has_settings(self) -> bool:
         """Whether config.json is a run's."""
@@ -141,7 +135,7 @@ class RunFolder:
 
     def write_curves(self, history: Sequence[dict[str, Any]]) -> None:
         """Writes metrics.png, the log as a picture."""
-        write_picture(self.path / "metrics.png", metrics_figure(history), dpi=110)
+        write_picture(self.path / "metrics.png", metrics_figure(history), "train", dpi=110)
 
     def write_card(self, text: str) -> None:
         """Writes README.md, about best.pt."""
@@ -149,7 +143,7 @@ class RunFolder:
 
     def write_predictions(self, picture: Image.Image) -> None:
         """Writes predictions.png."""
-        write_picture(self.predictions, picture)
+        write_picture(self.predictions, picture, "train")
 
     def write_results(self, evaluation: Evaluation, **more: Any) -> None:
         """Writes results.json: metrics, and further entries."""

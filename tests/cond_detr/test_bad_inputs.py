@@ -853,6 +853,13 @@ TABLE = [
         lambda p: evaluating(p.best, "--workers", "0", "--output-dir", p.copied()),
         "run/results.json is not of an earlier evaluate; choose another --output-dir",
     ),
+    Bad(
+        "evaluated: over another program's results",
+        lambda p: evaluating(
+            p.best, "--workers", "0", "--output-dir", p.copied(results_json='{"checkpoint": "llama.pt", "AP": 1}')
+        ),
+        "run/results.json is not of an earlier evaluate; choose another --output-dir",
+    ),
     # predict
     Bad("predicted: an image missing", lambda p: predicting(p, "a.png"), "image a.png does not exist"),
     Bad(

@@ -858,9 +858,9 @@ def test_n5_who_looks_at_a_picture_sees_the_last_one_or_the_next(
     picture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.png"
-    write_picture(path, picture)
+    write_picture(path, picture, "train")
     seen = []
     monkeypatch.setattr(files.os, "fsync", lambda _: seen.append(Image.open(path).copy().size))
-    write_picture(path, Image.new("RGB", (30, 40)))
+    write_picture(path, Image.new("RGB", (30, 40)), "train")
     assert seen[0] != (30, 40)
     assert Image.open(path).size == (30, 40)

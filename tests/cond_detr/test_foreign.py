@@ -15,6 +15,7 @@ from transformers import ConditionalDetrForObjectDetection, DetrForObjectDetecti
 from cond_detr import DETR, ConditionalDETR, Detector, InputError, cli, preset
 from cond_detr.attention_maps import __main__ as attention_maps
 from cond_detr.classes import UNUSED, Classes
+from cond_detr.config import configure
 from cond_detr.convert import __main__ as convert
 from cond_detr.evaluate import __main__ as evaluate
 from cond_detr.models.model import new_network
@@ -124,6 +125,19 @@ def test_a_file_of_the_authors_and_back(make: object, tmp_path: Path) -> None:
     back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_a_folder_with_such_files_is_not_written_to(name: str, tmp_path: Path) -> None:
+    """The source may be one of them, or a run's settings."""
+    config = configure(preset("shapes"), {"backbone": "resnet18", "encoder_layers": 1, "decoder_layers": 1})
+    model = ConditionalDETR.new(config, Classes(("a",), (1,)))
+    source = tmp_path / "a.pt"
+    Checkpoint(source, model.config, model.classes, model.network.state_dict()).save()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("somebody's")
+    assert run_convert(source, tmp_path / "out", "--to", "transformers") == 2
+    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [(name, "somebody's")]
 
 
 def test_class_names_beside_the_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Prediction: the same boxes from the class and from the command, names in every output, and bad input."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from cond_detr import ConditionalDETR, InputError, cli, preset
+from cond_detr.check_data import __main__ as check_data
 from cond_detr.classes import Classes
 from cond_detr.predict import __main__ as predict
 from cond_detr.predict.detections import Detections
@@ -209,6 +211,30 @@ def test_pictures_never_replace_photos(checkpoint: Path, tmp_path: Path) -> None
     assert run_predict("--checkpoint", checkpoint, "--output-dir", photo.parent, photo.parent) == 0
     assert photo.read_bytes() == before
     assert (tmp_path / "photos" / "a-2.png").exists()
+
+
+def test_a_picture_that_was_changed_since_stays(checkpoint: Path, tmp_path: Path) -> None:
+    photos, out = [picture(tmp_path / f"{name}.png", (60, 40)) for name in "ab"], tmp_path / "out"
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", out, *photos) == 0
+    Image.new("RGB", (5, 5)).save(out / "a.png")
+    changed = (out / "a.png").read_bytes()
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", out, *photos) == 0
+    assert (out / "a.png").read_bytes() == changed
+    assert {path.stem for path in out.glob("*.png")} == {"a", "a-2", "b"}
+
+
+def test_commands_do_not_replace_each_others_pictures(checkpoint: Path, tmp_path: Path) -> None:
+    photo = picture(tmp_path / "train.png", (60, 40))
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", photo) == 0
+    with pytest.raises(InputError, match=r"train\.png is there already, and not of cond-detr check-data; choose"):
+        check_data.main([str(tmp_path), "--output-dir", str(tmp_path / "out")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_quietly_with_a_name_that_is_no_text(checkpoint: Path, tmp_path: Path) -> None:
+    name = tmp_path / os.fsdecode(b"by\xfftes.png")
+    picture(tmp_path / "a.png", (60, 40)).rename(name)
+    assert run_predict("-q", "--checkpoint", checkpoint, "--output-dir", tmp_path / "out", name) == 0
 
 
 @pytest.mark.parametrize(

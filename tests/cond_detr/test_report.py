@@ -21,9 +21,10 @@ from cond_detr.evaluate.coco_metrics import Confusion, Evaluation
 from cond_detr.evaluate.diagnosis import KINDS
 from cond_detr.predict.detections import Detections
 from cond_detr.report import __main__ as report
+from cond_detr.report.__main__ import check_page
 from cond_detr.report.figures import over_score, score_figure, short
 from cond_detr.report.judged import Judged, judge_class, quality, relabelled
-from cond_detr.report.page import page, read_history
+from cond_detr.report.page import GENERATOR, page, read_history
 from cond_detr.report.tables import confusion_table
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.weights.progress import RECORDED
@@ -250,3 +251,13 @@ def test_a_page_does_not_replace_a_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--output must be a page that ends in \.html, got .*best\.pt"):
         report.main([str(tmp_path), "--output", str(tmp_path / "best.pt")])
     assert (tmp_path / "best.pt").read_bytes() == b"weights"
+
+
+def test_only_an_earlier_report_is_replaced_unasked(tmp_path: Path) -> None:
+    page_of_others = tmp_path / "report.html"
+    page_of_others.write_text("<html>precious</html>")
+    with pytest.raises(InputError, match=r"report\.html is there already, and no report; choose another --output"):
+        report.main([str(tmp_path)])
+    assert page_of_others.read_text() == "<html>precious</html>"
+    page_of_others.write_text(f"<html>{GENERATOR}</html>")
+    check_page(page_of_others)

@@ -14,7 +14,7 @@ from cond_detr.train.run_folder import FIRST, LATER, RunFolder
 def test_nothing_of_others_is_replaced(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text('{"architectures": ["a model of another package"]}')
-    with pytest.raises(InputError, match=rf"`output_dir` .* has a {name}, which a run would replace; choose another"):
+    with pytest.raises(InputError, match=rf"`output_dir` .* has a {name}, which would be replaced; choose another"):
         RunFolder.plan(tmp_path, "shapes")
     folder = RunFolder(tmp_path)
     with pytest.raises(InputError, match="choose another folder"), folder.locked(new=True):
@@ -27,7 +27,7 @@ def test_nothing_of_others_is_replaced(tmp_path: Path, name: str) -> None:
 def test_results_of_a_run_without_its_state_are_not_replaced(tmp_path: Path, name: str) -> None:
     RunFolder(tmp_path).write_config(preset("shapes"))
     (tmp_path / name).touch()
-    with pytest.raises(InputError, match=f"has a {name}, which a run would replace"):
+    with pytest.raises(InputError, match=f"has a {name}, which would be replaced"):
         RunFolder.plan(tmp_path, "shapes")
 
 
