@@ -68,7 +68,7 @@ def convert(dataset_dir: Path, split: str, target: Path, val_fraction: float) ->
             raise InputError(f"image {name} is not in {found.folder}")
         place(path, target / split / name)
     make_folder(target / "annotations")
-    write_coco(found, target / "annotations" / f"instances_{split}.json")
+    write_coco(found, annotations, target / "annotations" / f"instances_{split}.json")
     return f"{split}: {describe(annotations)}"
 
 

@@ -65,7 +65,8 @@ def pack(dataset_dir: Path, split: str, target: Path, megabytes: int) -> str:
     found = find_split(dataset_dir, split, DataConfig.val_fraction)
     folder = found.folder
     load = FolderLoader(folder, shards=Shards.open(folder))
-    names = list(dict.fromkeys(PurePosixPath(name).as_posix() for name in found.annotations().images.names))
+    annotations = found.annotations()
+    names = list(dict.fromkeys(PurePosixPath(name).as_posix() for name in annotations.images.names))
     for name in names:  # before the first is read
         if not load.holds(name):
             raise InputError(f"image {name} is not in {folder}")
@@ -73,7 +74,7 @@ def pack(dataset_dir: Path, split: str, target: Path, megabytes: int) -> str:
     make_folder(target / "annotations")
     bar = progress.bar(names, f"pack {split}", unit="image", leave=False)
     count = write_shards(target / split, ((name, load.bytes_of(name)) for name in bar), megabytes)
-    write_coco(found, target / "annotations" / f"instances_{split}.json")
+    write_coco(found, annotations, target / "annotations" / f"instances_{split}.json")
     return f"{split}: {counted(count, tar_files(target / split))}"
 
 

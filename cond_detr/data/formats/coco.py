@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from cond_detr.data.annotation_checks import read_annotations
+from cond_detr.data.annotations import Annotations
 from cond_detr.data.formats.split import NAMES, Split
 from cond_detr.errors import InputError
-from cond_detr.files import why_no_folder
+from cond_detr.files import read_json, why_no_folder, write_json
 
 ROBOFLOW = "_annotations.coco.json"
 # Of an annotation file, what is looked at to see whether it is one
@@ -51,6 +52,7 @@ def in_file(file: Path, images: Path, name: str) -> Split:
 
 def of_other_splits(file: Path) -> list[Path]:
     """The annotation files that lie where those of a data set's other splits do, in COCO's folders or Roboflow's."""
+    file = file.absolute()
     if file.name == ROBOFLOW:
         every = file.parent.parent.glob(f"*/{ROBOFLOW}")
     elif file.name.startswith("instances_"):
@@ -95,13 +97,26 @@ def looks_like_coco(file: Path) -> bool:
     return any(key in text for key in (b'"images"', b'"annotations"', b'"categories"'))
 
 
-def write_coco(split: Split, target: Path) -> None:
+def write_coco(split: Split, annotations: Annotations, target: Path) -> None:
     """Writes the annotations of a split as a file in COCO's format; a file that is in it already is copied.
 
+    Which categories only group others depends on all splits. If the copy alone would say something else, it gets no
+    groups.
+
+    Args:
+        split: the split.
+        annotations: what it has.
+        target: the file.
+
     Raises:
-        InputError: if the annotations cannot be used.
+        InputError: if the file cannot be read.
     """
-    if split.annotation_file:
-        shutil.copyfile(split.annotation_file, target)
-    else:
-        target.write_text(json.dumps(split.annotations().to_coco()), encoding="utf-8")
+    if split.annotation_file is None:
+        write_json(target, annotations.to_coco())
+        return
+    shutil.copyfile(split.annotation_file, target)
+    if read_annotations(target).classes != annotations.classes:
+        content = read_json(target, "annotation file")
+        ids = set(annotations.classes.category_ids)
+        used = [category for category in content["categories"] if int(category["id"]) in ids]  # which may be text
+        write_json(target, {**content, "categories": [{**each, "supercategory": "none"} for each in used]})

@@ -12,9 +12,9 @@ from cond_detr.data.formats.headers import size_of
 from cond_detr.data.formats.split import NAMES, Objection, Split, checked
 from cond_detr.data.images import IMAGE_SUFFIXES, Size
 from cond_detr.errors import InputError, shown
-from cond_detr.files import read_text
+from cond_detr.files import read_bytes, read_text
 
-# Characters of an XML file: what an image's boxes never need
+# Bytes of an XML file: what an image's boxes never need
 LONGEST = 1 << 24
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FLAGS = dict.fromkeys(("", "0", "0.0", "false", "no", "unspecified"), 0)
@@ -108,21 +108,29 @@ def size_in(root: ElementTree.Element) -> Size | None:
     return (int(width), int(height)) if width and height and min(width, height) >= 1 else None
 
 
+class _WithoutEntities(ElementTree.TreeBuilder):
+    """Refuses document types, in which entities are declared."""
+
+    def doctype(self, *_: Any) -> None:
+        raise ValueError("it declares a document type, which annotations do not need")
+
+
 def parsed(file: Path) -> ElementTree.Element:
     """The root of an XML file; one that declares entities is refused.
 
     Raises:
         InputError: if it is missing, too long or no XML.
     """
-    text = read_text(file, "annotation file")
-    if len(text) > LONGEST:
-        raise InputError(f"annotation file {file} has {len(text)} characters, more than {LONGEST}")
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise InputError(f"annotation file {file} declares a document type, which annotations do not need")
+    content = read_bytes(file, "annotation file")
+    if len(content) > LONGEST:
+        raise InputError(f"annotation file {file} has {len(content)} bytes, more than {LONGEST}")
     try:
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
+        # in the encoding that it declares
+        return ElementTree.fromstring(content, ElementTree.XMLParser(target=_WithoutEntities()))
+    except ElementTree.ParseError as error:
         raise InputError(f"annotation file {file} is no XML: {error}") from None
+    except (ValueError, LookupError) as error:
+        raise InputError(f"annotation file {file} cannot be used: {error}") from None
 
 
 def image_of(root: ElementTree.Element, file: Path, images: Path) -> Path:

@@ -1,11 +1,12 @@
 """YOLO's format: ``data.yaml`` with folders and class names, and a text file of labels for each image."""
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -16,12 +17,27 @@ from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_text
 
+NAMED = "data.yaml"
 # Decimals of a box in pixels, as COCO has them; six digits of a fraction are exact to that
 DIGITS = 2
 # Fractions of the image size beyond this are pixels, or something else
 LARGEST = 2.0
-# How YAML spells that there is nothing
-NOTHING = ("", "~", "null", "Null", "NULL")
+# Entries of a table, with those of the tables that are merged into it
+MOST_ENTRIES = 100_000
+# How YAML spells that there is nothing, or no such split
+NOTHING = ("", "~", "null", "Null", "NULL", "false", "False", "FALSE")
+
+
+class AsWritten(yaml.SafeLoader):
+    """Values as they are written: YAML would read a class "no" as False, and "010" as 8. Merge keys are followed."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Follows merge keys, a few lines of which ask older PyYAML for any number of entries."""
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_ENTRIES:
+            raise yaml.YAMLError(f"a table has more than {MOST_ENTRIES} entries")
 
 
 def of_yolo(folder: Path, split: str) -> Split | None:
@@ -30,8 +46,8 @@ def of_yolo(folder: Path, split: str) -> Split | None:
     Raises:
         InputError: if it says what cannot be.
     """
-    for file in [folder / "data.yaml", *sorted(folder.glob("*.y*ml"))]:
-        if file.is_file() and (content := settings(file)):
+    for file in [folder / NAMED, *sorted(folder.glob("*.y*ml"))]:
+        if content := settings(file) if file.name == NAMED else settings_of_any(file):
             entry = next((content[name] for name in NAMES[split] if content.get(name)), None)
             if entry is None:
                 return None
@@ -39,21 +55,29 @@ def of_yolo(folder: Path, split: str) -> Split | None:
             if not images:
                 raise InputError(f"{file}: expected images in {shown(entry)}, found none")
             place = common_folder(images)
-            read = partial(read_labels, file, class_names(file, content["names"]), place, images)
+            read = partial(read_labels, file, class_names(file, content["names"], content.get("nc")), place, images)
             return Split("YOLO", place, read, alone=isinstance(entry, str) and not entry.endswith(".txt"))
     return None
 
 
+def settings_of_any(file: Path) -> dict[str, Any] | None:
+    """As :func:`settings`, of a file that may be about something else, and then may be no YAML."""
+    with contextlib.suppress(InputError):
+        return settings(file)
+    return None
+
+
 def settings(file: Path) -> dict[str, Any] | None:
-    """The content of a YAML file, if it is about a data set.
+    """The content of a YAML file, if it is there and about a data set.
 
     Raises:
         InputError: if it is no YAML.
     """
+    if not file.is_file():
+        return None
     text = read_text(file, "data set's description")
     try:
-        # all values as they are written: YAML would read a class "no" as False, and "010" as 8
-        content = yaml.load(text, yaml.BaseLoader)
+        content = yaml.load(text, AsWritten)
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         raise InputError(f"{file} is no YAML: {what_is_wrong(error)}") from None
     if not isinstance(content, dict) or "names" not in content or "train" not in content:
@@ -68,18 +92,22 @@ def what_is_wrong(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def class_names(file: Path, names: Any) -> list[str]:
+def class_names(file: Path, names: Any, count: Any = None) -> list[str]:
     """The class names of a list, or of a table from 0 on.
 
     Raises:
-        InputError: if they are neither.
+        InputError: if they are neither, or not as many as the file says.
     """
-    if isinstance(names, dict) and names.keys() == {str(i) for i in range(len(names))}:
-        names = [names[str(i)] for i in range(len(names))]
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+    if isinstance(names, dict) and all(isinstance(key, str) and key.isdecimal() and len(key) < 10 for key in names):
+        numbered = {int(key): name for key, name in names.items()}
+        if numbered.keys() == set(range(len(names))):
+            names = [numbered[i] for i in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise InputError(
             f"{file}: names must be a list of class names, or a table of them from 0 on, got {shown(names)}"
         )
+    if count is not None and count != str(len(names)):
+        raise InputError(f"{file}: nc must be the number of names, {len(names)}, got {shown(count)}")
     return names
 
 

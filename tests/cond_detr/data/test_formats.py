@@ -16,8 +16,10 @@ from cond_detr.convert_data.__main__ import main as convert_data
 from cond_detr.data import open_split
 from cond_detr.data.description import describe_data
 from cond_detr.data.formats import find_split
+from cond_detr.data.formats.coco import of_other_splits
 from cond_detr.data.formats.voc import of_voc
 from cond_detr.data.formats.yolo import label_file, parsed
+from cond_detr.pack.__main__ import main as pack
 from cond_detr.train.__main__ import main as train
 from tests.cond_detr.data.data_formats import WRITERS, class_names, content_of, write_one_file, write_voc, write_yolo
 from tests.conftest import write_dataset
@@ -207,6 +209,81 @@ def test_class_names_are_the_words_in_the_file(tmp_path: Path) -> None:
     assert list(find_split(folder, "train", FRACTION).annotations().classes.names) == words
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "base: &b {train: images/train, val: images/val}\n<<: *b\nnames: [cat]\n",
+        "train: images/train\nval: images/val\nnames: {<<: &c {0: cat}}\n",
+        "train: images/train\nval: images/val\nnames: {00: cat}\nnc: 1\n",
+    ],
+)
+def test_tables_that_are_merged_or_numbered(text: str, tmp_path: Path) -> None:
+    folder = one_image(tmp_path)
+    (folder / "data.yaml").write_text(text)
+    for split in ("train", "val"):
+        assert list(find_split(folder, split, FRACTION).annotations().classes.names) == ["cat"]
+
+
+def test_tables_cannot_grow_beyond_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cond_detr.data.formats.yolo.MOST_ENTRIES", 5)
+    folder = one_image(tmp_path)
+    (folder / "data.yaml").write_text("a: &a {k: v, l: v, m: v}\nb: &b {n: v, o: v, p: v}\nc: {<<: [*a, *b]}\n")
+    with pytest.raises(InputError, match="is no YAML: a table has more than 5 entries"):
+        find_split(folder, "train", FRACTION)
+
+
+def test_a_file_beside_it_may_be_about_anything(coco: Path, tmp_path: Path) -> None:
+    folder = write_voc(coco, tmp_path / "data")
+    (folder / "a.yaml").write_text("a: 1\n---\nb: 2\n")
+    (folder / "b.yml").write_bytes(b"\xff\xfe\xff")
+    assert find_split(folder, "train", FRACTION).format == "Pascal VOC"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "iso-8859-1", "utf-16"])
+def test_encodings_of_voc(encoding: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (80, 60)).save(tmp_path / split / "x.jpg")
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+        text = f"<annotation><filename>x.jpg</filename><object><name>épée</name>{box}</object></annotation>"
+        declared = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>'
+        (tmp_path / split / "x.xml").write_bytes((declared + text).encode(encoding))
+    assert list(find_split(tmp_path, "train", FRACTION).annotations().classes.names) == ["épée"]
+
+
+def roboflow(folder: Path) -> Path:
+    """A group, which is a class as well: only the split for tests has an object of it."""
+    for split, category in (("train", 1), ("valid", 1), ("test", 0)):
+        (folder / split).mkdir(parents=True)
+        Image.new("RGB", (80, 60)).save(folder / split / "x.jpg")
+        content = {
+            "images": [{"id": 1, "file_name": "x.jpg", "width": 80, "height": 60}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": category, "bbox": [1, 2, 3, 4], "mark": "mine"}],
+            "categories": [
+                {"id": 0, "name": "cells", "supercategory": "none"},
+                {"id": 1, "name": "red", "supercategory": "cells"},
+            ],
+        }
+        (folder / split / "_annotations.coco.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("command", [convert_data, pack])
+def test_classes_stay_when_the_split_that_shows_them_is_left_behind(command: Any, tmp_path: Path) -> None:
+    folder = roboflow(tmp_path / "data")
+    assert command([str(folder), str(tmp_path / "new")]) == 0
+    for split in ("train", "val"):
+        for each in (folder, tmp_path / "new"):
+            assert list(find_split(each, split, FRACTION).annotations().classes.names) == ["cells", "red"]
+        written = json.loads((tmp_path / f"new/annotations/instances_{split}.json").read_text())
+        assert written["annotations"][0]["mark"] == "mine"
+
+
+def test_other_splits_are_found_from_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(roboflow(tmp_path) / "train")
+    assert len(of_other_splits(Path("_annotations.coco.json"))) == 2
+
+
 def test_lists_of_images_and_several_folders(tmp_path: Path) -> None:
     folder = one_image(tmp_path)
     (folder / "train.txt").write_text("./images/train/x.jpg\nimages/val/x.jpg\n\n")
@@ -239,8 +316,11 @@ YAML = "train: images/train\nval: images/val\nnames: [cat]\n"
     [
         ("data.yaml", "train: [", "is no YAML: line 1: "),
         ("data.yaml", "train: x\nnames: {a\nb: ]", "is no YAML: line 3: "),
-        # a tag calls nothing; it is left out like any other
-        ("data.yaml", "train: !!python/object/apply:os.getcwd []\nnames: [a]\n", "has no data set"),
+        # a tag calls nothing
+        ("data.yaml", "train: !!python/object/apply:os.getcwd []\nnames: [a]\n", "is no YAML: line 1: could not"),
+        ("data.yaml", YAML + "nc: 2\n", "nc must be the number of names, 1, got '2'"),
+        ("data.yaml", YAML.replace("[cat]", "[]"), "names must be a list of class names, or a table"),
+        ("data.yaml", YAML.replace("[cat]", "{" + "0" * 500 + ": cat}"), "names must be a list of class names"),
         ("data.yaml", YAML.replace("[cat]", "{0: cat, dog: 1}"), "names must be a list of class names, or a table"),
         ("data.yaml", YAML.replace("[cat]", "{0: cat, null: dog}"), "names must be a list of class names, or a table"),
         ("data.yaml", YAML.replace("[cat]", "{0: cat, 1: }"), "names must be a list of class names, or a table"),
