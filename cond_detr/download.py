@@ -33,6 +33,7 @@ def check_address(url: str) -> None:
     try:
         address = urlparse(url)
         address.port  # noqa: B018 - raises where it is none
+        (address.hostname or "").encode("idna")  # raises where it is none
     except ValueError as error:
         raise InputError(f"{shortened(url)} is no address: {shortened(str(error))}") from None
     if address.scheme != "https" and not (address.scheme == "http" and address.hostname in THIS_MACHINE):
@@ -197,6 +198,10 @@ def _count(text: str) -> int | None:
 def as_sent(url: str) -> str:
     """An address with what cannot be sent as it is, such as spaces and letters with accents, escaped."""
     parts = urlsplit(url)
+    if not parts.netloc.isascii():
+        user, at, place = parts.netloc.rpartition("@")
+        host, colon, port = place.partition(":")
+        parts = parts._replace(netloc=f"{user}{at}{host.encode('idna').decode()}{colon}{port}")
     as_is = "/%:@!$&'()*+,;=~?"
     return urlunsplit(parts._replace(path=quote(parts.path, safe=as_is), query=quote(parts.query, safe=as_is)))
 

@@ -24,7 +24,7 @@ def quietly() -> Iterator[None]:
     global _quiet
     before, _quiet = _quiet, True
     try:
-        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):  # noqa: PTH123
+        with open(os.devnull, "w", errors="backslashreplace") as nothing, contextlib.redirect_stdout(nothing):  # noqa: PTH123
             yield
     finally:
         _quiet = before

@@ -7,6 +7,7 @@ in the metadata of the file.
 import contextlib
 import io
 import logging
+import math
 import re
 import tempfile
 import warnings
@@ -159,10 +160,11 @@ def check_fits_half(model: Model) -> None:
     """
     most = torch.finfo(torch.float16).max
     for name, tensor in cast_to_half(model.network):
-        if tensor.is_floating_point() and tensor.numel() and not float(tensor.abs().max()) <= most:
-            raise InputError(
-                f"the weights cannot be fp16: {name} has {float(tensor.abs().max()):.3g}, more than {most:g}"
-            )
+        largest = float(tensor.detach().abs().max()) if tensor.is_floating_point() and tensor.numel() else 0.0
+        if math.isnan(largest):
+            raise InputError(f"the weights cannot be fp16: {name} has values that are not finite")
+        if largest > most:
+            raise InputError(f"the weights cannot be fp16: {name} has {largest:.3g}, more than {most:g}")
 
 
 def content(model: Model, kind: str, *, half: bool) -> bytes:

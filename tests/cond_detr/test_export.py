@@ -163,6 +163,10 @@ def test_half_has_no_room_for_large_weights(tmp_path: Path) -> None:
     for name in ("x.onnx", "x.pt2"):
         with pytest.raises(InputError, match=r"cannot be fp16: decoder\..*weight has 7e\+04, more than 65504"):
             export(model, tmp_path / name, half=True)
+    with torch.no_grad():
+        model.network.get_parameter("decoder.layers.0.linear1.weight")[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"cannot be fp16: decoder\..*weight has values that are not finite"):
+        export(model, tmp_path / "x.onnx", half=True)
     assert list(tmp_path.iterdir()) == []
 
 

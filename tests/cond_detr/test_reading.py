@@ -687,7 +687,7 @@ def test_a_pipe_beside_a_file_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["http://localhost:1/é.pt", "https://a..b/x.pt", "http://localhost:1/x\0.pt"])
 def test_addresses_that_cannot_be(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    with pytest.raises(InputError, match="cannot be downloaded"):
+    with pytest.raises(InputError, match=r"cannot be downloaded|a\.\.b/x\.pt is no address: .*label empty"):
         open_source(url)
 
 
