@@ -21,6 +21,8 @@ MOST_IN_MEMORY = 1 << 28
 AT_ONCE = 1 << 16
 # Characters of a message, of what servers say
 LONGEST_REASON = 300
+# Sharp s, final sigma and invisible joiners
+OTHERWISE_TODAY = set("\u00df\u03c2\u200c\u200d")
 THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -33,7 +35,7 @@ def check_address(url: str) -> None:
     try:
         address = urlparse(url)
         address.port  # noqa: B018 - raises where it is none
-        (address.hostname or "").encode("idna")  # raises where it is none
+        in_ascii(address.hostname or "")
     except ValueError as error:
         raise InputError(f"{shortened(url)} is no address: {shortened(str(error))}") from None
     if address.scheme != "https" and not (address.scheme == "http" and address.hostname in THIS_MACHINE):
@@ -201,9 +203,20 @@ def as_sent(url: str) -> str:
     if not parts.netloc.isascii():
         user, at, place = parts.netloc.rpartition("@")
         host, colon, port = place.partition(":")
-        parts = parts._replace(netloc=f"{user}{at}{host.encode('idna').decode()}{colon}{port}")
+        parts = parts._replace(netloc=f"{user}{at}{in_ascii(host)}{colon}{port}")
     as_is = "/%:@!$&'()*+,;=~?"
     return urlunsplit(parts._replace(path=quote(parts.path, safe=as_is), query=quote(parts.query, safe=as_is)))
+
+
+def in_ascii(host: str) -> str:
+    """The name of a host as it is sent.
+
+    Raises:
+        ValueError: if it cannot be one, or has letters for which Python's older rules say another host than today's.
+    """
+    if OTHERWISE_TODAY.intersection(host):
+        raise ValueError(f"write {host} as the registrar does, beginning with xn--")
+    return host.encode("idna").decode()
 
 
 def version_of(headers: Any) -> str | None:

@@ -41,9 +41,9 @@ def write_picture(path: Path, picture: Any, command: str, **options: Any) -> Non
 def is_made_by(path: Path, command: str) -> bool:
     """Whether a file is a PNG picture that :func:`write_picture` has made for a command."""
     if os.path.isfile(path):  # noqa: PTH113 - a pipe would wait for its writer
-        # whatever cannot be read is not ours, nor is a picture so large that Pillow warns of it
+        # whatever cannot be read is not ours; Pillow warns of large pictures, of which only the header is read
         with contextlib.suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("ignore")
             with Image.open(path) as picture:
                 return bool(picture.info.get(MADE_BY) == f"cond-detr {command}")
     return False

@@ -19,6 +19,8 @@ VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpe
 CAMERAS = "/dev/video"
 # Formats of libav that hold pictures themselves: playlists, which lead to other files, are none
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts"
+# Ticks after which a clock of MPEG begins again
+WRAP = 2**33
 # A clock that begins again is none that has come to its end, which libav would make 26 hours of
 OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "correct_ts_overflow": "0"}
 # How a frame becomes upright, by the signs of its display matrix, which says where x and where y are to go
@@ -115,6 +117,7 @@ class Video:
         self._may_pause = "matroska" in self._container.format.name
         # which has times of decoding alone; libav takes them for those of appearance
         self._is_avi = self._container.format.name == "avi"
+        self._wraps = self._container.format.name in {"mpegts", "mpeg"}
         self._seconds = self._announced_seconds()
 
     def __enter__(self) -> "Video":
@@ -133,11 +136,13 @@ class Video:
         """
         import av
 
-        number = 0
+        number, before = 0, None
         clock = Clock(1 / self.rate)
         try:
             for frame in self._container.decode(self._stream):
                 ticks, unit = frame.dts if self._is_avi else frame.pts, Fraction(frame.time_base)
+                if self._wraps and ticks is not None:
+                    before = ticks = ticks if before is None else nearest(ticks, before)
                 duration = frame.duration * unit if frame.duration else None
                 time = clock.shows(None if ticks is None else ticks * unit, duration)
                 turn = turn_of(frame)
@@ -184,11 +189,18 @@ class Video:
 
     def _announced_seconds(self) -> Fraction:
         """When it should end, as the file says; 0 if it does not."""
+        if self._is_avi and self.count:  # without its end, libav guesses from its size
+            return self.count / self.rate
         if self._stream.duration is not None and self._stream.time_base is not None:
             return ((self._stream.start_time or 0) + self._stream.duration) * self._stream.time_base
         # that of the longest stream, which may be the sound
         alone = len(self._container.streams) == 1 and self._container.duration is not None
         return Fraction(self._container.duration, MICROSECONDS) if alone else Fraction(0)
+
+
+def nearest(ticks: int, before: int) -> int:
+    """The time next to another one, of those that a clock of 33 bits shows alike."""
+    return before + (ticks - before + WRAP // 2) % WRAP - WRAP // 2
 
 
 def _some_of(count: int) -> float:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +107,17 @@ class RunFolder:
                 f"`output_dir` {self.path} already holds a run; continue it with --resume, or choose another folder"
             )
         # a run that was killed before its first checkpoint may begin again
-        check_free(self.path, LATER if self._has_settings() else FIRST + LATER, "`output_dir`")
+        check_free(self.path, LATER if self._has_only_begun() else FIRST + LATER, "`output_dir`")
 
-    def _has_settings(self) -> bool:
-        """Whether config.json is a run's."""
+    def _has_only_begun(self) -> bool:
+        """Whether config.json is as a run writes it, with all settings, and no epoch has ended."""
+        log = self.path / "log.jsonl"
         try:
-            read_dict(read_json(self.path / "config.json", "settings file"))
+            content = read_json(self.path / "config.json", "settings file")
+            complete = json.loads(json.dumps(to_dict(read_dict(content)))) == content
+            return bool(complete) and (not os.path.lexists(log) or not read_text(log, "log"))
         except InputError:
             return False
-        return True
 
     def finished(self) -> bool:
         """Whether the log holds as many epochs as the settings ask for, or their patience is over."""

@@ -339,6 +339,8 @@ def test_addresses_as_people_paste_them() -> None:
     assert as_sent("https://a.org/my photo.jpg?b=ö&c=d%20e#f") == "https://a.org/my%20photo.jpg?b=%C3%B6&c=d%20e#f"
     assert as_sent("https://Пример.example:8443/x.png") == "https://xn--e1afmkfd.example:8443/x.png"
     assert as_sent("https://me@bücher.example/x") == "https://me@xn--bcher-kva.example/x"
+    with pytest.raises(InputError, match=r"is no address: write straße\.de as the registrar does, beginning with xn--"):
+        open_source("https://straße.de/x.pt")
     with pytest.raises(InputError, match="is no address"):
         open_source("https://" + 70 * "é" + ".example/x.pt")
     with pytest.raises(InputError, match="cannot be downloaded"):

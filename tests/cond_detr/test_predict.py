@@ -15,6 +15,7 @@ from PIL import Image
 from cond_detr import ConditionalDETR, InputError, cli, preset
 from cond_detr.check_data import __main__ as check_data
 from cond_detr.classes import Classes
+from cond_detr.pictures import is_made_by, write_picture
 from cond_detr.predict import __main__ as predict
 from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import SMALLEST_SIDE, draw_detections, sheet
@@ -221,6 +222,12 @@ def test_a_picture_that_was_changed_since_stays(checkpoint: Path, tmp_path: Path
     assert run_predict("--checkpoint", checkpoint, "--output-dir", out, *photos) == 0
     assert (out / "a.png").read_bytes() == changed
     assert {path.stem for path in out.glob("*.png")} == {"a", "a-2", "b"}
+
+
+def test_a_very_large_picture_is_known_again(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", Image.new("L", (12_000, 9_000)), "predict")
+    assert is_made_by(tmp_path / "a.png", "predict")
+    assert not is_made_by(tmp_path / "a.png", "check-data")
 
 
 def test_commands_do_not_replace_each_others_pictures(checkpoint: Path, tmp_path: Path) -> None:

@@ -43,8 +43,19 @@ def test_a_run_killed_before_its_first_checkpoint_may_begin_again(tmp_path: Path
     folder.write_log([])
     (tmp_path / "notes.txt").write_text("other files may lie beside it")
     assert RunFolder.plan(tmp_path, "shapes") == folder
+    folder.write_log([{"epoch": 1}])
+    with pytest.raises(InputError, match=r"has a config\.json"):
+        RunFolder.plan(tmp_path, "shapes")
+    folder.write_log([])
     settings = json.loads((tmp_path / "config.json").read_text())
     settings["of another version"] = True
     (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"has a config\.json"):
+        RunFolder.plan(tmp_path, "shapes")
+
+
+def test_settings_by_hand_are_not_replaced(tmp_path: Path) -> None:
+    """``--config`` may name them."""
+    (tmp_path / "config.json").write_text('{"train": {"epochs": 1}}')
     with pytest.raises(InputError, match=r"has a config\.json"):
         RunFolder.plan(tmp_path, "shapes")

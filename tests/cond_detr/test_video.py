@@ -168,6 +168,40 @@ def test_two_films_in_one_file(suffix: str, tmp_path: Path) -> None:
     assert steps.min() >= 0
 
 
+@pytest.mark.parametrize("before", range(1, 8))
+def test_a_clock_that_comes_to_its_end(before: int, tmp_path: Path) -> None:
+    """That of MPEG does so after 26 hours, perhaps among frames that lean on each other."""
+    start = Fraction(2**33, 90_000) - Fraction(before, 25)
+    source = encoded(tmp_path / "a.ts", [start + Fraction(i, 25) for i in range(20)], Fraction(1, 90_000))
+    found = [float(time or 0) for time in read(source)[1]]
+    np.testing.assert_allclose(found, np.arange(20) / 25, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_an_avi_film_without_its_end(share: float, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(100):
+            pixels = noise.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    content = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "a.avi").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"is damaged or was cut off: \d+ of \d+ frames could be read"):
+        read(tmp_path / "a.avi")
+
+
+def test_time_that_is_covered_twice_counts_once() -> None:
+    clock = Clock(Fraction(1, 25))
+    for time in (0, 1, 2, 12, 3, 4, 5, 0, 1):
+        clock.shows(Fraction(time), Fraction(1))
+    assert clock.length == 13
+    clock.shows(Fraction(100))
+    assert clock.length == 100
+
+
 def test_frames_that_an_avi_film_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It counts them nevertheless."""
     times = [Fraction(i, 25) for i in range(60) if i % 3 < 2]

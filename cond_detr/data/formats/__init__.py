@@ -7,7 +7,7 @@ from pathlib import Path
 from cond_detr.data.formats.coco import of_coco, of_one_file, of_roboflow
 from cond_detr.data.formats.split import SPLITS, Split
 from cond_detr.data.formats.voc import of_voc
-from cond_detr.data.formats.yolo import of_yolo
+from cond_detr.data.formats.yolo import check_descriptions, of_yolo
 from cond_detr.errors import InputError
 from cond_detr.files import why_no_folder
 
@@ -46,4 +46,5 @@ def find_split(dataset_dir: Path, split: str, val_fraction: float) -> Split:
             return found
     if found := of_one_file(dataset_dir):
         return found.part(split, val_fraction)
+    check_descriptions(dataset_dir)
     raise InputError(f"dataset folder {dataset_dir} has no data set; expected {EXPECTED}")

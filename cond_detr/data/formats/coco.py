@@ -9,7 +9,7 @@ from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.annotations import Annotations
 from cond_detr.data.formats.split import NAMES, Split
 from cond_detr.errors import InputError
-from cond_detr.files import read_json, why_no_folder, write_json
+from cond_detr.files import read_json, why_no_folder, write_text
 
 ROBOFLOW = "_annotations.coco.json"
 # Of an annotation file, what is looked at to see whether it is one
@@ -112,11 +112,12 @@ def write_coco(split: Split, annotations: Annotations, target: Path) -> None:
         InputError: if the file cannot be read.
     """
     if split.annotation_file is None:
-        write_json(target, annotations.to_coco())
+        write_text(target, json.dumps(annotations.to_coco()))
         return
     shutil.copyfile(split.annotation_file, target)
     if read_annotations(target).classes != annotations.classes:
         content = read_json(target, "annotation file")
         ids = set(annotations.classes.category_ids)
         used = [category for category in content["categories"] if int(category["id"]) in ids]  # which may be text
-        write_json(target, {**content, "categories": [{**each, "supercategory": "none"} for each in used]})
+        content["categories"] = [{**each, "supercategory": "none"} for each in used]
+        write_text(target, json.dumps(content))

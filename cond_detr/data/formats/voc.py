@@ -1,6 +1,8 @@
 """Pascal VOC's format: an XML file for each image."""
 
+import contextlib
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +16,7 @@ from cond_detr.data.images import IMAGE_SUFFIXES, Size
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_bytes, read_text
 
+DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z][\w.-]*)""")
 # Bytes of an XML file: what an image's boxes never need
 LONGEST = 1 << 24
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -125,12 +128,29 @@ def parsed(file: Path) -> ElementTree.Element:
     if len(content) > LONGEST:
         raise InputError(f"annotation file {file} has {len(content)} bytes, more than {LONGEST}")
     try:
-        # in the encoding that it declares
-        return ElementTree.fromstring(content, ElementTree.XMLParser(target=_WithoutEntities()))
+        return ElementTree.fromstring(decoded(content), ElementTree.XMLParser(target=_WithoutEntities()))
     except ElementTree.ParseError as error:
         raise InputError(f"annotation file {file} is no XML: {error}") from None
     except (ValueError, LookupError) as error:
         raise InputError(f"annotation file {file} cannot be used: {error}") from None
+
+
+def decoded(content: bytes) -> str | bytes:
+    """The text of an XML file; where its beginning says the encoding, or nothing does, the content as it is.
+
+    It is UTF-8 if it can be, whatever it declares: many tools declare another. Else Python knows more encodings than
+    the parser.
+
+    Raises:
+        LookupError: if the declared encoding is none.
+        ValueError: if it is another one.
+    """
+    with contextlib.suppress(UnicodeDecodeError):
+        text = content.decode("utf-8-sig")
+        if "\0" not in text:
+            return text
+    declared = DECLARED.match(content)
+    return content.decode(declared[1].decode()) if declared else content
 
 
 def image_of(root: ElementTree.Element, file: Path, images: Path) -> Path:

@@ -22,22 +22,29 @@ NAMED = "data.yaml"
 DIGITS = 2
 # Fractions of the image size beyond this are pixels, or something else
 LARGEST = 2.0
-# Entries of a table, with those of the tables that are merged into it
-MOST_ENTRIES = 100_000
+# Entries of all tables, each counted as often as it is merged into another: a few lines can ask for any number
+MOST_ENTRIES = 1_000_000
 # How YAML spells that there is nothing, or no such split
 NOTHING = ("", "~", "null", "Null", "NULL", "false", "False", "FALSE")
 
 
-class AsWritten(yaml.SafeLoader):
+class AsWritten(yaml.BaseLoader):
     """Values as they are written: YAML would read a class "no" as False, and "010" as 8. Merge keys are followed."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
+    entries = 0
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Makes a table, with what is merged into it."""
+        self.flatten_mapping(node)
+        return dict(super().construct_mapping(node, deep))
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Follows merge keys, a few lines of which ask older PyYAML for any number of entries."""
-        super().flatten_mapping(node)
-        if len(node.value) > MOST_ENTRIES:
-            raise yaml.YAMLError(f"a table has more than {MOST_ENTRIES} entries")
+        """Follows merge keys; it is called for each table that is merged, as often as that is."""
+        self.entries += len(node.value)
+        if self.entries > MOST_ENTRIES:
+            raise yaml.YAMLError(f"tables have more than {MOST_ENTRIES} entries, with what is merged into them")
+        yaml.SafeLoader.flatten_mapping(self, node)
 
 
 def of_yolo(folder: Path, split: str) -> Split | None:
@@ -58,6 +65,16 @@ def of_yolo(folder: Path, split: str) -> Split | None:
             read = partial(read_labels, file, class_names(file, content["names"], content.get("nc")), place, images)
             return Split("YOLO", place, read, alone=isinstance(entry, str) and not entry.endswith(".txt"))
     return None
+
+
+def check_descriptions(folder: Path) -> None:
+    """Checks all YAML files of a folder, where no data set is found.
+
+    Raises:
+        InputError: if one of them is no YAML.
+    """
+    for file in sorted(folder.glob("*.y*ml")):
+        settings(file)
 
 
 def settings_of_any(file: Path) -> dict[str, Any] | None:
@@ -106,9 +123,16 @@ def class_names(file: Path, names: Any, count: Any = None) -> list[str]:
         raise InputError(
             f"{file}: names must be a list of class names, or a table of them from 0 on, got {shown(names)}"
         )
-    if count is not None and count != str(len(names)):
+    if count is not None and not is_number(count, len(names)):
         raise InputError(f"{file}: nc must be the number of names, {len(names)}, got {shown(count)}")
     return names
+
+
+def is_number(text: Any, number: int) -> bool:
+    """Whether a text is a number."""
+    with contextlib.suppress(TypeError, ValueError):
+        return float(text) == number
+    return False
 
 
 def images_of(file: Path, content: dict[str, Any], entry: Any) -> Iterator[Path]:

@@ -215,6 +215,7 @@ def test_class_names_are_the_words_in_the_file(tmp_path: Path) -> None:
         "base: &b {train: images/train, val: images/val}\n<<: *b\nnames: [cat]\n",
         "train: images/train\nval: images/val\nnames: {<<: &c {0: cat}}\n",
         "train: images/train\nval: images/val\nnames: {00: cat}\nnc: 1\n",
+        "train: images/train\nval: images/val\nnames: {!!int 0: cat}\nnc: !!int 01\nx: !env HOME\n",
     ],
 )
 def test_tables_that_are_merged_or_numbered(text: str, tmp_path: Path) -> None:
@@ -224,11 +225,20 @@ def test_tables_that_are_merged_or_numbered(text: str, tmp_path: Path) -> None:
         assert list(find_split(folder, split, FRACTION).annotations().classes.names) == ["cat"]
 
 
-def test_tables_cannot_grow_beyond_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cond_detr.data.formats.yolo.MOST_ENTRIES", 5)
+def test_tables_cannot_grow_beyond_measure(tmp_path: Path) -> None:
     folder = one_image(tmp_path)
-    (folder / "data.yaml").write_text("a: &a {k: v, l: v, m: v}\nb: &b {n: v, o: v, p: v}\nc: {<<: [*a, *b]}\n")
-    with pytest.raises(InputError, match="is no YAML: a table has more than 5 entries"):
+    entries, aliases = ", ".join(f"k{i}: v" for i in range(3000)), ", ".join(["*a"] * 3000)
+    (folder / "data.yaml").write_text(f"a: &a {{{entries}}}\nb: {{<<: [{aliases}]}}\n")
+    with pytest.raises(InputError, match="is no YAML: tables have more than 1000000 entries"):
+        find_split(folder, "train", FRACTION)
+
+
+def test_a_description_of_another_name_that_is_broken(tmp_path: Path) -> None:
+    folder = one_image(tmp_path)
+    (folder / "data.yaml").rename(folder / "mine.yaml")
+    assert find_split(folder, "train", FRACTION).format == "YOLO"
+    (folder / "mine.yaml").write_text("train: [")
+    with pytest.raises(InputError, match=r"mine\.yaml is no YAML: line 1"):
         find_split(folder, "train", FRACTION)
 
 
@@ -239,15 +249,25 @@ def test_a_file_beside_it_may_be_about_anything(coco: Path, tmp_path: Path) -> N
     assert find_split(folder, "train", FRACTION).format == "Pascal VOC"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "iso-8859-1", "utf-16"])
-def test_encodings_of_voc(encoding: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("declared", "encoding"),
+    [
+        ("utf-8", "utf-8-sig"),
+        ("utf8", "utf-8"),  # which the parser does not know by this name
+        ("iso-8859-1", "iso-8859-1"),
+        ("utf-16", "utf-16"),
+        ("gb2312", "utf-8"),  # as many tools declare and do not write
+        ("gb18030", "gb18030"),
+    ],
+)
+def test_encodings_of_voc(declared: str, encoding: str, tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         Image.new("RGB", (80, 60)).save(tmp_path / split / "x.jpg")
         box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
         text = f"<annotation><filename>x.jpg</filename><object><name>épée</name>{box}</object></annotation>"
-        declared = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>'
-        (tmp_path / split / "x.xml").write_bytes((declared + text).encode(encoding))
+        beginning = f'<?xml version="1.0" encoding="{declared}"?>'
+        (tmp_path / split / "x.xml").write_bytes((beginning + text).encode(encoding))
     assert list(find_split(tmp_path, "train", FRACTION).annotations().classes.names) == ["épée"]
 
 
@@ -317,7 +337,8 @@ YAML = "train: images/train\nval: images/val\nnames: [cat]\n"
         ("data.yaml", "train: [", "is no YAML: line 1: "),
         ("data.yaml", "train: x\nnames: {a\nb: ]", "is no YAML: line 3: "),
         # a tag calls nothing
-        ("data.yaml", "train: !!python/object/apply:os.getcwd []\nnames: [a]\n", "is no YAML: line 1: could not"),
+        # a tag calls nothing; it is left out like any other
+        ("data.yaml", "train: !!python/object/apply:os.getcwd []\nnames: [a]\n", "has no data set"),
         ("data.yaml", YAML + "nc: 2\n", "nc must be the number of names, 1, got '2'"),
         ("data.yaml", YAML.replace("[cat]", "[]"), "names must be a list of class names, or a table"),
         ("data.yaml", YAML.replace("[cat]", "{" + "0" * 500 + ": cat}"), "names must be a list of class names"),
