@@ -121,6 +121,7 @@ def test_uneven_times_and_odd_sizes(tmp_path: Path) -> None:
         ((1, 0, 0, -1), lambda lying: lying[::-1]),
         ((0, 1, 1, 0), lambda lying: lying.transpose(1, 0, 2)),
         ((0, -1, -1, 0), lambda lying: lying[::-1, ::-1].transpose(1, 0, 2)),
+        ((-0.99, 0.05, 0.05, 0.99), lambda lying: lying[:, ::-1]),  # and not quite straight
         ((0.7, 0.7, -0.7, 0.7), lambda lying: lying),  # by 45 degrees, which no picture can be
         ((0, 0, 0, 0), lambda lying: lying),
     ],
