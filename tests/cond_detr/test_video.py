@@ -201,6 +201,10 @@ def test_time_that_is_covered_twice_counts_once() -> None:
     assert clock.length == 13
     clock.shows(Fraction(100))
     assert clock.length == 100
+    clock = Clock(Fraction(1, 25))
+    for time in (100, 101, 0, 1):
+        clock.shows(Fraction(time), Fraction(1))
+    assert clock.length == 4
 
 
 def test_frames_that_an_avi_film_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
