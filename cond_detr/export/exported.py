@@ -84,6 +84,11 @@ class Exported(Predictor):
             raise InputError(f"exported file {self.path} cannot be run: {shown(said)}") from None
         if not _fits(found, len(about.classes)):
             raise InputError(f"exported file {self.path} cannot be used: its graph gives no detections of its classes")
+        if ((found.scores < 0) | (found.scores > 1)).any():
+            worst = found.scores.flatten()[(found.scores - 0.5).abs().argmax()]
+            raise InputError(
+                f"exported file {self.path} cannot be used: expected scores from 0 to 1, and its graph gives {worst:g}"
+            )
         return in_pixels(found, [image.size], about.classes)[0]
 
 

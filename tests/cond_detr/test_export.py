@@ -276,6 +276,8 @@ ABOUT = {"classes": {"names": ["a", "b"], "category_ids": [1, 2]}, "image_size":
         ({}, {"labels": np.array([[-1]])}, "no detections of its classes"),
         ({}, {"labels": np.zeros((1, 1), np.float32)}, "no detections of its classes"),
         ({}, {"boxes": np.zeros((1, 2, 4), np.float32)}, "no detections of its classes"),
+        ({}, {"scores": np.array([[1.5]], np.float32)}, "expected scores from 0 to 1, and its graph gives 1.5"),
+        ({}, {"scores": np.array([[-0.5]], np.float32)}, "expected scores from 0 to 1, and its graph gives -0.5"),
         ({}, {"more": np.zeros(1)}, "other inputs or outputs"),
     ],
 )
