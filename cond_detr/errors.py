@@ -30,6 +30,11 @@ def say(line: str, write: Callable[..., None] = print) -> None:
             sys.stderr.flush()
 
 
+def tell(*lines: str) -> None:
+    """Prints lines on stdout. Names in them cannot make a terminal do anything, nor look like lines of their own."""
+    print("\n".join(map(printable, lines)), flush=True)
+
+
 class InputError(ValueError):
     """Bad input from outside.
 

@@ -7,7 +7,9 @@ import fcntl
 import json
 import mmap
 import os
+import re
 import socket
+import stat
 import tempfile
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +21,9 @@ from cond_detr.errors import FULL, InputError, say, shown
 SYSTEM_ERRORS = frozenset(errno.errorcode)
 # How the names of temporary files and folders begin
 UNFINISHED = ".unfinished."
+# What a lock file says, nothing for a moment
+OWNER = re.compile(r"(process \d+ on .*\n)?")
+LONGEST_OWNER = 300
 
 
 @contextlib.contextmanager
@@ -92,7 +97,7 @@ def locked(path: Path) -> Iterator[None]:
         path: the lock file, which is removed afterwards.
 
     Raises:
-        InputError: if another process holds it.
+        InputError: if another process holds it, or it is something else, which would be lost.
     """
     file = _lock(path)
     if file is None:
@@ -100,7 +105,8 @@ def locked(path: Path) -> Iterator[None]:
         yield
         return
     with file:
-        file.truncate(0)
+        file.seek(0)
+        file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         try:
@@ -112,7 +118,7 @@ def locked(path: Path) -> Iterator[None]:
 def _lock(path: Path) -> IO[str] | None:
     """The lock file, open and locked; None if its file system has no locks."""
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = _opened_lock(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -129,6 +135,25 @@ def _lock(path: Path) -> IO[str] | None:
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
         file.close()
+
+
+def _opened_lock(path: Path) -> IO[str]:
+    """Opens a lock file, or makes one; what somebody else has called so is left alone."""
+    try:
+        # a link would lead elsewhere, and a pipe have no other end
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            file = os.fdopen(handle, "r+", encoding="utf-8", errors="replace")
+            if OWNER.fullmatch(file.read(LONGEST_OWNER)):
+                return file
+            file.close()
+        else:
+            os.close(handle)
+    raise InputError(f"{path} is no lock of a run, and would be lost; move it away, or choose another folder")
 
 
 def make_folder(path: Path) -> None:
@@ -211,11 +236,12 @@ def read_text(path: Path, called: str) -> str:
     Raises:
         InputError: if it is missing, no regular file, or not UTF-8.
     """
+    content = read_bytes(path, called)
     try:
-        text = read_bytes(path, called).decode("utf-8-sig")  # some editors begin files with a byte order mark
-        return text.replace("\r\n", "\n").replace("\r", "\n")
+        text = content.decode("utf-8-sig")  # some editors begin files with a byte order mark
     except ValueError as error:
         raise InputError(f"{called} {path} is no text: {error}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def check_free(folder: Path, names: Iterable[str], called: str) -> None:
@@ -285,7 +311,13 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         OSError: if it cannot be written; a file at ``path`` is then left as it was.
     """
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """What :func:`write_json` writes."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", errors="backslashreplace").decode()  # as write_text() does
 
 
 def write_text(path: Path, text: str) -> None:

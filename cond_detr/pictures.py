@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
 from cond_detr.errors import InputError
 from cond_detr.files import replacing
@@ -44,7 +44,7 @@ def is_made_by(path: Path, command: str) -> bool:
         # whatever cannot be read is not ours; Pillow warns of large pictures, of which only the header is read
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
+            with PngImagePlugin.PngImageFile(path) as picture:  # Image.open() refuses very large ones
                 return bool(picture.info.get(MADE_BY) == f"cond-detr {command}")
     return False
 

@@ -12,6 +12,7 @@ from cond_detr.attention_maps.maps import detection_maps
 from cond_detr.cli import command_parser, natural, run, whole
 from cond_detr.data import shapes
 from cond_detr.data.images import open_image
+from cond_detr.errors import tell
 from cond_detr.files import make_folder
 from cond_detr.options import add_running
 from cond_detr.pictures import check_replaceable, write_picture
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_replaceable(path, "attention")
     for path, found in maps.items():
         write_picture(path, draw(image, found), "attention", dpi=130)
-        print(f"{found.name} {found.score:.2f}: {path}")
+        tell(f"{found.name} {found.score:.2f}: {path}")
     return 0
 
 

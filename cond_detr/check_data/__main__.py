@@ -7,7 +7,7 @@ from pathlib import Path
 from cond_detr.check_data.findings import check_split, compare, contact_sheet, table
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.data.formats import SPLITS
-from cond_detr.errors import InputError, printable
+from cond_detr.errors import InputError, printable, tell
 from cond_detr.files import make_folder
 from cond_detr.pictures import check_replaceable, write_picture
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for found in splits:
             sheet = contact_sheet(found, options.images)
             write_picture(options.output_dir / f"{found.split}.png", sheet, "check-data")
-        print(f"\nwrote {' and '.join(f'{found.split}.png' for found in splits)} to {options.output_dir}")
+        tell("", f"wrote {' and '.join(f'{found.split}.png' for found in splits)} to {options.output_dir}")
     return 2 if unusable else 1 if problems else 0
 
 

@@ -13,7 +13,7 @@ from cond_detr.cli import command_parser, run
 from cond_detr.convert.transformers_folder import write_folder
 from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.formats.coco import of_other_splits
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, tell
 from cond_detr.files import make_folder
 from cond_detr.presets import PRESETS
 from cond_detr.weights.checkpoint import write_weights
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         state = from_ours(state, checkpoint.config.model.kind, options.to)
         write_weights(state, options.target)
     kind, backbone = checkpoint.config.model.kind, checkpoint.config.model.backbone
-    print(f"{kind} with {backbone}, {len(checkpoint.classes)} classes: {len(state)} tensors to {options.target}")
+    tell(f"{kind} with {backbone}, {len(checkpoint.classes)} classes: {len(state)} tensors to {options.target}")
     return 0
 
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cond_detr import progress
 from cond_detr.cli import command_parser, run, score
@@ -18,7 +18,7 @@ from cond_detr.data.description import describe
 from cond_detr.data.formats import SPLITS, find_split
 from cond_detr.data.formats.coco import write_coco
 from cond_detr.data.layouts import FolderLoader
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, tell
 from cond_detr.files import make_folder, new_folder
 
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     with new_folder(options.target) as unfinished:
         said = [convert(options.dataset_dir, split, unfinished, options.val_fraction) for split in SPLITS]
-    print("\n".join(said))
+    tell(*said)
     return 0
 
 
@@ -62,7 +62,8 @@ def convert(dataset_dir: Path, split: str, target: Path, val_fraction: float) ->
     found = find_split(dataset_dir, split, val_fraction)
     annotations = found.annotations()
     load = FolderLoader(found.folder)
-    for name in progress.bar(annotations.images.names, f"convert {split}", unit="image", leave=False):
+    names = list(dict.fromkeys(PurePosixPath(name).as_posix() for name in annotations.images.names))
+    for name in progress.bar(names, f"convert {split}", unit="image", leave=False):
         path = load.path_of(name)
         if not path.is_file():
             raise InputError(f"image {name} is not in {found.folder}")

@@ -178,7 +178,8 @@ def check_images(images: Sequence[ImageEntry], name: str) -> None:
             )
         if not in_one_line(image.file_name) or len(image.file_name) > LONGEST_PATH:
             raise InputError(
-                f"{name}: image {shown(image.id)} has a file name that no file can have: {shown(image.file_name)}"
+                f"{name}: image {shown(image.id)} has a file name that is not one line of text, or too long: "
+                f"{shown(image.file_name)}"
             )
     if not images:
         raise InputError(f"{name}: expected at least one image and one category, got none")

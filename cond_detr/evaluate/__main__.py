@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.data.description import describe_data
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, tell
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import evaluate, results_dict
 from cond_detr.files import make_folder, read_json, write_json
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results_dict(evaluation, checkpoint=options.checkpoint, images=len(dataset)),
     )
     print(table(evaluation))
-    print(f"wrote {folder / RESULTS}")
+    tell(f"wrote {folder / RESULTS}")
     return 0
 
 

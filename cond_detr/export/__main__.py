@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cond_detr.cli import command_parser, run
+from cond_detr.errors import tell
 from cond_detr.export.write import FORMATS, export
 from cond_detr.options import add_running
 from cond_detr.weights.options import add_checkpoint, opened
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(argv)
     export(opened(options), options.target, options.format, half=options.half)
-    print(f"wrote {options.target}: images (B, 3, H, W) in, the best detections of each out")
+    tell(f"wrote {options.target}: images (B, 3, H, W) in, the best detections of each out")
     return 0
 
 

@@ -214,12 +214,14 @@ def onnx_content(program: ExportedProgram, about: str, *, half: bool) -> bytes:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps to itself what torch's exporters say of packages and interfaces that nobody here asked for."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

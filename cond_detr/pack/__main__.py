@@ -15,7 +15,7 @@ from cond_detr.data.formats import SPLITS, find_split
 from cond_detr.data.formats.coco import write_coco
 from cond_detr.data.layouts import FolderLoader
 from cond_detr.data.shards import Shards, tar_files, write_index, write_shards
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, tell
 from cond_detr.files import make_folder, new_folder
 
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with new_folder(options.target) as unfinished:
         said = [pack(options.dataset_dir, split, unfinished, options.megabytes) for split in SPLITS]
-    print("\n".join(said))
+    tell(*said)
     return 0
 
 
@@ -94,7 +94,7 @@ def index(dataset_dir: Path) -> None:
     if not folders:
         raise InputError(f"the image folders of {dataset_dir} hold no tar files; name a folder to pack the images into")
     for folder in folders:
-        print(f"{folder}: {counted(write_index(folder), tar_files(folder))}")
+        tell(f"{folder}: {counted(write_index(folder), tar_files(folder))}")
 
 
 if __name__ == "__main__":

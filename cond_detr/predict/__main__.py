@@ -11,7 +11,7 @@ from typing import Any
 from cond_detr import progress
 from cond_detr.cli import command_parser, fail, overlap, positive, run, score
 from cond_detr.data.images import InputSize
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, tell
 from cond_detr.files import make_folder, replacing, write_json
 from cond_detr.models.model import Model
 from cond_detr.options import add_running
@@ -192,7 +192,7 @@ def predict_images(
         return failed
     count = sum(len(result["detections"]) for result in results)
     what = f"{count} objects of a score of {how.threshold:g} or more in {len(results)} images"
-    print(f"{what}; pictures and {PREDICTIONS} in {output.folder}")
+    tell(f"{what}; pictures and {PREDICTIONS} in {output.folder}")
     return failed
 
 
@@ -230,7 +230,7 @@ def predict_video(model: Model, source: Source, how: Search, output: Output) -> 
         return fail(str(error)) // 2
     failed = fail(str(stopped)) // 2 if isinstance(stopped, InputError) else 0
     what = f"{objects} objects of a score of {how.threshold:g} or more in {frames} frames of {source}"
-    print(f"{what}; {picture} and {lines.name} beside it")
+    tell(f"{what}; {picture} and {lines.name} beside it")
     # an interruption is the way to end a camera's film
     if stopped and not failed and not (is_camera(source) and isinstance(stopped, KeyboardInterrupt)):
         raise stopped

@@ -1,5 +1,6 @@
 """Videos and cameras: frames one after the other, through PyAV."""
 
+import contextlib
 import math
 import os
 import struct
@@ -19,8 +20,9 @@ VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpe
 CAMERAS = "/dev/video"
 # Formats of libav that hold pictures themselves: playlists, which lead to other files, are none
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts"
-# Ticks after which a clock of MPEG begins again
+# Ticks after which a clock of MPEG begins again, and the largest step to a frame that can be across that
 WRAP = 2**33
+ACROSS = 60 * 90_000
 # A clock that begins again is none that has come to its end, which libav would make 26 hours of
 OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "correct_ts_overflow": "0"}
 # How a frame becomes upright, by the signs of its display matrix, which says where x and where y are to go
@@ -38,6 +40,8 @@ SIDEWAYS = [turn for (a, *_), turn in UPRIGHT.items() if a == 0]
 FRAMES_PER_SECOND = Fraction(25)
 # Share of a file's frames, or of its seconds, that may be missing at its end: what files say of them is not exact
 MISSING = Fraction(1, 20)
+# Bytes behind the last frame that say nothing
+PADDING = 1 << 16
 # In a second; libav's unit
 MICROSECONDS = 1_000_000
 
@@ -139,7 +143,7 @@ class Video:
         number, before = 0, None
         clock = Clock(1 / self.rate)
         try:
-            for frame in self._container.decode(self._stream):
+            for frame in self._frames():
                 ticks, unit = frame.dts if self._is_avi else frame.pts, Fraction(frame.time_base)
                 if self._wraps and ticks is not None:
                     before = ticks = ticks if before is None else nearest(ticks, before)
@@ -156,6 +160,24 @@ class Video:
         if number == 0:
             raise InputError(f"{self.name} has no frame that can be read")
         self._check_whole(number, clock)
+
+    def _frames(self) -> Iterator[Any]:
+        """What libav decodes. It does not follow a film to another stream than that which began it."""
+        streams = self._container.streams if self._wraps else [self._stream]
+        packets, read = self._container.demux(*streams), 0
+        # where a stream begins on the way, PyAV fails when all has been read
+        with contextlib.suppress(IndexError):
+            for packet in packets:
+                if packet.stream_index == self._stream.index:
+                    yield from packet.decode()
+                elif packet.stream.type == "video":
+                    continue
+                read = max(read, (packet.pos or 0) + packet.size)
+        with contextlib.suppress(EOFError):
+            yield from self._stream.codec_context.decode(None)
+        size = self._container.size
+        if self._wraps and size - read > max(MISSING * size, PADDING):
+            say(f"warning: the last {1 - read / size:.0%} of {self.name} are not of its film, and were not read")
 
     def _check_whole(self, number: int, clock: Clock) -> None:
         """Checks that about as many frames came as the file says, or until about the time that it says it ends at.
@@ -199,8 +221,9 @@ class Video:
 
 
 def nearest(ticks: int, before: int) -> int:
-    """The time next to another one, of those that a clock of 33 bits shows alike."""
-    return before + (ticks - before + WRAP // 2) % WRAP - WRAP // 2
+    """The time next to another one, of those that a clock of 33 bits shows alike; its own if none is near."""
+    step = (ticks - before + WRAP // 2) % WRAP - WRAP // 2
+    return before + step if abs(step) <= ACROSS else ticks
 
 
 def _some_of(count: int) -> float:

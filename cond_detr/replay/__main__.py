@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.config import configure
-from cond_detr.errors import printable
+from cond_detr.errors import tell
 from cond_detr.train.replaying import replay
 from cond_detr.train.run import Running
 from cond_detr.weights.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint = Checkpoint.load(options.file)
     moved = {} if options.dataset_dir is None else {"dataset_dir": options.dataset_dir}
     found = replay(checkpoint, configure(checkpoint.config, moved), running, options.steps)
-    print("\n".join(map(printable, found.lines)))
+    tell(*found.lines)
     return 0 if found.cause else 1
 
 

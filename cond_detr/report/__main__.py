@@ -10,7 +10,7 @@ from pathlib import Path
 from cond_detr.cli import command_parser, run
 from cond_detr.data import open_split
 from cond_detr.data.loading import loading_processes
-from cond_detr.errors import InputError
+from cond_detr.errors import InputError, tell
 from cond_detr.files import replacing
 from cond_detr.options import add_running
 from cond_detr.report.page import GENERATOR, page
@@ -60,10 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"{options.run} is a file; give the folder of the run, {options.run.parent}")
     folder = RunFolder(options.run)
     target = options.output or folder.path / "report.html"
-    if options.output is None:
-        check_page(target)
     if target.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"--output must be a page that ends in .html, got {target}")
+    check_page(target)
     options.checkpoint = folder.best
     model = opened(options)
     data = model.config.data
@@ -76,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 errors="backslashreplace"
             )
         )
-    print(f"wrote {target}")
+    tell(f"wrote {target}")
     return 0
 
 

@@ -12,7 +12,7 @@ from cond_detr import distributed
 from cond_detr.config import Config, RunConfig, configure
 from cond_detr.data import open_split
 from cond_detr.devices import device_named, use_threads
-from cond_detr.errors import InputError, shown
+from cond_detr.errors import InputError, shown, tell
 from cond_detr.models.model import Model
 from cond_detr.models.normalization import SyncedBatchNorm2d
 from cond_detr.models.resnet import LAYOUTS
@@ -206,8 +206,8 @@ def _say_and_train(trainer: Trainer, data: Data, start: str, loggers: list[Logge
     recorder, folder = trainer.recorder, trainer.recorder.folder
     if distributed.rank() == 0:
         print(describe(trainer.model, data.train, data.val))
-        print(f"start       {start}")
-        print(f"run folder  {folder.path}", flush=True)
+        tell(f"start       {start}")
+        tell(f"run folder  {folder.path}")
         recorder.begin_logging(loggers, trainer.progress.history)
     try:
         with fp32_products(trainer.config.train.matmul_precision, trainer.device):
@@ -223,7 +223,7 @@ def _say_and_train(trainer: Trainer, data: Data, start: str, loggers: list[Logge
         progress, train = trainer.progress, trainer.config.train
         if progress.epoch < train.epochs:
             print(f"stopped     no better AP for {train.patience} epochs")
-        print(f"{best}; see {folder.path}/metrics.png and {folder.predictions}")
+        tell(f"{best}; see {folder.path}/metrics.png and {folder.predictions}")
 
 
 def check_auto(config: Config, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from cond_detr.config import Config, read_dict, to_dict
 from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import results_dict
-from cond_detr.files import check_free, locked, make_folder, read_json, read_text, write_json, write_text
+from cond_detr.files import check_free, json_text, locked, make_folder, read_json, read_text, write_json, write_text
 from cond_detr.pictures import write_picture
 from cond_detr.train.curves import metrics_figure
 from cond_detr.weights.progress import is_over
@@ -110,12 +110,11 @@ class RunFolder:
         check_free(self.path, LATER if self._has_only_begun() else FIRST + LATER, "`output_dir`")
 
     def _has_only_begun(self) -> bool:
-        """Whether config.json is as a run writes it, with all settings, and no epoch has ended."""
-        log = self.path / "log.jsonl"
+        """Whether config.json is as a run writes it, to the letter, and no epoch has ended."""
+        path, log = self.path / "config.json", self.path / "log.jsonl"
         try:
-            content = read_json(self.path / "config.json", "settings file")
-            complete = json.loads(json.dumps(to_dict(read_dict(content)))) == content
-            return bool(complete) and (not os.path.lexists(log) or not read_text(log, "log"))
+            complete = json_text(to_dict(read_dict(read_json(path, "settings file"))))
+            return complete == read_text(path, "settings file") and not (os.path.lexists(log) and read_text(log, "log"))
         except InputError:
             return False
 

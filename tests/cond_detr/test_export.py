@@ -1,6 +1,7 @@
 """Exported files give what the model gives, for any number and size of images, and the same detections."""
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from cond_detr.export import Exported, export
 from cond_detr.export import __main__ as exporting
 from cond_detr.export.about import KEY
 from cond_detr.export.onnx_half import PRODUCTS, nodes_of_scores
-from cond_detr.export.write import OPSET, Exportable, HalfExportable
+from cond_detr.export.write import OPSET, Exportable, HalfExportable, quiet
 from cond_detr.models.attention import ConditionalCrossAttention
 from cond_detr.models.predictions import Ranked
 from cond_detr.presets import as_detr, preset
@@ -195,6 +196,15 @@ def test_openvino_gives_what_the_model_gives(half: bool, tmp_path: Path) -> None
             near = (2e-2, 4e-2) if half else (1e-3, 1e-4)
             same = compared(got, Ranked(*Exportable(model).eval()(images)), *near)
             assert half or same > 0.3
+
+
+@pytest.mark.parametrize("name", ["torch.onnx", "onnxscript.optimizer"])
+def test_what_exporters_say_is_not_shown(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with quiet():
+        logging.getLogger(name).warning("of no interest")
+    assert not caplog.records
+    logging.getLogger(name).warning("of interest")
+    assert caplog.records
 
 
 def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

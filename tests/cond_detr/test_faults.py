@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from pycocotools import mask
 
-from cond_detr import ConditionalDETR, Detection, Detections, InputError, cli, files
+from cond_detr import ConditionalDETR, Detection, Detections, InputError, cli, errors, files
 from cond_detr.check_data.findings import check_split
 from cond_detr.classes import Classes
 from cond_detr.config import Config, DataConfig, to_dict
@@ -677,6 +677,49 @@ def test_s4_a_file_system_without_locks(tmp_path: Path, capsys: pytest.CaptureFi
         with files.locked(tmp_path / "run.lock"):
             pass
     assert "file system without locks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["notes", "link", "dangling link", "pipe", "folder", "socket"])
+def test_s4_what_is_no_lock_is_left_alone(kind: str, tmp_path: Path) -> None:
+    lock, notes = tmp_path / "run.lock", tmp_path / "notes"
+    notes.write_text("my notes")
+    with socket.socket(socket.AF_UNIX) as server:
+        {
+            "notes": lambda: notes.rename(lock),
+            "link": lambda: lock.symlink_to(notes),
+            "dangling link": lambda: lock.symlink_to(tmp_path / "none"),
+            "pipe": lambda: os.mkfifo(lock),
+            "folder": lock.mkdir,
+            "socket": lambda: server.bind(str(lock)),
+        }[kind]()
+        before = lock.lstat()
+        with pytest.raises(InputError, match=r"run\.lock is no lock of a run, and would be lost"), files.locked(lock):
+            pass
+    assert lock.lstat().st_ino == before.st_ino
+    assert (lock if kind == "notes" else notes).read_text() == "my notes"
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("left", ["", "process 123 on a-host.example\n"])
+def test_s4_a_lock_that_a_killed_run_has_left(left: str, tmp_path: Path) -> None:
+    lock = tmp_path / "run.lock"
+    lock.write_text(left)
+    with files.locked(lock):
+        assert lock.read_text().startswith(f"process {os.getpid()} on")
+    assert not lock.exists()
+
+
+def test_what_cannot_be_read_is_said_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in (("none", "does not exist"), (".", "is a folder"), ("pipe", "is no regular file")):
+        with pytest.raises(InputError) as raised:
+            files.read_text(tmp_path / name, "log")
+        assert str(raised.value) == f"log {tmp_path / name} {why}"
+
+
+def test_names_cannot_look_like_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    errors.tell("wrote a\x1b[31m\nwrote b", "wrote c\udce9")
+    assert capsys.readouterr().out == "wrote a\\x1b[31m\\nwrote b\nwrote c\\udce9\n"
 
 
 def test_s5_errors_name_the_file_that_was_meant(tmp_path: Path) -> None:

@@ -345,9 +345,9 @@ def box(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (json.dumps(image(file_name="a\0.png")), "image 1 has a file name that no file can have"),
-        (json.dumps(image(file_name="\udce9.png")), "image 1 has a file name that no file can have"),
-        (json.dumps(image(file_name="a" * 5000)), "image 1 has a file name that no file can have"),
+        (json.dumps(image(file_name="a\0.png")), "image 1 has a file name that is not one line of text"),
+        (json.dumps(image(file_name="\udce9.png")), "image 1 has a file name that is not one line of text"),
+        (json.dumps(image(file_name="a" * 5000)), "image 1 has a file name that is not one line of text"),
         (json.dumps(image(width=10**400)), "image 1 must have a width and a height of 1 to 1000000 pixels"),
         (json.dumps(image(width=0)), "image 1 must have a width and a height of 1 to 1000000 pixels"),
         (json.dumps(box(bbox=None)), "annotation 1 (a.png) has no box: bbox is None, and there is no segmentation"),

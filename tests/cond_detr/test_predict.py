@@ -228,6 +228,8 @@ def test_a_very_large_picture_is_known_again(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", Image.new("L", (12_000, 9_000)), "predict")
     assert is_made_by(tmp_path / "a.png", "predict")
     assert not is_made_by(tmp_path / "a.png", "check-data")
+    write_picture(tmp_path / "large.png", Image.new("1", (20_000, 10_000)), "check-data")  # Pillow fears a bomb
+    assert is_made_by(tmp_path / "large.png", "check-data")
 
 
 def test_commands_do_not_replace_each_others_pictures(checkpoint: Path, tmp_path: Path) -> None:

@@ -253,11 +253,12 @@ def test_a_page_does_not_replace_a_model(tmp_path: Path) -> None:
     assert (tmp_path / "best.pt").read_bytes() == b"weights"
 
 
-def test_only_an_earlier_report_is_replaced_unasked(tmp_path: Path) -> None:
-    page_of_others = tmp_path / "report.html"
+@pytest.mark.parametrize("name", ["report.html", "page.htm"])
+def test_only_an_earlier_report_is_replaced(name: str, tmp_path: Path) -> None:
+    page_of_others = tmp_path / name
     page_of_others.write_text("<html>precious</html>")
-    with pytest.raises(InputError, match=r"report\.html is there already, and no report; choose another --output"):
-        report.main([str(tmp_path)])
+    with pytest.raises(InputError, match=rf"{name} is there already, and no report; choose another --output"):
+        report.main([str(tmp_path), *(["--output", str(page_of_others)] if name == "page.htm" else [])])
     assert page_of_others.read_text() == "<html>precious</html>"
     page_of_others.write_text(f"<html>{GENERATOR}</html>")
     check_page(page_of_others)

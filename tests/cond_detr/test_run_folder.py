@@ -54,6 +54,15 @@ def test_a_run_killed_before_its_first_checkpoint_may_begin_again(tmp_path: Path
         RunFolder.plan(tmp_path, "shapes")
 
 
+def test_settings_written_by_something_else_are_not_replaced(tmp_path: Path) -> None:
+    """With all there are: somebody's, perhaps the ones that ``--config`` names."""
+    RunFolder(tmp_path).write_config(preset("shapes"))
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"has a config\.json"):
+        RunFolder.plan(tmp_path, "shapes")
+
+
 def test_settings_by_hand_are_not_replaced(tmp_path: Path) -> None:
     """``--config`` may name them."""
     (tmp_path / "config.json").write_text('{"train": {"epochs": 1}}')

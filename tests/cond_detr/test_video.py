@@ -169,6 +169,36 @@ def test_two_films_in_one_file(suffix: str, tmp_path: Path) -> None:
     assert steps.min() >= 0
 
 
+@pytest.mark.parametrize("hours", [5, 14, 20, 26])
+def test_the_first_film_is_late(hours: int, tmp_path: Path) -> None:
+    """Where the second one begins is behind the end of a clock of 26 hours, or else before the first one."""
+    for name, start in (("a.ts", Fraction(3600 * hours)), ("b.ts", Fraction(0))):
+        encoded(tmp_path / name, [start + Fraction(i, 25) for i in range(30)], Fraction(1, 90_000))
+    (tmp_path / "a.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    times = [float(time or 0) for time in read(tmp_path / "a.ts")[1]]
+    np.testing.assert_allclose(np.diff(times), 0.04, atol=0.041)
+    assert len(times) == 60
+
+
+@pytest.mark.parametrize("programme", ["0x1000", "0x1200"])
+def test_another_film_behind_it(programme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its pictures are a stream of their own, which libav knows from the beginning or comes upon."""
+    noise = np.random.default_rng(0)
+    for name, options in (("a.ts", {}), ("b.ts", {"mpegts_start_pid": "0x200", "mpegts_pmt_start_pid": programme})):
+        with av.open(str(tmp_path / name), "w", options=options) as container:
+            stream = container.add_stream("mpeg2video", rate=25)
+            stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 96, 64, "yuv420p", 8_000_000
+            for _ in range(40):
+                pixels = noise.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    assert len(read(tmp_path / "a.ts")[0]) == 40
+    assert capsys.readouterr().err == ""
+    (tmp_path / "a.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    assert len(read(tmp_path / "a.ts")[0]) == 40
+    assert "warning: the last 50% of video" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("before", range(1, 8))
 def test_a_clock_that_comes_to_its_end(before: int, tmp_path: Path) -> None:
     """That of MPEG does so after 26 hours, perhaps among frames that lean on each other."""

@@ -1,6 +1,6 @@
 """A split of a data set in whatever format it lies there, and how it is read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -86,6 +86,11 @@ def part_of(annotations: Annotations, split: str, fraction: float) -> Annotation
         images=Images(images.ids[chosen], Texts.of(images.names[i] for i in chosen.tolist()), images.sizes[chosen]),
         objects=replace(kept, images=position[kept.images]),
     )
+
+
+def in_order(files: Iterable[Path]) -> list[Path]:
+    """Files without hidden ones: macOS puts one beside each file on other systems' disks."""
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def checked(

@@ -1,5 +1,6 @@
 """Pascal VOC's format: an XML file for each image."""
 
+import codecs
 import contextlib
 import math
 import re
@@ -11,12 +12,23 @@ from typing import Any
 
 from cond_detr.data.annotations import Annotations
 from cond_detr.data.formats.headers import size_of
-from cond_detr.data.formats.split import NAMES, Objection, Split, checked
+from cond_detr.data.formats.split import NAMES, Objection, Split, checked, in_order
 from cond_detr.data.images import IMAGE_SUFFIXES, Size
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_bytes, read_text
 
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z][\w.-]*)""")
+# Python's names of what text is written in; it has others, which take hours for a file, or are none of text
+ENCODINGS = re.compile(
+    r"ascii|utf-(8|16|32).*|iso8859-\d+|cp\d+|mac-\w+|koi8-\w|tis-620|ptcp154|kz1048"
+    r"|gb\w+|big5\w*|shift_jis\w*|euc_\w+|johab|iso2022_\w+|hz"
+)
+# Those whose text can be taken for UTF-8, and then says something else
+SEVEN_BITS = re.compile(r"iso2022_\w+|hz|utf-7")
+# What may be behind an image's name in a list: whether a class is in it
+FLAG = re.compile(r"\s+(-1|0|1)$")
+# Lists of images that are not divided into those for training and those for validation
+UNDIVIDED = ("trainval", "default")
 # Bytes of an XML file: what an image's boxes never need
 LONGEST = 1 << 24
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -30,32 +42,48 @@ def of_voc(folder: Path, split: str) -> Split | None:
     Raises:
         InputError: if a list names what is not there.
     """
-    annotations, images, lists = folder / "Annotations", folder / "JPEGImages", folder / "ImageSets" / "Main"
+    annotations, images = folder / "Annotations", folder / "JPEGImages"
     if annotations.is_dir() and images.is_dir():
-        every = sorted(annotations.glob("*.xml"))
-        for name in NAMES[split]:
-            if (lists / f"{name}.txt").is_file():
-                # after the name there may be whether a class is in the image
-                lines = read_text(lists / f"{name}.txt", "list of images").split("\n")
-                listed = [annotations / f"{line.split()[0]}.xml" for line in lines if line.strip()]
-                return _split(folder, listed, every, images, alone=False)
-        if split == "train" and every and not lists.is_dir():
-            return _split(folder, every, every, images, alone=False)
-        return None
+        every = in_order(annotations.rglob("*.xml"))
+        files = _listed(annotations, folder / "ImageSets" / "Main", split, every)
+        return None if files is None else _split(folder, files, every, (annotations, images), alone=False)
+    names = [name for each in NAMES.values() for name in each]
+    every = [file for name in (*names, "test") for file in in_order((folder / name).glob("*.xml"))]
     for name in NAMES[split]:
-        if files := sorted((folder / name).glob("*.xml")):
-            return _split(folder / name, files, sorted(folder.glob("*/*.xml")), folder / name, alone=True)
+        if files := in_order((folder / name).glob("*.xml")):
+            return _split(folder / name, files, every, (folder / name, folder / name), alone=True)
     return None
 
 
-def _split(where: Path, files: Sequence[Path], every: Sequence[Path], images: Path, *, alone: bool) -> Split:
+def _listed(annotations: Path, lists: Path, split: str, every: Sequence[Path]) -> list[Path] | None:
+    """The annotation files of the images in a split's list; None if there is no such list."""
+    names = [name for name in NAMES[split] if (lists / f"{name}.txt").is_file()]
+    if not names and split == "train" and not any((lists / f"{name}.txt").is_file() for name in NAMES["val"]):
+        names = [name for name in UNDIVIDED if (lists / f"{name}.txt").is_file()]
+        if not names and not lists.is_dir():
+            return list(every) or None
+    if not names:
+        return None
+    lines = read_text(lists / f"{names[0]}.txt", "list of images").split("\n")
+    return list(dict.fromkeys(_annotation_file(annotations, line.strip()) for line in lines if line.strip()))
+
+
+def _annotation_file(folder: Path, line: str) -> Path:
+    """That of an image in a list, whose name may have spaces."""
+    whole = folder / f"{line}.xml"
+    return whole if whole.is_file() else folder / f"{FLAG.sub('', line)}.xml"
+
+
+def _split(
+    where: Path, files: Sequence[Path], every: Sequence[Path], folders: tuple[Path, Path], *, alone: bool
+) -> Split:
     if not files:
         raise InputError(f"{where} (Pascal VOC): expected annotations, found none")
-    return Split("Pascal VOC", images, partial(read_files, where, files, every, images), alone)
+    return Split("Pascal VOC", folders[1], partial(read_files, where, files, every, folders), alone)
 
 
 def read_files(
-    where: Path, files: Sequence[Path], every: Sequence[Path], images: Path, object_to: Objection
+    where: Path, files: Sequence[Path], every: Sequence[Path], folders: tuple[Path, Path], object_to: Objection
 ) -> Annotations:
     """Reads XML files.
 
@@ -63,7 +91,7 @@ def read_files(
         where: what messages call the data set.
         files: those of a split.
         every: those of all splits, whose classes are numbered in alphabetical order.
-        images: the image folder.
+        folders: that of the annotations, and that of the images, with the same folders in it.
         object_to: takes sentences about objects that cannot be used. Those marked difficult are treated as crowds.
 
     Raises:
@@ -75,9 +103,9 @@ def read_files(
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i, file in enumerate(files):
-        image = image_of(roots[file], file, images)
+        image = image_of(roots[file], file, folders)
         width, height = size_in(roots[file]) or size_of(image)
-        entries.append({"file_name": image.relative_to(images).as_posix(), "width": width, "height": height})
+        entries.append({"file_name": image.relative_to(folders[1]).as_posix(), "width": width, "height": height})
         for number, each in enumerate(roots[file].iterfind("object"), 1):
             corners = [_number(each.findtext(f"bndbox/{corner}")) for corner in CORNERS]
             if not name_of(each) or None in corners:
@@ -90,7 +118,7 @@ def read_files(
             left, top, right, bottom = (value or 0.0 for value in corners)
             annotations.append(
                 {
-                    "id": f"{file.name} object {number}",
+                    "id": f"{file.relative_to(folders[0])} object {number}",
                     "image_id": i,
                     "category_id": numbers[name_of(each)],
                     "bbox": [left, top, right - left, bottom - top],
@@ -138,29 +166,45 @@ def parsed(file: Path) -> ElementTree.Element:
 def decoded(content: bytes) -> str | bytes:
     """The text of an XML file; where its beginning says the encoding, or nothing does, the content as it is.
 
-    It is UTF-8 if it can be, whatever it declares: many tools declare another. Else Python knows more encodings than
-    the parser.
+    It is UTF-16 if it begins so, and UTF-8 if it can be, whatever it declares: many tools declare another. Else Python
+    knows more encodings than the parser.
 
     Raises:
-        LookupError: if the declared encoding is none.
+        LookupError: if the declared encoding is none that such files have.
         ValueError: if it is another one.
     """
-    with contextlib.suppress(UnicodeDecodeError):
-        text = content.decode("utf-8-sig")
-        if "\0" not in text:
-            return text
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
     declared = DECLARED.match(content)
-    return content.decode(declared[1].decode()) if declared else content
+    encoding = ""
+    with contextlib.suppress(LookupError):
+        encoding = codecs.lookup(declared[1].decode()).name if declared else ""
+    if not SEVEN_BITS.fullmatch(encoding):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode("utf-8-sig")
+            if "\0" not in text:
+                return text
+    if not declared:
+        return content
+    if not ENCODINGS.fullmatch(encoding):
+        raise LookupError(f"unknown encoding {shown(declared[1].decode())}")
+    return content.decode(encoding)
 
 
-def image_of(root: ElementTree.Element, file: Path, images: Path) -> Path:
+def image_of(root: ElementTree.Element, file: Path, folders: tuple[Path, Path]) -> Path:
     """The image that an annotation file is about: that it names, or that of its own name.
+
+    Args:
+        root: the file's content.
+        file: the file.
+        folders: that of the annotations and that of the images.
 
     Raises:
         InputError: if there is none.
     """
+    images = folders[1] / file.parent.relative_to(folders[0])
     named = (root.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
-    candidates = [images / named] if named else []
+    candidates = [folder / named for folder in (images, folders[1]) if named]
     candidates += [images / f"{file.stem}{suffix}" for suffix in sorted(IMAGE_SUFFIXES)]
     candidates += [images / f"{file.stem}{suffix.upper()}" for suffix in sorted(IMAGE_SUFFIXES)]
     found = next((path for path in candidates if path.is_file()), None)

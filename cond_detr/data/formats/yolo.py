@@ -12,7 +12,7 @@ import yaml
 
 from cond_detr.data.annotations import Annotations
 from cond_detr.data.formats.headers import size_of
-from cond_detr.data.formats.split import NAMES, Objection, Split, checked
+from cond_detr.data.formats.split import NAMES, Objection, Split, checked, in_order
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_text
@@ -23,7 +23,8 @@ DIGITS = 2
 # Fractions of the image size beyond this are pixels, or something else
 LARGEST = 2.0
 # Entries of all tables, each counted as often as it is merged into another: a few lines can ask for any number
-MOST_ENTRIES = 1_000_000
+MOST_ENTRIES = 100_000
+MERGE = "tag:yaml.org,2002:merge"
 # How YAML spells that there is nothing, or no such split
 NOTHING = ("", "~", "null", "Null", "NULL", "false", "False", "FALSE")
 
@@ -35,16 +36,29 @@ class AsWritten(yaml.BaseLoader):
     entries = 0
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Makes a table, with what is merged into it."""
-        self.flatten_mapping(node)
-        return dict(super().construct_mapping(node, deep))
+        """Makes a table. Its own entries go before those that are merged into it, and of these the first."""
+        pairs = [(key, value) for key, value in node.value if key.tag != MERGE]
+        own = super().construct_mapping(yaml.MappingNode(node.tag, pairs, node.start_mark, node.end_mark), deep)
+        if len(own) < len(pairs):
+            keys = [key.value for key, _ in pairs]
+            twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+            raise yaml.constructor.ConstructorError(None, None, f"{shown(twice)} is there twice", node.start_mark)
+        self._count(len(own))
+        table: dict[Any, Any] = {}
+        for merged in (value for key, value in node.value if key.tag == MERGE):
+            for source in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
+                if not isinstance(source, yaml.MappingNode):
+                    problem = "expected a table, or a list of them, to merge"
+                    raise yaml.constructor.ConstructorError(None, None, problem, source.start_mark)
+                entries = self.construct_object(source, deep=True)
+                self._count(1 + len(entries))
+                table = {**entries, **table}
+        return {**table, **own}
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Follows merge keys; it is called for each table that is merged, as often as that is."""
-        self.entries += len(node.value)
+    def _count(self, entries: int) -> None:
+        self.entries += entries
         if self.entries > MOST_ENTRIES:
             raise yaml.YAMLError(f"tables have more than {MOST_ENTRIES} entries, with what is merged into them")
-        yaml.SafeLoader.flatten_mapping(self, node)
 
 
 def of_yolo(folder: Path, split: str) -> Split | None:
@@ -58,7 +72,7 @@ def of_yolo(folder: Path, split: str) -> Split | None:
             entry = next((content[name] for name in NAMES[split] if content.get(name)), None)
             if entry is None:
                 return None
-            images = list(images_of(file, content, entry))
+            images = list(dict.fromkeys(images_of(file, content, entry)))
             if not images:
                 raise InputError(f"{file}: expected images in {shown(entry)}, found none")
             place = common_folder(images)
@@ -146,7 +160,7 @@ def images_of(file: Path, content: dict[str, Any], entry: Any) -> Iterator[Path]
             raise InputError(f"{file}: expected a folder, or a text file with images, got {shown(each)}")
         place = existing(file, content, each)
         if place.is_dir():
-            yield from sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            yield from in_order(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         else:
             lines = read_text(place, "list of images").split("\n")
             yield from (existing(place, content, line.strip()) for line in lines if line.strip())
@@ -155,7 +169,8 @@ def images_of(file: Path, content: dict[str, Any], entry: Any) -> Iterator[Path]
 def existing(file: Path, content: dict[str, Any], name: str) -> Path:
     """A path that a file names: from its folder, or from "path" in the data set's description.
 
-    Exports say "../train/images" of a folder beside the description; they mean "train/images".
+    Exports say "../train/images" of a folder beside the description; they mean "train/images". Links are not followed,
+    as labels may lie beside what they lead to, or beside them.
 
     Raises:
         InputError: if there is nothing.
@@ -165,8 +180,9 @@ def existing(file: Path, content: dict[str, Any], name: str) -> Path:
     inside = PurePath(*(part for part in PurePath(name).parts if part != ".."))
     candidates = [base / spelling for base in [*bases, file.parent] for spelling in (name, inside)]
     for candidate in candidates:
-        if candidate.exists():
-            return candidate.resolve()
+        if os.path.exists(candidate):  # noqa: PTH110 - False also for what no file can be called
+            plain = Path(os.path.abspath(candidate))  # noqa: PTH100 - resolve() follows links
+            return plain if os.path.exists(plain) and plain.samefile(candidate) else candidate.resolve()  # noqa: PTH110
     raise InputError(f"{file}: {shown(name)} does not exist in {file.parent}")
 
 
@@ -197,8 +213,8 @@ def read_labels(
         width, height = size_of(image)
         name = image.relative_to(folder).as_posix()
         entries.append({"file_name": name, "width": width, "height": height})
-        path = label_file(image)
-        if not path.exists():
+        path = next((path for path in map(label_file, (image, image.resolve())) if path.exists()), None)
+        if path is None:
             continue
         for number, line in enumerate(read_text(path, "labels").split("\n"), 1):
             if not line.strip():

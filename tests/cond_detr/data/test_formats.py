@@ -18,7 +18,7 @@ from cond_detr.data.description import describe_data
 from cond_detr.data.formats import find_split
 from cond_detr.data.formats.coco import of_other_splits
 from cond_detr.data.formats.voc import of_voc
-from cond_detr.data.formats.yolo import label_file, parsed
+from cond_detr.data.formats.yolo import label_file, parsed, settings
 from cond_detr.pack.__main__ import main as pack
 from cond_detr.train.__main__ import main as train
 from tests.cond_detr.data.data_formats import WRITERS, class_names, content_of, write_one_file, write_voc, write_yolo
@@ -225,11 +225,53 @@ def test_tables_that_are_merged_or_numbered(text: str, tmp_path: Path) -> None:
         assert list(find_split(folder, split, FRACTION).annotations().classes.names) == ["cat"]
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("{<<: [*b, *c]}", ["cat", "cat"]),
+        ("{<<: [*c, *b]}", ["dog", "dog"]),
+        ("{<<: *b, <<: *c}", ["cat", "cat"]),
+        ("{1: cow, <<: [*b, *c]}", ["cat", "cow"]),
+        ("{<<: [{<<: *c, 0: cow}, *b]}", ["cow", "dog"]),
+    ],
+)
+def test_which_of_merged_entries_counts(names: str, expected: list[str], tmp_path: Path) -> None:
+    """A table's own, then the first."""
+    folder = one_image(tmp_path)
+    tables = "b: &b {0: cat, 1: cat}\nc: &c {0: dog, 1: dog}\n"
+    (folder / "data.yaml").write_text(tables + YAML.replace("[cat]", names))
+    content = settings(folder / "data.yaml")
+    assert content
+    assert [content["names"][key] for key in ("0", "1")] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("names: {0: cat, 1: dog, 1: cow}", "line 1: '1' is there twice"),
+        ("names: [cat]\ntrain: x\ntrain: y", "'train' is there twice"),
+        ("names: {<<: 3}", "line 1: expected a table, or a list of them, to merge"),
+        ("names: {<<: [[0]]}", "line 1: expected a table, or a list of them, to merge"),
+        ("names: &n {<<: *n}", "is no YAML"),
+    ],
+)
+def test_tables_that_are_none(text: str, sentence: str, tmp_path: Path) -> None:
+    folder = one_image(tmp_path)
+    (folder / "data.yaml").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        find_split(folder, "train", FRACTION)
+
+
 def test_tables_cannot_grow_beyond_measure(tmp_path: Path) -> None:
     folder = one_image(tmp_path)
+    many = ", ".join(["*e"] * 1000)
+    merging = "".join(f"m{i}: {{<<: *s}}\n" for i in range(1000))
+    (folder / "data.yaml").write_text(f"e: &e {{}}\ns: &s [{many}]\n{merging}")
+    with pytest.raises(InputError, match="is no YAML: tables have more than 100000 entries"):
+        find_split(folder, "train", FRACTION)
     entries, aliases = ", ".join(f"k{i}: v" for i in range(3000)), ", ".join(["*a"] * 3000)
     (folder / "data.yaml").write_text(f"a: &a {{{entries}}}\nb: {{<<: [{aliases}]}}\n")
-    with pytest.raises(InputError, match="is no YAML: tables have more than 1000000 entries"):
+    with pytest.raises(InputError, match="is no YAML: tables have more than 100000 entries"):
         find_split(folder, "train", FRACTION)
 
 
@@ -258,6 +300,8 @@ def test_a_file_beside_it_may_be_about_anything(coco: Path, tmp_path: Path) -> N
         ("utf-16", "utf-16"),
         ("gb2312", "utf-8"),  # as many tools declare and do not write
         ("gb18030", "gb18030"),
+        ("utf-8", "utf-16"),  # what is redirected into a file on Windows
+        ("ISO-2022-JP-2", "iso2022_jp_2"),  # all of whose bytes are ASCII
     ],
 )
 def test_encodings_of_voc(declared: str, encoding: str, tmp_path: Path) -> None:
@@ -269,6 +313,111 @@ def test_encodings_of_voc(declared: str, encoding: str, tmp_path: Path) -> None:
         beginning = f'<?xml version="1.0" encoding="{declared}"?>'
         (tmp_path / split / "x.xml").write_bytes((beginning + text).encode(encoding))
     assert list(find_split(tmp_path, "train", FRACTION).annotations().classes.names) == ["épée"]
+
+
+@pytest.mark.parametrize("name", ["utf-7", "punycode", "unicode_escape", "zlib", "A" * 100_000])
+def test_what_is_no_encoding_of_xml(name: str, tmp_path: Path) -> None:
+    """Some of Python's take hours."""
+    (tmp_path / "train").mkdir()
+    content = f'<?xml version="1.0" encoding="{name}"?><annotation>'.encode() + b"\0" + b"a" * 10_000_000
+    (tmp_path / "train" / "x.xml").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.xml cannot be used: unknown encoding") as raised:
+        find_split(tmp_path, "train", FRACTION).annotations()
+    assert len(str(raised.value)) < 1000
+
+
+def voc(folder: Path, names: list[str], lists: dict[str, str]) -> Path:
+    """As CVAT writes it."""
+    for name in names:
+        image, file = folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 60)).save(image)
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+        thing = f"<object><name>cat</name>{box}</object>"
+        file.write_text(f"<annotation><filename>{name}.jpg</filename>{thing}</annotation>")
+    for name, text in lists.items():
+        file = folder / "ImageSets" / "Main" / f"{name}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("lists", "train", "val"),
+    [
+        ({"default": "a\nmy photo\ns/a\nb"}, 2, 2),
+        ({"trainval": "a\nmy photo\n", "test": "b\n", "cat_test": "b 1\n"}, 1, 1),
+        ({"train": "my photo  1\na -1\ns/a\na 1\n", "val": "b\n", "trainval": "a\nmy photo\ns/a\nb\n"}, 3, 1),
+        ({"train": "a\nmy photo\n"}, 1, 1),
+        ({}, 2, 2),
+    ],
+)
+def test_lists_of_voc(lists: dict[str, str], train: int, val: int, tmp_path: Path) -> None:
+    folder = voc(tmp_path, ["a", "my photo", "s/a", "b"], lists)
+    found = [find_split(folder, split, 0.5).annotations() for split in ("train", "val")]
+    assert [len(each.images) for each in found] == [train, val]
+    assert [each.counts.tolist() for each in found] == [[1] * train, [1] * val]
+    every = [record.file_name for each in found for record in each.records]
+    assert len(set(every)) == train + val
+    assert "s/a.jpg" in every or len(every) < 4
+
+
+def test_lists_for_validation_alone(tmp_path: Path) -> None:
+    """What is for training is not said: not all the others, some of which may be for tests."""
+    folder = voc(tmp_path, ["a", "b"], {"val": "a\n", "trainval": "a\nb\n"})
+    with pytest.raises(InputError, match="has no data set"):
+        find_split(folder, "train", 0.5)
+
+
+def test_files_about_something_else(tmp_path: Path) -> None:
+    """macOS puts a hidden one beside each file on another system's disk."""
+    for split in ("train", "val"):
+        shutil.copytree(voc(tmp_path / "from", ["a"], {}) / "Annotations", tmp_path / split)
+        shutil.copy(tmp_path / "from/JPEGImages/a.jpg", tmp_path / split)
+        (tmp_path / split / "._a.xml").write_bytes(b"\0\5\x16\7Mac OS X")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/page.xml").write_text("<!DOCTYPE html><html/>")
+    assert len(find_split(tmp_path, "train", FRACTION).annotations().images) == 1
+    yolo = one_image(tmp_path / "yolo")
+    (yolo / "images/train/._x.jpg").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert len(find_split(yolo, "train", FRACTION).annotations().images) == 1
+
+
+@pytest.mark.parametrize("entry", ["train.txt", "images/train", "images/../images/train"])
+@pytest.mark.parametrize("linked", ["image", "folder", "labels of the target"])
+def test_images_that_are_links(entry: str, linked: str, tmp_path: Path) -> None:
+    folder, store = one_image(tmp_path / "data"), tmp_path / "store" / "images"
+    labels = (tmp_path / "store" if linked == "labels of the target" else folder) / "labels/train/x.txt"
+    labels.parent.mkdir(parents=True, exist_ok=True)
+    labels.write_text("0 0.5 0.5 0.2 0.2\n")
+    store.parent.mkdir(exist_ok=True)
+    if linked == "image":
+        (folder / "images/train/x.jpg").rename(store)
+        (folder / "images/train/x.jpg").symlink_to(store)
+    else:
+        store.mkdir()
+        (folder / "images/train").rename(store / "train")
+        (folder / "images/train").symlink_to(store / "train")
+    (folder / "train.txt").write_text("images/train/x.jpg\n")
+    (folder / "data.yaml").write_text(YAML.replace("train: images/train", f"train: {entry}"))
+    assert find_split(folder, "train", FRACTION).annotations().counts.tolist() == [1]
+
+
+@pytest.mark.parametrize("command", [convert_data, pack])
+def test_an_image_that_is_there_twice(coco: Path, tmp_path: Path, command: Any) -> None:
+    """In a list it counts once; in COCO's format each entry has objects of its own."""
+    content = content_of(coco, "train")
+    again = {**content["images"][0], "id": 10**6}
+    shutil.copytree(coco, tmp_path / "coco")
+    twice = {**content, "images": [*content["images"], again]}
+    (tmp_path / "coco/annotations/instances_train.json").write_text(json.dumps(twice))
+    yolo = one_image(tmp_path / "yolo")
+    (yolo / "data.yaml").write_text(YAML.replace("train: images/train", "train: [images/train, images]"))
+    (yolo / "images/val/x.jpg").rename(yolo / "images/val/y.jpg")
+    for folder, count in ((tmp_path / "coco", len(twice["images"])), (yolo, 2)):
+        assert command([str(folder), str(tmp_path / f"new {folder.name}")]) == 0
+        assert len(find_split(tmp_path / f"new {folder.name}", "train", FRACTION).annotations().images) == count
 
 
 def roboflow(folder: Path) -> Path:
