@@ -21,8 +21,8 @@ from cond_detr.errors import FULL, InputError, say, shown
 SYSTEM_ERRORS = frozenset(errno.errorcode)
 # How the names of temporary files and folders begin
 UNFINISHED = ".unfinished."
-# What a lock file says, nothing for a moment
-OWNER = re.compile(r"(process \d+ on .*\n)?")
+# What a lock file says; nothing for a moment, or zeros after a power cut
+OWNER = re.compile(r"process \d+ on .*\n|\0*")
 LONGEST_OWNER = 300
 
 

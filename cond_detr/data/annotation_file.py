@@ -178,7 +178,7 @@ def check_images(images: Sequence[ImageEntry], name: str) -> None:
             )
         if not in_one_line(image.file_name) or len(image.file_name) > LONGEST_PATH:
             raise InputError(
-                f"{name}: image {shown(image.id)} has a file name that is not one line of text, or too long: "
+                f"{name}: image {shown(image.id)} has a file name that is not one line of text, or is too long: "
                 f"{shown(image.file_name)}"
             )
     if not images:

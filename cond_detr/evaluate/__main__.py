@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         workers=options.workers,
         evaluator=options.evaluator,
     )
-    print(describe_data(dataset))
+    tell(*describe_data(dataset).split("\n"))
     write_json(
         folder / RESULTS,
         results_dict(evaluation, checkpoint=options.checkpoint, images=len(dataset)),

@@ -84,15 +84,18 @@ class Exported(Predictor):
             raise InputError(f"exported file {self.path} cannot be run: {shown(said)}") from None
         if not _fits(found, len(about.classes)):
             raise InputError(f"exported file {self.path} cannot be used: its graph gives no detections of its classes")
-        if ((found.scores < 0) | (found.scores > 1)).any():
+        if ((found.scores < -ROUNDED) | (found.scores > 1 + ROUNDED)).any():
             worst = found.scores.flatten()[(found.scores - 0.5).abs().argmax()]
             raise InputError(
                 f"exported file {self.path} cannot be used: expected scores from 0 to 1, and its graph gives {worst:g}"
             )
+        found = found._replace(scores=found.scores.clamp(0, 1))
         return in_pixels(found, [image.size], about.classes)[0]
 
 
 Graph = Callable[[Tensor], Ranked]
+# By which a score may be beyond 0 or 1: onnxruntime's sigmoid can be a bit more than 1
+ROUNDED = 1e-3
 # onnxruntime's name for them
 ERRORS = 3
 

@@ -22,7 +22,7 @@ CAMERAS = "/dev/video"
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts"
 # Ticks after which a clock of MPEG begins again, and the largest step to a frame that can be across that
 WRAP = 2**33
-ACROSS = 60 * 90_000
+ACROSS = 600 * 90_000
 # A clock that begins again is none that has come to its end, which libav would make 26 hours of
 OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file", "correct_ts_overflow": "0"}
 # How a frame becomes upright, by the signs of its display matrix, which says where x and where y are to go
@@ -165,16 +165,14 @@ class Video:
         """What libav decodes. It does not follow a film to another stream than that which began it."""
         streams = self._container.streams if self._wraps else [self._stream]
         packets, read = self._container.demux(*streams), 0
-        # where a stream begins on the way, PyAV fails when all has been read
+        # where a stream begins on the way, PyAV fails when it is done with those that it knows
         with contextlib.suppress(IndexError):
             for packet in packets:
-                if packet.stream_index == self._stream.index:
+                ours = packet.stream.index == self._stream.index  # the packet's own number is 0 at the end
+                if ours:
                     yield from packet.decode()
-                elif packet.stream.type == "video":
-                    continue
-                read = max(read, (packet.pos or 0) + packet.size)
-        with contextlib.suppress(EOFError):
-            yield from self._stream.codec_context.decode(None)
+                if ours or packet.stream.type != "video":
+                    read = max(read, (packet.pos or 0) + packet.size)
         size = self._container.size
         if self._wraps and size - read > max(MISSING * size, PADDING):
             say(f"warning: the last {1 - read / size:.0%} of {self.name} are not of its film, and were not read")
@@ -221,9 +219,9 @@ class Video:
 
 
 def nearest(ticks: int, before: int) -> int:
-    """The time next to another one, of those that a clock of 33 bits shows alike; its own if none is near."""
+    """The time next to another one, of those that a clock of 33 bits shows alike; if none is near, of the same turn."""
     step = (ticks - before + WRAP // 2) % WRAP - WRAP // 2
-    return before + step if abs(step) <= ACROSS else ticks
+    return before + step if abs(step) <= ACROSS else before // WRAP * WRAP + ticks
 
 
 def _some_of(count: int) -> float:

@@ -205,7 +205,7 @@ def _say_and_train(trainer: Trainer, data: Data, start: str, loggers: list[Logge
     """Prints what a run is about to do, does it, and says what came of it."""
     recorder, folder = trainer.recorder, trainer.recorder.folder
     if distributed.rank() == 0:
-        print(describe(trainer.model, data.train, data.val))
+        tell(*describe(trainer.model, data.train, data.val).split("\n"))
         tell(f"start       {start}")
         tell(f"run folder  {folder.path}")
         recorder.begin_logging(loggers, trainer.progress.history)

@@ -286,6 +286,7 @@ ABOUT = {"classes": {"names": ["a", "b"], "category_ids": [1, 2]}, "image_size":
         ({}, {"labels": np.array([[-1]])}, "no detections of its classes"),
         ({}, {"labels": np.zeros((1, 1), np.float32)}, "no detections of its classes"),
         ({}, {"boxes": np.zeros((1, 2, 4), np.float32)}, "no detections of its classes"),
+        ({}, {"scores": np.array([[1.0 + 1e-2]], np.float32)}, "expected scores from 0 to 1, and its graph gives 1.01"),
         ({}, {"scores": np.array([[1.5]], np.float32)}, "expected scores from 0 to 1, and its graph gives 1.5"),
         ({}, {"scores": np.array([[-0.5]], np.float32)}, "expected scores from 0 to 1, and its graph gives -0.5"),
         ({}, {"more": np.zeros(1)}, "other inputs or outputs"),
@@ -300,6 +301,13 @@ def test_files_that_others_have_changed(
     small_graph(tmp_path / "bad.onnx", {**ABOUT, **about}, {**FOUND, **found})
     with pytest.raises(InputError, match=rf"exported file .*bad\.onnx cannot be used: .*{sentence}"):
         Exported(tmp_path / "bad.onnx").predict(image)
+
+
+def test_a_score_that_is_rounded(tmp_path: Path) -> None:
+    """onnxruntime's sigmoid gives a bit more than 1 for some numbers."""
+    scores = np.nextafter(np.ones((1, 1), np.float32), np.float32(2))
+    small_graph(tmp_path / "a.onnx", ABOUT, {**FOUND, "scores": scores})
+    assert Exported(tmp_path / "a.onnx").predict(Image.new("RGB", (64, 64))).scores.tolist() == [1]
 
 
 def test_a_graph_that_cannot_run(tmp_path: Path) -> None:

@@ -700,7 +700,7 @@ def test_s4_what_is_no_lock_is_left_alone(kind: str, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("left", ["", "process 123 on a-host.example\n"])
+@pytest.mark.parametrize("left", ["", "\0" * 40, "process 123 on a-host.example\n"])
 def test_s4_a_lock_that_a_killed_run_has_left(left: str, tmp_path: Path) -> None:
     lock = tmp_path / "run.lock"
     lock.write_text(left)

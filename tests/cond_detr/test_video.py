@@ -25,7 +25,7 @@ from cond_detr.errors import say
 from cond_detr.predict import __main__ as predict
 from cond_detr.predict import video as videos
 from cond_detr.predict.clock import Clock
-from cond_detr.predict.video import Video
+from cond_detr.predict.video import Video, nearest
 from cond_detr.predict.video_writer import VideoWriter
 from cond_detr.weights.checkpoint import Checkpoint
 
@@ -167,6 +167,46 @@ def test_two_films_in_one_file(suffix: str, tmp_path: Path) -> None:
     steps = np.diff([float(time or 0) for time in times])
     np.testing.assert_allclose(steps, 0.04, atol=0.041)
     assert steps.min() >= 0
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts", "mpg"])
+@pytest.mark.parametrize("others", ["sound before", "sound behind", "data"])
+def test_a_film_with_other_streams(others: str, suffix: str, tmp_path: Path) -> None:
+    """With frames that the decoder gives only when it is told of the end."""
+    if others == "data" and suffix != "ts":
+        pytest.skip("only TS has streams of anything")
+    source = tmp_path / f"a.{suffix}"
+    with av.open(str(source), "w") as container:
+        sound: Any = container.add_stream("mp2", rate=48_000) if others == "sound before" else None
+        stream = container.add_stream("mpeg4" if suffix in {"mp4", "avi"} else "mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        sound = container.add_stream("mp2", rate=48_000) if others == "sound behind" else sound
+        data: Any = container.add_data_stream("klv") if others == "data" else None
+        for i, image in enumerate(pictures(30)):
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            if sound:
+                heard = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 1920), np.int16), format="s16", layout="stereo")
+                heard.sample_rate, heard.pts, heard.time_base = 48_000, 1920 * i, Fraction(1, 48_000)
+                container.mux(sound.encode(heard))
+            if data:
+                packet = av.Packet(b"x" * 50)
+                packet.stream, packet.time_base, packet.pts, packet.dts = data, Fraction(1, 25), i, i
+                container.mux(packet)
+        for each in filter(None, (stream, sound)):
+            container.mux(each.encode())
+    np.testing.assert_allclose([float(time or 0) for time in read(source)[1]], np.arange(30) / 25, atol=1e-4)
+
+
+def test_turns_of_a_clock() -> None:
+    """Of 33 bits: it comes to its end, perhaps in a pause, and begins at 0 where another film does."""
+    second, end = 90_000, 2**33
+    assert nearest(5, end - second) == end + 5
+    assert nearest(end - second, end + 5) == end - second
+    assert nearest(90 * second, end - second) == end + 90 * second
+    assert nearest(1000 * second, end + 5 * second) == end + 1000 * second
+    assert nearest(0, end + 5000 * second) == end
+    assert nearest(0, 20 * 3600 * second) == 0
+    assert nearest(20 * 3600 * second, 0) == 20 * 3600 * second
 
 
 @pytest.mark.parametrize("hours", [5, 14, 20, 26])

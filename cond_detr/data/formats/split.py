@@ -1,6 +1,6 @@
 """A split of a data set in whatever format it lies there, and how it is read."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -88,9 +88,10 @@ def part_of(annotations: Annotations, split: str, fraction: float) -> Annotation
     )
 
 
-def in_order(files: Iterable[Path]) -> list[Path]:
-    """Files without hidden ones: macOS puts one beside each file on other systems' disks."""
-    return sorted(file for file in files if not file.name.startswith("."))
+def in_order(folder: Path, pattern: str) -> list[Path]:
+    """A folder's files that a pattern fits, but hidden ones: macOS puts one beside each on other systems' disks."""
+    found = ((file.relative_to(folder).parts, file) for file in folder.glob(pattern))
+    return sorted(file for parts, file in found if not any(part.startswith(".") for part in parts))
 
 
 def checked(

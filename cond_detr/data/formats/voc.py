@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import math
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from cond_detr.files import read_bytes, read_text
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z][\w.-]*)""")
 # Python's names of what text is written in; it has others, which take hours for a file, or are none of text
 ENCODINGS = re.compile(
-    r"ascii|utf-(8|16|32).*|iso8859-\d+|cp\d+|mac-\w+|koi8-\w|tis-620|ptcp154|kz1048"
+    r"ascii|utf-(7|8|16|32).*|hp-roman8|iso8859-\d+|cp\d+|mac-\w+|koi8-\w|tis-620|ptcp154|kz1048"
     r"|gb\w+|big5\w*|shift_jis\w*|euc_\w+|johab|iso2022_\w+|hz"
 )
 # Those whose text can be taken for UTF-8, and then says something else
@@ -29,6 +30,7 @@ SEVEN_BITS = re.compile(r"iso2022_\w+|hz|utf-7")
 FLAG = re.compile(r"\s+(-1|0|1)$")
 # Lists of images that are not divided into those for training and those for validation
 UNDIVIDED = ("trainval", "default")
+EVERY = (*(name for names in NAMES.values() for name in names), "test")
 # Bytes of an XML file: what an image's boxes never need
 LONGEST = 1 << 24
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -44,34 +46,33 @@ def of_voc(folder: Path, split: str) -> Split | None:
     """
     annotations, images = folder / "Annotations", folder / "JPEGImages"
     if annotations.is_dir() and images.is_dir():
-        every = in_order(annotations.rglob("*.xml"))
-        files = _listed(annotations, folder / "ImageSets" / "Main", split, every)
+        lists = {each.stem.lower(): each for each in in_order(folder / "ImageSets" / "Main", "*.txt")}
+        listed = {name: _listed(annotations, lists[name]) for name in (*EVERY, *UNDIVIDED) if name in lists}
+        files = next((listed[name] for name in NAMES[split] if name in listed), None)
+        if split == "train" and files is None and not any(name in listed for name in NAMES["val"]):
+            files = next((listed[name] for name in UNDIVIDED if name in listed), None)
+        lying = in_order(annotations, "*.xml")
+        if split == "train" and lying and not lists:
+            files = lying
+        every = [*lying, *(file for each in listed.values() for file in each if file.is_file())]
         return None if files is None else _split(folder, files, every, (annotations, images), alone=False)
-    names = [name for each in NAMES.values() for name in each]
-    every = [file for name in (*names, "test") for file in in_order((folder / name).glob("*.xml"))]
+    every = [file for name in EVERY for file in in_order(folder / name, "*.xml")]
     for name in NAMES[split]:
-        if files := in_order((folder / name).glob("*.xml")):
+        if files := in_order(folder / name, "*.xml"):
             return _split(folder / name, files, every, (folder / name, folder / name), alone=True)
     return None
 
 
-def _listed(annotations: Path, lists: Path, split: str, every: Sequence[Path]) -> list[Path] | None:
-    """The annotation files of the images in a split's list; None if there is no such list."""
-    names = [name for name in NAMES[split] if (lists / f"{name}.txt").is_file()]
-    if not names and split == "train" and not any((lists / f"{name}.txt").is_file() for name in NAMES["val"]):
-        names = [name for name in UNDIVIDED if (lists / f"{name}.txt").is_file()]
-        if not names and not lists.is_dir():
-            return list(every) or None
-    if not names:
-        return None
-    lines = read_text(lists / f"{names[0]}.txt", "list of images").split("\n")
-    return list(dict.fromkeys(_annotation_file(annotations, line.strip()) for line in lines if line.strip()))
+def _listed(annotations: Path, file: Path) -> list[Path]:
+    """The annotation files of the images in a list, whose names may have spaces, and flags behind them."""
+    lines = [line.strip() for line in read_text(file, "list of images").split("\n") if line.strip()]
+    return list(dict.fromkeys(_annotation_file(annotations, line) for line in lines))
 
 
 def _annotation_file(folder: Path, line: str) -> Path:
-    """That of an image in a list, whose name may have spaces."""
-    whole = folder / f"{line}.xml"
-    return whole if whole.is_file() else folder / f"{FLAG.sub('', line)}.xml"
+    names = (line, FLAG.sub("", line), line.split()[0])
+    files = [folder / f"{name}.xml" for name in names]
+    return next((file for file in files if os.path.isfile(file)), files[1])  # noqa: PTH113 - too long a name is none
 
 
 def _split(
@@ -118,7 +119,7 @@ def read_files(
             left, top, right, bottom = (value or 0.0 for value in corners)
             annotations.append(
                 {
-                    "id": f"{file.relative_to(folders[0])} object {number}",
+                    "id": f"{_inside(file, folders[0])} object {number}",
                     "image_id": i,
                     "category_id": numbers[name_of(each)],
                     "bbox": [left, top, right - left, bottom - top],
@@ -179,9 +180,9 @@ def decoded(content: bytes) -> str | bytes:
     encoding = ""
     with contextlib.suppress(LookupError):
         encoding = codecs.lookup(declared[1].decode()).name if declared else ""
-    if not SEVEN_BITS.fullmatch(encoding):
+    for each in (encoding, "utf-8-sig") if SEVEN_BITS.fullmatch(encoding) else ("utf-8-sig",):
         with contextlib.suppress(UnicodeDecodeError):
-            text = content.decode("utf-8-sig")
+            text = content.decode(each)
             if "\0" not in text:
                 return text
     if not declared:
@@ -202,7 +203,7 @@ def image_of(root: ElementTree.Element, file: Path, folders: tuple[Path, Path]) 
     Raises:
         InputError: if there is none.
     """
-    images = folders[1] / file.parent.relative_to(folders[0])
+    images = folders[1] / _inside(file, folders[0]).parent
     named = (root.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
     candidates = [folder / named for folder in (images, folders[1]) if named]
     candidates += [images / f"{file.stem}{suffix}" for suffix in sorted(IMAGE_SUFFIXES)]
@@ -211,6 +212,11 @@ def image_of(root: ElementTree.Element, file: Path, folders: tuple[Path, Path]) 
     if found is None:
         raise InputError(f"{file}: image {shown(named or file.stem)} is not in {images}")
     return found
+
+
+def _inside(file: Path, folder: Path) -> Path:
+    """The path of a file in a folder; its name if it is in another one, as a list may say."""
+    return file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)
 
 
 def _number(text: str | None) -> float | None:

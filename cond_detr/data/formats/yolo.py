@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
@@ -24,9 +24,23 @@ DIGITS = 2
 LARGEST = 2.0
 # Entries of all tables, each counted as often as it is merged into another: a few lines can ask for any number
 MOST_ENTRIES = 100_000
+# Keys of a data set's description that mean something here
+READ = {"names", "nc", "path", *(name for names in NAMES.values() for name in names)}
 MERGE = "tag:yaml.org,2002:merge"
 # How YAML spells that there is nothing, or no such split
 NOTHING = ("", "~", "null", "Null", "NULL", "false", "False", "FALSE")
+
+
+class Table(dict[Any, Any]):
+    """A table of a YAML file.
+
+    Attributes:
+        twice: keys that are there more than once, of which the last counts, with the line of that.
+    """
+
+    def __init__(self, entries: dict[Any, Any], twice: dict[str, int]) -> None:
+        super().__init__(entries)
+        self.twice = twice
 
 
 class AsWritten(yaml.BaseLoader):
@@ -36,14 +50,16 @@ class AsWritten(yaml.BaseLoader):
     entries = 0
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Makes a table. Its own entries go before those that are merged into it, and of these the first."""
+        """Makes a table. Of merged entries with one key the first counts, if the table has none of its own."""
+        self._count(len(node.value))
         pairs = [(key, value) for key, value in node.value if key.tag != MERGE]
         own = super().construct_mapping(yaml.MappingNode(node.tag, pairs, node.start_mark, node.end_mark), deep)
-        if len(own) < len(pairs):
-            keys = [key.value for key, _ in pairs]
-            twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-            raise yaml.constructor.ConstructorError(None, None, f"{shown(twice)} is there twice", node.start_mark)
-        self._count(len(own))
+        seen: set[str] = set()
+        twice: dict[str, int] = {}
+        for key, _ in pairs if len(own) < len(pairs) else []:
+            if key.value in seen:
+                twice[key.value] = key.start_mark.line + 1
+            seen.add(key.value)
         table: dict[Any, Any] = {}
         for merged in (value for key, value in node.value if key.tag == MERGE):
             for source in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
@@ -53,7 +69,7 @@ class AsWritten(yaml.BaseLoader):
                 entries = self.construct_object(source, deep=True)
                 self._count(1 + len(entries))
                 table = {**entries, **table}
-        return {**table, **own}
+        return Table({**table, **own}, twice)
 
     def _count(self, entries: int) -> None:
         self.entries += entries
@@ -67,7 +83,7 @@ def of_yolo(folder: Path, split: str) -> Split | None:
     Raises:
         InputError: if it says what cannot be.
     """
-    for file in [folder / NAMED, *sorted(folder.glob("*.y*ml"))]:
+    for file in [folder / NAMED, *in_order(folder, "*.y*ml")]:
         if content := settings(file) if file.name == NAMED else settings_of_any(file):
             entry = next((content[name] for name in NAMES[split] if content.get(name)), None)
             if entry is None:
@@ -87,7 +103,7 @@ def check_descriptions(folder: Path) -> None:
     Raises:
         InputError: if one of them is no YAML.
     """
-    for file in sorted(folder.glob("*.y*ml")):
+    for file in in_order(folder, "*.y*ml"):
         settings(file)
 
 
@@ -102,7 +118,7 @@ def settings(file: Path) -> dict[str, Any] | None:
     """The content of a YAML file, if it is there and about a data set.
 
     Raises:
-        InputError: if it is no YAML.
+        InputError: if it is no YAML, or says something twice.
     """
     if not file.is_file():
         return None
@@ -113,6 +129,10 @@ def settings(file: Path) -> dict[str, Any] | None:
         raise InputError(f"{file} is no YAML: {what_is_wrong(error)}") from None
     if not isinstance(content, dict) or "names" not in content or "train" not in content:
         return None
+    for table, keys in ((content, READ), (content["names"], None)):
+        for key, line in table.twice.items() if isinstance(table, Table) else ():
+            if keys is None or key in keys:
+                raise InputError(f"{file} line {line}: {shown(key)} is there twice")
     return {key: None if key != "names" and value in NOTHING else value for key, value in content.items()}
 
 
@@ -160,7 +180,7 @@ def images_of(file: Path, content: dict[str, Any], entry: Any) -> Iterator[Path]
             raise InputError(f"{file}: expected a folder, or a text file with images, got {shown(each)}")
         place = existing(file, content, each)
         if place.is_dir():
-            yield from in_order(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            yield from (path for path in in_order(place, "**/*") if path.suffix.lower() in IMAGE_SUFFIXES)
         else:
             lines = read_text(place, "list of images").split("\n")
             yield from (existing(place, content, line.strip()) for line in lines if line.strip())
@@ -200,6 +220,26 @@ def label_file(image: Path) -> Path:
     return Path(*parts)
 
 
+def label_files(images: Sequence[Path]) -> list[Path]:
+    """Where the labels of images are: beside them as they are named; or beside what their folder, or they, lead to.
+
+    One of these holds for all images of a folder: an image without labels is not to get those of another data set.
+    """
+    places: Sequence[Callable[[Path], Path]] = (
+        label_file,
+        lambda image: label_file(image.parent.resolve() / image.name),
+        lambda image: label_file(image.resolve()),
+    )
+    folders: dict[Path, list[Path]] = {}
+    for image in images:
+        folders.setdefault(image.parent, []).append(image)
+    place_of = {
+        folder: next((place for place in places if any(place(image).exists() for image in inside)), label_file)
+        for folder, inside in folders.items()
+    }
+    return [place_of[image.parent](image) for image in images]
+
+
 def read_labels(
     file: Path, names: list[str], folder: Path, images: Sequence[Path], object_to: Objection
 ) -> Annotations:
@@ -209,12 +249,11 @@ def read_labels(
         InputError: if an image or a file cannot be read, or ``object_to`` raises it.
     """
     entries, annotations = [], []
-    for i, image in enumerate(images):
+    for i, (image, path) in enumerate(zip(images, label_files(images), strict=True)):
         width, height = size_of(image)
         name = image.relative_to(folder).as_posix()
         entries.append({"file_name": name, "width": width, "height": height})
-        path = next((path for path in map(label_file, (image, image.resolve())) if path.exists()), None)
-        if path is None:
+        if not path.exists():
             continue
         for number, line in enumerate(read_text(path, "labels").split("\n"), 1):
             if not line.strip():

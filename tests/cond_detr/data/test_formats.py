@@ -248,8 +248,8 @@ def test_which_of_merged_entries_counts(names: str, expected: list[str], tmp_pat
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("names: {0: cat, 1: dog, 1: cow}", "line 1: '1' is there twice"),
-        ("names: [cat]\ntrain: x\ntrain: y", "'train' is there twice"),
+        ("train: x\nnames:\n  0: cat\n  1: dog\n  1: cow", r"data\.yaml line 5: '1' is there twice"),
+        ("names: [cat]\ntrain: x\ntrain: y", r"data\.yaml line 3: 'train' is there twice"),
         ("names: {<<: 3}", "line 1: expected a table, or a list of them, to merge"),
         ("names: {<<: [[0]]}", "line 1: expected a table, or a list of them, to merge"),
         ("names: &n {<<: *n}", "is no YAML"),
@@ -260,6 +260,12 @@ def test_tables_that_are_none(text: str, sentence: str, tmp_path: Path) -> None:
     (folder / "data.yaml").write_text(text)
     with pytest.raises(InputError, match=sentence):
         find_split(folder, "train", FRACTION)
+
+
+def test_what_is_not_read_may_be_there_twice(tmp_path: Path) -> None:
+    folder = one_image(tmp_path)
+    (folder / "data.yaml").write_text(YAML + "\nroboflow: 1\nroboflow: {a: 1, a: 2}\n")
+    assert find_split(folder, "train", FRACTION).format == "YOLO"
 
 
 def test_tables_cannot_grow_beyond_measure(tmp_path: Path) -> None:
@@ -302,6 +308,8 @@ def test_a_file_beside_it_may_be_about_anything(coco: Path, tmp_path: Path) -> N
         ("gb18030", "gb18030"),
         ("utf-8", "utf-16"),  # what is redirected into a file on Windows
         ("ISO-2022-JP-2", "iso2022_jp_2"),  # all of whose bytes are ASCII
+        ("utf-7", "utf-7"),
+        ("ISO-2022-JP", "utf-8"),
     ],
 )
 def test_encodings_of_voc(declared: str, encoding: str, tmp_path: Path) -> None:
@@ -315,7 +323,7 @@ def test_encodings_of_voc(declared: str, encoding: str, tmp_path: Path) -> None:
     assert list(find_split(tmp_path, "train", FRACTION).annotations().classes.names) == ["épée"]
 
 
-@pytest.mark.parametrize("name", ["utf-7", "punycode", "unicode_escape", "zlib", "A" * 100_000])
+@pytest.mark.parametrize("name", ["rot13", "punycode", "unicode_escape", "zlib", "A" * 100_000])
 def test_what_is_no_encoding_of_xml(name: str, tmp_path: Path) -> None:
     """Some of Python's take hours."""
     (tmp_path / "train").mkdir()
@@ -349,8 +357,9 @@ def voc(folder: Path, names: list[str], lists: dict[str, str]) -> Path:
         ({"default": "a\nmy photo\ns/a\nb"}, 2, 2),
         ({"trainval": "a\nmy photo\n", "test": "b\n", "cat_test": "b 1\n"}, 1, 1),
         ({"train": "my photo  1\na -1\ns/a\na 1\n", "val": "b\n", "trainval": "a\nmy photo\ns/a\nb\n"}, 3, 1),
+        ({"Train": "a\nmy photo\n", "Validation": "b 1 1\n"}, 2, 1),
         ({"train": "a\nmy photo\n"}, 1, 1),
-        ({}, 2, 2),
+        ({}, 1, 2),
     ],
 )
 def test_lists_of_voc(lists: dict[str, str], train: int, val: int, tmp_path: Path) -> None:
@@ -361,6 +370,26 @@ def test_lists_of_voc(lists: dict[str, str], train: int, val: int, tmp_path: Pat
     every = [record.file_name for each in found for record in each.records]
     assert len(set(every)) == train + val
     assert "s/a.jpg" in every or len(every) < 4
+
+
+@pytest.mark.parametrize("lists", [{}, {"train": "a\n", "val": "b\n"}])
+def test_other_annotations_in_a_folder(lists: dict[str, str], tmp_path: Path) -> None:
+    """Only lists lead there."""
+    folder = voc(tmp_path, ["a", "b"], lists)
+    (folder / "Annotations/backup").mkdir()
+    (folder / "Annotations/backup/a.xml").write_text("<annotation><object><name>dog</name></object></annotation>")
+    (folder / "Annotations/backup/junk.xml").write_text("<a>")
+    found = [find_split(folder, split, 0.5).annotations() for split in ("train", "val")]
+    assert [list(each.classes.names) for each in found] == [["cat"], ["cat"]]
+    assert [len(each.images) for each in found] == [1, 1]
+
+
+def test_an_annotation_file_elsewhere(tmp_path: Path) -> None:
+    folder = voc(tmp_path / "data", ["a", "b"], {})
+    (folder / "Annotations/a.xml").rename(tmp_path / "a.xml")
+    (folder / "ImageSets/Main").mkdir(parents=True)
+    (folder / "ImageSets/Main/train.txt").write_text(f"{tmp_path}/a\nb\n")
+    assert len(find_split(folder, "train", 0.5).annotations().images) == 1
 
 
 def test_lists_for_validation_alone(tmp_path: Path) -> None:
@@ -380,15 +409,18 @@ def test_files_about_something_else(tmp_path: Path) -> None:
     (tmp_path / "docs/page.xml").write_text("<!DOCTYPE html><html/>")
     assert len(find_split(tmp_path, "train", FRACTION).annotations().images) == 1
     yolo = one_image(tmp_path / "yolo")
-    (yolo / "images/train/._x.jpg").write_bytes(b"\0\5\x16\7Mac OS X")
+    (yolo / "._data.yaml").write_bytes(b"\0\5\x16\7Mac OS X")
+    (yolo / "images/train/.ipynb_checkpoints").mkdir()
+    for name in ("._x.jpg", ".ipynb_checkpoints/x-checkpoint.jpg"):
+        (yolo / "images/train" / name).write_bytes(b"\0\5\x16\7Mac OS X")
     assert len(find_split(yolo, "train", FRACTION).annotations().images) == 1
 
 
 @pytest.mark.parametrize("entry", ["train.txt", "images/train", "images/../images/train"])
-@pytest.mark.parametrize("linked", ["image", "folder", "labels of the target"])
+@pytest.mark.parametrize("linked", ["image", "folder", "labels of the target", "both"])
 def test_images_that_are_links(entry: str, linked: str, tmp_path: Path) -> None:
     folder, store = one_image(tmp_path / "data"), tmp_path / "store" / "images"
-    labels = (tmp_path / "store" if linked == "labels of the target" else folder) / "labels/train/x.txt"
+    labels = (folder if linked in {"image", "folder"} else tmp_path / "store") / "labels/train/x.txt"
     labels.parent.mkdir(parents=True, exist_ok=True)
     labels.write_text("0 0.5 0.5 0.2 0.2\n")
     store.parent.mkdir(exist_ok=True)
@@ -399,9 +431,28 @@ def test_images_that_are_links(entry: str, linked: str, tmp_path: Path) -> None:
         store.mkdir()
         (folder / "images/train").rename(store / "train")
         (folder / "images/train").symlink_to(store / "train")
+    if linked == "both":
+        (store / "train/x.jpg").rename(tmp_path / "blob")
+        (store / "train/x.jpg").symlink_to(tmp_path / "blob")
     (folder / "train.txt").write_text("images/train/x.jpg\n")
     (folder / "data.yaml").write_text(YAML.replace("train: images/train", f"train: {entry}"))
     assert find_split(folder, "train", FRACTION).annotations().counts.tolist() == [1]
+
+
+def test_labels_of_another_data_set_with_the_same_images(tmp_path: Path) -> None:
+    """Where one's own labels lie beside a link to its images, an image without them has no objects."""
+    folder, theirs = one_image(tmp_path / "mine"), tmp_path / "theirs"
+    (theirs / "labels/train").mkdir(parents=True)
+    (theirs / "images").mkdir()
+    (folder / "images/train").rename(theirs / "images/train")
+    (folder / "images/train").symlink_to(theirs / "images/train")
+    for name in ("x", "y"):
+        Image.new("RGB", (80, 60)).save(theirs / f"images/train/{name}.jpg")
+        (theirs / f"labels/train/{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n" * 2)
+    assert find_split(folder, "train", FRACTION).annotations().counts.tolist() == [2, 2]
+    (folder / "labels/train").mkdir(parents=True)
+    (folder / "labels/train/x.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    assert find_split(folder, "train", FRACTION).annotations().counts.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("command", [convert_data, pack])
