@@ -417,23 +417,25 @@ def test_files_about_something_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", ["train.txt", "images/train", "images/../images/train"])
-@pytest.mark.parametrize("linked", ["image", "folder", "labels of the target", "both"])
-def test_images_that_are_links(entry: str, linked: str, tmp_path: Path) -> None:
-    folder, store = one_image(tmp_path / "data"), tmp_path / "store" / "images"
-    labels = (folder if linked in {"image", "folder"} else tmp_path / "store") / "labels/train/x.txt"
-    labels.parent.mkdir(parents=True, exist_ok=True)
-    labels.write_text("0 0.5 0.5 0.2 0.2\n")
-    store.parent.mkdir(exist_ok=True)
+@pytest.mark.parametrize("labels", ["beside the link", "beside its target"])
+@pytest.mark.parametrize("linked", ["image", "folder", "folder, and image in it"])
+def test_images_that_are_links(entry: str, linked: str, labels: str, tmp_path: Path) -> None:
+    folder, store = one_image(tmp_path / "data"), tmp_path / "store"
+    (store / "images").mkdir(parents=True)
+    image, target = folder / "images/train/x.jpg", store / "images/train"
     if linked == "image":
-        (folder / "images/train/x.jpg").rename(store)
-        (folder / "images/train/x.jpg").symlink_to(store)
+        target.mkdir()
+        image.rename(target / "x.jpg")
+        image.symlink_to(target / "x.jpg")
     else:
-        store.mkdir()
-        (folder / "images/train").rename(store / "train")
-        (folder / "images/train").symlink_to(store / "train")
-    if linked == "both":
-        (store / "train/x.jpg").rename(tmp_path / "blob")
-        (store / "train/x.jpg").symlink_to(tmp_path / "blob")
+        image.parent.rename(target)
+        image.parent.symlink_to(target)
+    if linked == "folder, and image in it":
+        (target / "x.jpg").rename(tmp_path / "blob")
+        (target / "x.jpg").symlink_to(tmp_path / "blob")
+    label = (folder if labels == "beside the link" else store) / "labels/train/x.txt"
+    label.parent.mkdir(parents=True)
+    label.write_text("0 0.5 0.5 0.2 0.2\n")
     (folder / "train.txt").write_text("images/train/x.jpg\n")
     (folder / "data.yaml").write_text(YAML.replace("train: images/train", f"train: {entry}"))
     assert find_split(folder, "train", FRACTION).annotations().counts.tolist() == [1]
