@@ -68,7 +68,8 @@ class AsWritten(yaml.BaseLoader):
                     raise yaml.constructor.ConstructorError(None, None, problem, source.start_mark)
                 entries = self.construct_object(source, deep=True)
                 self._count(1 + len(entries))
-                table = {**entries, **table}
+                for key, value in entries.items():
+                    table.setdefault(key, value)
         return Table({**table, **own}, twice)
 
     def _count(self, entries: int) -> None:
