@@ -32,8 +32,8 @@ PRESETS: dict[str, Config] = {
     "dc5-shapes": replace(_SHAPES, model=replace(_SHAPES.model, dilation=True)),
     # a few hundred real images, from scratch. Features of stride 8, or small objects are a position or less; and no
     # encoder, whose attention would take half of the time and brought nothing on 768 positions. Flips and colours: with
-    # scales and crops it takes nearly twice the epochs. Query groups take half as long again for an epoch, of which
-    # they save more than that (docs/paper.md)
+    # scales and crops it takes nearly twice the epochs; small changes of scale keep it from overfitting. Query groups
+    # take half as long again for an epoch, of which they save more than that (docs/paper.md)
     "small": Config(
         model=ModelConfig(
             backbone="resnet8",
@@ -46,7 +46,7 @@ PRESETS: dict[str, Config] = {
             num_queries=60,
         ),
         loss=LossConfig(classification="mal"),
-        data=DataConfig(image_size=192, max_size=320, augment="flip", colour=0.2),
+        data=DataConfig(image_size=192, max_size=320, augment="flip", colour=0.2, zoom=0.1),
         train=TrainConfig(
             epochs=80,
             batch_size=4,

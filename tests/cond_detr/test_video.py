@@ -260,7 +260,9 @@ def test_an_avi_film_without_its_end(share: float, tmp_path: Path) -> None:
         container.mux(stream.encode())
     content = (tmp_path / "a.avi").read_bytes()
     (tmp_path / "a.avi").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match=r"is damaged or was cut off: \d+ of \d+ frames could be read"):
+    # by the frames that are missing, or by the one that is cut, as the decoder's threads have it
+    said = r"is damaged or was cut off: \d+ of \d+ frames could be read|cannot be read after frame \d+"
+    with pytest.raises(InputError, match=said):
         read(tmp_path / "a.avi")
 
 
