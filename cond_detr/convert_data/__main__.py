@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cond_detr import progress
 from cond_detr.cli import command_parser, run, score
@@ -17,7 +17,7 @@ from cond_detr.config import DataConfig
 from cond_detr.data.description import describe
 from cond_detr.data.formats import SPLITS, find_split
 from cond_detr.data.formats.coco import write_coco
-from cond_detr.data.layouts import FolderLoader
+from cond_detr.data.layouts import FolderLoader, image_files
 from cond_detr.errors import InputError, tell
 from cond_detr.files import make_folder, new_folder
 
@@ -62,8 +62,7 @@ def convert(dataset_dir: Path, split: str, target: Path, val_fraction: float) ->
     found = find_split(dataset_dir, split, val_fraction)
     annotations = found.annotations()
     load = FolderLoader(found.folder)
-    names = list(dict.fromkeys(PurePosixPath(name).as_posix() for name in annotations.images.names))
-    for name in progress.bar(names, f"convert {split}", unit="image", leave=False):
+    for name in progress.bar(image_files(annotations), f"convert {split}", unit="image", leave=False):
         path = load.path_of(name)
         if not path.is_file():
             raise InputError(f"image {name} is not in {found.folder}")

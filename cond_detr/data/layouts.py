@@ -116,6 +116,11 @@ class FolderLoader:
         return list(dict.fromkeys(spellings))
 
 
+def image_files(annotations: Annotations) -> list[str]:
+    """The file names of the images, each once."""
+    return list(dict.fromkeys(PurePosixPath(name).as_posix() for name in annotations.images.names))
+
+
 def exif_convention(load: FolderLoader, records: Sequence[ImageRecord], wanted: str) -> tuple[bool, str]:
     """Whether annotations are of images rotated as their EXIF tags say, and a remark where that is not certain.
 

@@ -6,14 +6,14 @@ are the same to the last bit.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cond_detr import progress
 from cond_detr.cli import command_parser, positive, run
 from cond_detr.config import DataConfig
 from cond_detr.data.formats import SPLITS, find_split
 from cond_detr.data.formats.coco import write_coco
-from cond_detr.data.layouts import FolderLoader
+from cond_detr.data.layouts import FolderLoader, image_files
 from cond_detr.data.shards import Shards, tar_files, write_index, write_shards
 from cond_detr.errors import InputError, tell
 from cond_detr.files import make_folder, new_folder
@@ -66,7 +66,7 @@ def pack(dataset_dir: Path, split: str, target: Path, megabytes: int) -> str:
     folder = found.folder
     load = FolderLoader(folder, shards=Shards.open(folder))
     annotations = found.annotations()
-    names = list(dict.fromkeys(PurePosixPath(name).as_posix() for name in annotations.images.names))
+    names = image_files(annotations)
     for name in names:  # before the first is read
         if not load.holds(name):
             raise InputError(f"image {name} is not in {folder}")

@@ -162,7 +162,7 @@ class Video:
         self._check_whole(number, clock)
 
     def _frames(self) -> Iterator[Any]:
-        """What libav decodes. It does not follow a film to another stream than that which began it."""
+        """What libav decodes. Where another film follows in a stream of its own, a warning says so."""
         streams = self._container.streams if self._wraps else [self._stream]
         packets, read = self._container.demux(*streams), 0
         # where a stream begins on the way, PyAV fails when it is done with those that it knows
@@ -173,8 +173,8 @@ class Video:
                     yield from packet.decode()
                 if ours or packet.stream.type != "video":
                     read = max(read, (packet.pos or 0) + packet.size)
-        size = self._container.size
-        if self._wraps and size - read > max(MISSING * size, PADDING):
+        size = self._container.size if self._wraps else read
+        if size - read > max(MISSING * size, PADDING):
             say(f"warning: the last {1 - read / size:.0%} of {self.name} are not of its film, and were not read")
 
     def _check_whole(self, number: int, clock: Clock) -> None:
@@ -219,7 +219,7 @@ class Video:
 
 
 def nearest(ticks: int, before: int) -> int:
-    """The time next to another one, of those that a clock of 33 bits shows alike; if none is near, of the same turn."""
+    """The time next to another one, of those that a clock of 33 bits shows alike; if none is near, in the same turn."""
     step = (ticks - before + WRAP // 2) % WRAP - WRAP // 2
     return before + step if abs(step) <= ACROSS else before // WRAP * WRAP + ticks
 
