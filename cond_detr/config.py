@@ -12,8 +12,10 @@ from typing import Any, Literal
 from cond_detr.errors import InputError, shown
 from cond_detr.settings import all_settings, change, from_dict, setting
 
-# Pixels: COCO's images then come in some tens of padded sizes
-GRAPH_SIZE_STEP = 128
+# The size step of captured steps has a multiple of these pixels for each 200 of an image's short side: 128 for the
+# paper's 800, so that COCO's images come in some tens of padded sizes. Small images are not mostly padding
+GRAPH_SIZE_STEP = 32
+GRAPH_STEP_SIDE = 200
 # Of a side, more than any GPU has the memory for
 MOST_PIXELS = 2**13
 # More than any detector has; a slip of the finger would ask for more memory than there is
@@ -229,7 +231,8 @@ class TrainConfig:
     compile: bool = setting(False, "compile the network with torch.compile", group=MEMORY)
     cuda_graphs: bool = setting(
         False,
-        f"capture the step as CUDA graphs, one per padded size; sets --size-step to {GRAPH_SIZE_STEP} unless given",
+        "capture the step as CUDA graphs, one per padded size; sets --size-step unless given, to 128 for images of 800 "
+        "pixels",
         group=MEMORY,
     )
 
@@ -314,7 +317,8 @@ def configure(base: Config, values: Mapping[str, Any]) -> Config:
     if checked.get("lr_drop", 0) > 1:  # kept as a fraction, which stays right when the number of epochs changes
         checked["lr_drop"] = min(1.0, checked["lr_drop"] / checked.get("epochs", base.train.epochs))
     if checked.get("cuda_graphs") and "size_step" not in checked:
-        checked["size_step"] = base.data.size_step or GRAPH_SIZE_STEP
+        side = checked.get("image_size", base.data.image_size)
+        checked["size_step"] = base.data.size_step or GRAPH_SIZE_STEP * max(1, round(side / GRAPH_STEP_SIDE))
     sections: dict[str, dict[str, Any]] = {"model": {}, "loss": {}, "data": {}, "train": {}}
     for name, value in checked.items():
         sections[known[name].section][name] = value

@@ -18,6 +18,8 @@ def describe(model: Model, train_set: CocoDataset, val_set: CocoDataset) -> str:
     config, device, train = model.config, model.device, model.config.train
     parameters = sum(p.numel() for p in model.network.parameters()) / 1e6
     per_step = train.images_per_pass * train.accumulate * distributed.world_size()
+    size_step = config.data.size_step
+    padded = f", padded to multiples of {size_step} pixels" if size_step else ""
     return "\n".join(
         [
             f"data        {describe_data(train_set)}",
@@ -28,7 +30,7 @@ def describe(model: Model, train_set: CocoDataset, val_set: CocoDataset) -> str:
             f"attention   {describe_attention(config, device)}",
             f"step        {describe_step(config, model.network, device)}",
             f"batch       {per_step} images a step = {train.images_per_pass} x {train.accumulate} accumulated "
-            f"x {distributed.world_size()} processes",
+            f"x {distributed.world_size()} processes{padded}",
         ]
     )
 

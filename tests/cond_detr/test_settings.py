@@ -137,6 +137,9 @@ def test_what_follows_from_others() -> None:
     assert configured("r50", {"image_size": 400, "max_size": 500}).data.max_size == 500
     assert configured("r50", {"cuda_graphs": True}).data.size_step == 128
     assert configured("r50", {"cuda_graphs": True, "size_step": 0}).data.size_step == 0
+    assert configured("r50", {"cuda_graphs": True, "image_size": 480}).data.size_step == 64
+    assert configured("small", {"cuda_graphs": True}).data.size_step == 32
+    assert configured("shapes", {"cuda_graphs": True}).data.size_step == 32  # so that nothing is padded
     assert configured("r50", {"kind": "detr"}) == as_detr(preset("r50"))
     assert configured("r50", {"lr_drop": 40}).train.lr_drop == 0.8
     assert configured("r50", {"lr_drop": 80, "epochs": 100}).train.lr_drop == 0.8

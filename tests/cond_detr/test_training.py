@@ -82,7 +82,8 @@ def wait_for_epoch(process: "subprocess.Popen[str]", folder: Path, epochs: int) 
 
 def test_a_run_writes_its_folder(dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    assert run_train(*TINY, "--dataset-dir", dataset_dir, "--epochs", 2, "--output-dir", folder) == 0
+    options = ["--dataset-dir", dataset_dir, "--epochs", 2, "--size-step", 32, "--output-dir", folder]
+    assert run_train(*TINY, *options) == 0
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "README.md",
@@ -98,7 +99,7 @@ def test_a_run_writes_its_folder(dataset_dir: Path, tmp_path: Path, capsys: pyte
     assert set(results["per_class"]) == {"circle", "ring", "square", "triangle", "star", "cross"}
     printed = capsys.readouterr().out
     assert "attention   fused: PyTorch" in printed
-    assert "4 images a step" in printed
+    assert "batch       4 images a step = 4 x 1 accumulated x 1 processes, padded to multiples of 32 pixels" in printed
     assert json.loads((folder / "config.json").read_text())["model"]["fused_attn"] is True
 
     with pytest.raises(SystemExit) as stop:
