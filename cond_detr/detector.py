@@ -13,9 +13,9 @@ from cond_detr.devices import device_named
 from cond_detr.errors import InputError, shown
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import evaluate
-from cond_detr.files import as_path
 from cond_detr.keywords import PresetSettings, TrainingSettings, keywords_of, named_keywords_of
 from cond_detr.models.model import Model
+from cond_detr.paths import as_path
 from cond_detr.predict.detect import detector_of
 from cond_detr.predict.predictor import Means, Predictor
 from cond_detr.presets import configured

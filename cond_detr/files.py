@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cond_detr.errors import FULL, InputError, say, shown
+from cond_detr.paths import is_file, is_folder, why_no_file, why_no_folder
 
 # All there are, by number
 SYSTEM_ERRORS = frozenset(errno.errorcode)
@@ -40,7 +41,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         InputError: if the folder does not exist.
         OSError: if the file cannot be written. The temporary file is removed, and a file at ``path`` is left as it was.
     """
-    if not os.path.isdir(path.parent):  # noqa: PTH112
+    if not is_folder(path.parent):
         raise InputError(f"{path} cannot be written: folder {path.parent} {why_no_folder(path.parent)}")
     unfinished: Path | None = None
     filled = False
@@ -186,32 +187,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         unfinished.rename(path)
 
 
-def as_path(value: Any) -> Path:
-    """The path that an argument ``path`` is.
-
-    Raises:
-        InputError: if it is none.
-    """
-    if not isinstance(value, (str, os.PathLike)):
-        raise InputError(f"path must be a path or text, got {shown(value)}")
-    return Path(value)
-
-
-def why_no_file(path: Path) -> str:
-    """Why a path is no regular file, for messages."""
-    # unlike Path's methods, these are False for what no file can be called
-    if os.path.isdir(path):  # noqa: PTH112
-        return "is a folder"
-    return "is no regular file" if os.path.exists(path) else "does not exist"  # noqa: PTH110
-
-
-def why_no_folder(path: Path) -> str:
-    """Why a path is no folder, for messages."""
-    if os.path.isfile(path):  # noqa: PTH113
-        return "is a file"
-    return "is no folder" if os.path.exists(path) else "does not exist"  # noqa: PTH110
-
-
 def read_bytes(path: Path, called: str) -> bytes:
     """Reads a file of somebody else's; a pipe, which might never end, is refused.
 
@@ -222,7 +197,7 @@ def read_bytes(path: Path, called: str) -> bytes:
     Raises:
         InputError: if it is missing or no regular file.
     """
-    if not os.path.isfile(path):  # noqa: PTH113
+    if not is_file(path):
         raise InputError(f"{called} {path} {why_no_file(path)}")
     try:
         return path.read_bytes()
@@ -273,7 +248,7 @@ def mapped(path: Path, called: str) -> Iterator[memoryview]:
     Raises:
         InputError: if it is missing, no regular file, or cannot be read.
     """
-    if not os.path.isfile(path):  # noqa: PTH113
+    if not is_file(path):
         raise InputError(f"{called} {path} {why_no_file(path)}")
     try:
         with path.open("rb") as file:

@@ -10,6 +10,7 @@ from PIL import PngImagePlugin
 
 from cond_detr.errors import InputError
 from cond_detr.files import replacing
+from cond_detr.paths import is_file
 
 # Pillow's names of formats, by suffix, where they are not the suffix
 FORMATS = {".jpg": "JPEG", ".tif": "TIFF"}
@@ -40,7 +41,7 @@ def write_picture(path: Path, picture: Any, command: str, **options: Any) -> Non
 
 def is_made_by(path: Path, command: str) -> bool:
     """Whether a file is a PNG picture that :func:`write_picture` has made for a command."""
-    if os.path.isfile(path):  # noqa: PTH113 - a pipe would wait for its writer
+    if is_file(path):
         # whatever cannot be read is not ours; Pillow warns of large pictures, of which only the header is read
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")

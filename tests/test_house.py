@@ -53,6 +53,16 @@ def test_things_fit_on_a_screen(package: str) -> None:
     assert not too_long, "\n".join(too_long)
 
 
+def test_whether_a_file_is_there_is_asked_in_one_place() -> None:
+    """Path's methods raise an error for a name that no file can have, which a list or an annotation may say."""
+    asked = []
+    for path in modules("cond_detr"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in {"exists", "is_file", "is_dir", "isfile", "isdir"}:
+                asked.append(f"{path.relative_to(ROOT)} line {node.lineno}: {ast.unparse(node)}")
+    assert all(each.startswith("cond_detr/paths.py") for each in asked), "\n".join(asked)
+
+
 def tracked_files() -> list[Path]:
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:

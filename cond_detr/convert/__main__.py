@@ -4,7 +4,6 @@ Reads checkpoints of this program, of the authors' repository, of DETR's and of 
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.formats.coco import of_other_splits
 from cond_detr.errors import InputError, tell
 from cond_detr.files import make_folder
+from cond_detr.paths import exists, is_file
 from cond_detr.presets import PRESETS
 from cond_detr.weights.checkpoint import write_weights
 from cond_detr.weights.foreign import open_checkpoint
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.classes:
         classes = read_annotations(options.classes, others=of_other_splits(options.classes)).classes
     # os.path's functions are False for what no file can be called
-    both = os.path.isfile(options.source) and os.path.exists(options.target)  # noqa: PTH110, PTH113
+    both = is_file(options.source) and exists(options.target)
     if both and options.target.samefile(options.source):
         raise InputError(f"{options.target} is the source as well; choose another file")
     checkpoint = open_checkpoint(options.source, preset_name=options.preset, classes=classes)

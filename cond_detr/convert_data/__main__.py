@@ -20,6 +20,7 @@ from cond_detr.data.formats.coco import write_coco
 from cond_detr.data.layouts import FolderLoader, image_files
 from cond_detr.errors import InputError, tell
 from cond_detr.files import make_folder, new_folder
+from cond_detr.paths import is_file
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +65,7 @@ def convert(dataset_dir: Path, split: str, target: Path, val_fraction: float) ->
     load = FolderLoader(found.folder)
     for name in progress.bar(image_files(annotations), f"convert {split}", unit="image", leave=False):
         path = load.path_of(name)
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(f"image {name} is not in {found.folder}")
         place(path, target / split / name)
     make_folder(target / "annotations")

@@ -6,7 +6,6 @@ import math
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -20,6 +19,7 @@ from typing_extensions import TypeIs
 from cond_detr.data.arrays import from_array, from_tensor
 from cond_detr.download import fetch_bytes, is_address
 from cond_detr.errors import InputError, printable
+from cond_detr.paths import exists, is_file, is_folder
 
 Size: TypeAlias = tuple[int, int]  # width, height
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image.Image | NDArray[np.uint8] | Tensor
@@ -139,8 +139,8 @@ def decode(
             if isinstance(source, Image.Image):
                 image = _upright(source.copy(), turn)
                 return Decoded(image, image.size)
-            if isinstance(source, (str, os.PathLike)) and Path(source).exists() and not Path(source).is_file():
-                raise InputError("it is a folder" if Path(source).is_dir() else "it is no regular file")
+            if isinstance(source, (str, os.PathLike)) and exists(source) and not is_file(source):
+                raise InputError("it is a folder" if is_folder(source) else "it is no regular file")
             with image_file(source) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise InputError(f"it has {image.width}x{image.height} pixels, more than {MOST_PIXELS}")

@@ -1,7 +1,6 @@
 """Image folders of data sets: loading their images, and by which convention these are annotated."""
 
 import io
-import os
 import unicodedata
 import warnings
 from collections import Counter
@@ -17,7 +16,7 @@ from cond_detr.data.annotations import Annotations, ImageRecord
 from cond_detr.data.images import ORIENTATION, SIDEWAYS, Size, decode, image_file
 from cond_detr.data.shards import Shards, tar_files
 from cond_detr.errors import InputError
-from cond_detr.files import why_no_file
+from cond_detr.paths import exists, is_file, why_no_file
 
 # Images whose headers are looked at to find out a data set's convention
 LOOKED_AT = 512
@@ -78,7 +77,7 @@ class FolderLoader:
         source, name = self.source_of(file_name)
         if not isinstance(source, Path):
             return source.getvalue()
-        if not source.is_file():
+        if not is_file(source):
             raise InputError(f"{name} {why_no_file(source)}")
         try:
             return source.read_bytes()
@@ -87,7 +86,7 @@ class FolderLoader:
 
     def holds(self, file_name: str) -> bool:
         """Whether there is an image of that name, in the folder or in its shards."""
-        return self._entry_of(file_name) is not None or self.path_of(file_name).is_file()
+        return self._entry_of(file_name) is not None or is_file(self.path_of(file_name))
 
     def _entry_of(self, file_name: str) -> NDArray[Any] | None:
         found = map(self.shards.find, self._spellings(file_name)) if self.shards else ()
@@ -102,7 +101,7 @@ class FolderLoader:
             InputError: if the name leads out of the folder.
         """
         for spelling in self._spellings(file_name):
-            if os.path.exists(self.folder / spelling):  # noqa: PTH110 - false also for what no file can be called
+            if exists(self.folder / spelling):
                 return self.folder / spelling
         return self.folder / file_name
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from cond_detr import progress
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
-from cond_detr.files import read_json, replacing, why_no_file, write_json
+from cond_detr.files import read_json, replacing, write_json
+from cond_detr.paths import exists, is_file, why_no_file
 
 INDEX, SHARDS = "index.npy", "shards.json"
 # Bytes of an image, that 32 bits can hold
@@ -53,7 +54,7 @@ class Shards:
         Raises:
             InputError: if the index is damaged or of other shards.
         """
-        if not (folder / SHARDS).exists() and not (folder / INDEX).exists():
+        if not exists(folder / SHARDS) and not exists(folder / INDEX):
             return None
         there = {path.name: path.stat().st_size for path in tar_files(folder)}
         advice = "run cond-detr pack on the data set again"
@@ -61,7 +62,7 @@ class Shards:
         if shards != {"shards": there}:
             raise InputError(f"list of shards {folder / SHARDS} is not that of the tar files beside it; {advice}")
         path = folder / INDEX
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(f"index {path} {why_no_file(path)}; {advice}")
         try:
             index = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -105,7 +106,7 @@ class Shards:
 
 def tar_files(folder: Path) -> list[Path]:
     """The tar files of a folder, in the order of their names."""
-    return sorted(path for path in folder.glob("*.tar") if path.is_file())
+    return sorted(path for path in folder.glob("*.tar") if is_file(path))
 
 
 def write_index(folder: Path) -> int:

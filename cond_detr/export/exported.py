@@ -1,6 +1,5 @@
 """Detection with exported files."""
 
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ from torch import Tensor
 from cond_detr.data.images import to_network_input
 from cond_detr.errors import InputError, is_short_of_memory, need, shown
 from cond_detr.export.about import KEY, About
-from cond_detr.files import as_path, why_no_file
 from cond_detr.models.predictions import Ranked
+from cond_detr.paths import as_path, is_file, why_no_file
 from cond_detr.predict.detections import Detections, in_pixels
 from cond_detr.predict.predictor import Means, Predictor
 
@@ -36,7 +35,7 @@ class Exported(Predictor):
 
     def __init__(self, path: str | Path, *, trust_code: bool = False) -> None:
         path = as_path(path)
-        if not os.path.isfile(path):  # noqa: PTH113 - False also for what no file can be called
+        if not is_file(path):
             raise InputError(f"exported file {path} {why_no_file(path)}")
         if path.suffix not in {".onnx", ".pt2"}:
             raise InputError(f"exported file {path} must end in .onnx or .pt2")

@@ -21,11 +21,12 @@ from torch.export import Dim, ExportedProgram
 from cond_detr.errors import InputError, need, shown
 from cond_detr.export.about import KEY, About
 from cond_detr.export.onnx_half import in_fp16
-from cond_detr.files import as_path, make_folder, replacing, why_no_file
+from cond_detr.files import make_folder, replacing
 from cond_detr.models.attention import ConditionalCrossAttention
 from cond_detr.models.model import Model, unfused
 from cond_detr.models.normalization import FrozenBatchNorm2d
 from cond_detr.models.predictions import Ranked, best
+from cond_detr.paths import as_path, exists, is_file, why_no_file
 
 FORMATS = {
     "onnx": "for ONNX Runtime and others that read ONNX",
@@ -133,7 +134,7 @@ def export(model: Model, path: str | Path, kind: str | None = None, *, half: boo
     if half:
         check_fits_half(model)
     make_folder(path.parent)
-    if path.exists() and not path.is_file():
+    if exists(path) and not is_file(path):
         raise InputError(f"{path} {why_no_file(path)}")
     # fails now, and not after minutes, if it cannot be written; torch's own writer aborts when a disk is full
     try:

@@ -17,8 +17,9 @@ from cond_detr.classes import Classes
 from cond_detr.data.annotations import ImageRecord
 from cond_detr.data.images import IMAGE_SUFFIXES, ImageLike
 from cond_detr.errors import InputError, need, shown
-from cond_detr.files import as_path, write_json
+from cond_detr.files import write_json
 from cond_detr.models.predictions import Predictions, Ranked, best
+from cond_detr.paths import as_path
 from cond_detr.pictures import write_picture
 from cond_detr.predict.drawing import draw_detections
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cond_detr.errors import InputError
 from cond_detr.files import read_json
+from cond_detr.paths import is_file
 from cond_detr.pictures import is_made_by
 from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import draw_detections
@@ -100,7 +101,7 @@ def named(stem: str, ending: str) -> str:
 
 def begins(path: Path, how: re.Pattern[bytes]) -> re.Match[bytes] | None:
     """How a file begins, if it is a file and begins like that."""
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         with path.open("rb") as file:

@@ -1,13 +1,13 @@
 """What is given on the command line: files, folders, glob patterns, addresses, videos and cameras."""
 
 import glob
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cond_detr.data.images import IMAGE_SUFFIXES, InputSize, open_image
 from cond_detr.download import is_address, path_at
 from cond_detr.errors import InputError
+from cond_detr.paths import exists, is_file, is_folder
 from cond_detr.predict.search import Picture
 from cond_detr.predict.video import VIDEO_SUFFIXES, is_camera
 
@@ -33,9 +33,9 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
             if path_at(text).suffix.lower() in VIDEO_SUFFIXES:
                 raise InputError(f"video {text} is at an address; download it, and give the file")
             found.append(text)
-        elif os.path.isdir(path):  # noqa: PTH112 - False also for what no folder can be called
+        elif is_folder(path):
             found += inside(path)
-        elif glob.has_magic(text) and not os.path.exists(path):  # noqa: PTH110
+        elif glob.has_magic(text) and not exists(path):
             found += matching(text)
         else:
             found.append(path)
@@ -49,7 +49,7 @@ def inside(folder: Path) -> list[Path]:
         InputError: if there are none.
     """
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and is_file(path))
     if not paths:
         raise InputError(f"folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}) and no video")
     return paths

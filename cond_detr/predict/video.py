@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from cond_detr.errors import InputError, need, printable, say, shown
-from cond_detr.files import why_no_file
+from cond_detr.paths import is_file, why_no_file
 from cond_detr.predict.clock import Clock
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"}
@@ -99,7 +99,7 @@ class Video:
         import av
 
         self.name = f"{'camera' if is_camera(path) else 'video'} {printable(os.fspath(path))}"
-        if not is_camera(path) and not os.path.isfile(path):  # noqa: PTH113 - False also for what no file can be called
+        if not is_camera(path) and not is_file(path):
             raise InputError(f"{self.name} {why_no_file(Path(path))}")
         how: dict[str, Any] = {"options": OPTIONS}
         if is_camera(path):

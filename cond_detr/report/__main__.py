@@ -13,6 +13,7 @@ from cond_detr.data.loading import loading_processes
 from cond_detr.errors import InputError, tell
 from cond_detr.files import replacing
 from cond_detr.options import add_running
+from cond_detr.paths import is_file
 from cond_detr.report.page import GENERATOR, page
 from cond_detr.train.run_folder import RunFolder
 from cond_detr.weights.options import opened
@@ -41,7 +42,7 @@ def check_page(path: Path) -> None:
     """
     if os.path.lexists(path):
         with contextlib.suppress(OSError, ValueError):
-            if path.is_file() and GENERATOR in path.read_text(errors="replace"):
+            if is_file(path) and GENERATOR in path.read_text(errors="replace"):
                 return
         raise InputError(f"{path} is there already, and no report; choose another --output")
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         InputError: if the run folder or the data set cannot be used.
     """
     options = parser().parse_args(argv)
-    if options.run.is_file():
+    if is_file(options.run):
         raise InputError(f"{options.run} is a file; give the folder of the run, {options.run.parent}")
     folder = RunFolder(options.run)
     target = options.output or folder.path / "report.html"

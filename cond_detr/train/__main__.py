@@ -14,6 +14,7 @@ from cond_detr.cli import command_parser, run
 from cond_detr.config import Config, RunConfig, configure
 from cond_detr.errors import InputError, say, shown
 from cond_detr.options import RUNNING, add_section, add_settings, given, read_config
+from cond_detr.paths import exists, is_folder
 from cond_detr.presets import PRESETS, configured
 from cond_detr.settings import all_settings, declared
 from cond_detr.train.interruption import Interrupted
@@ -104,9 +105,9 @@ def checkpoint_to_resume(options: dict[str, Any]) -> Path:
     """
     if options["resume"]:
         named = Path(options["resume"])
-        if named.is_dir():
+        if is_folder(named):
             named = RunFolder(named).last
-        if named.exists() and named.name != RunFolder(named.parent).last.name:
+        if exists(named) and named.name != RunFolder(named.parent).last.name:
             raise InputError(
                 f"`resume`: {named} is not a run's last.pt, beside which the run goes on; to start a new run from its "
                 "weights use `weights`"
@@ -117,7 +118,7 @@ def checkpoint_to_resume(options: dict[str, Any]) -> Path:
         return named
     if "output_dir" in options:
         path: Path = RunFolder(Path(options["output_dir"])).last
-        if not path.exists():
+        if not exists(path):
             raise InputError(f"`resume`: nothing to resume, {path} does not exist")
         return path
     return latest()
@@ -211,7 +212,7 @@ def train(options: dict[str, Any], running: Running) -> None:
         InputError: as :func:`cond_detr.train.run.new_run`, or if options are invalid or exclude each other.
         Interrupted: on a signal, after the state has been saved.
     """
-    if distributed.restarted() and "output_dir" in options and RunFolder(Path(options["output_dir"])).last.exists():
+    if distributed.restarted() and "output_dir" in options and exists(RunFolder(Path(options["output_dir"])).last):
         options = {
             "resume": "",
             **{name: value for name, value in options.items() if name not in {"weights", "config"}},

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from cond_detr.errors import InputError
+from cond_detr.paths import exists
 from cond_detr.train.run_folder import RunFolder
 
 
 def not_finite(loss: float, epoch: int, step: int, folder: RunFolder) -> InputError:
     """The error about a loss that is not finite, in an epoch counted from 0, by a step counted from 1."""
-    state = folder.not_finite if folder.not_finite.exists() else folder.last
+    state = folder.not_finite if exists(folder.not_finite) else folder.last
     return InputError(
         f"the loss is {loss} in epoch {epoch + 1}, by step {step}; lower `lr` or use `amp` off. The last good state is "
         f"{folder.last}; what is not finite first, cond-detr replay {state} says"

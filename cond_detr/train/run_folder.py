@@ -15,6 +15,7 @@ from cond_detr.errors import InputError
 from cond_detr.evaluate.coco_metrics import Evaluation
 from cond_detr.evaluate.over_dataset import results_dict
 from cond_detr.files import check_free, json_text, locked, make_folder, read_json, read_text, write_json, write_text
+from cond_detr.paths import exists
 from cond_detr.pictures import write_picture
 from cond_detr.train.curves import metrics_figure
 from cond_detr.weights.progress import is_over
@@ -68,7 +69,7 @@ class RunFolder:
         """
         if wanted is None:
             candidates = (RUNS / (preset if i == 1 else f"{preset}-{i}") for i in range(1, 10**6))
-            wanted = next(path for path in candidates if not path.exists())
+            wanted = next(path for path in candidates if not exists(path))
         folder = cls(Path(wanted))
         folder.check_new()
         return folder
@@ -102,7 +103,7 @@ class RunFolder:
         Raises:
             InputError: if it does.
         """
-        if self.last.exists():
+        if exists(self.last):
             raise InputError(
                 f"`output_dir` {self.path} already holds a run; continue it with --resume, or choose another folder"
             )

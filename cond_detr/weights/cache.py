@@ -16,6 +16,7 @@ import torch
 from cond_detr.download import fetch, path_at, reason
 from cond_detr.errors import InputError
 from cond_detr.files import read_text, write_text
+from cond_detr.paths import exists
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ def download(url: str, target: Path, sha256: str, read: Callable[[Path], T]) -> 
         with unfinished(target) as (part, file):
             version = part.with_name(f"{part.name}.version")
             with keeping_what_may_go_on(part, version, file):
-                known = read_text(version, "version") if version.exists() else None
+                known = read_text(version, "version") if exists(version) else None
                 fetch(url, file, target.name, version=known, note_version=lambda each: note(version, each))
                 file.flush()
             try:
@@ -84,7 +85,7 @@ def unfinished(target: Path) -> Iterator[tuple[Path, IO[bytes]]]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # whoever held it may have finished since it was opened
-            mine = part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno()))
+            mine = exists(part) and os.path.samestat(part.stat(), os.fstat(file.fileno()))
         except OSError:
             mine = False
         if mine:
@@ -106,7 +107,7 @@ def keeping_what_may_go_on(part: Path, version: Path, file: IO[bytes]) -> Iterat
         with contextlib.suppress(OSError):
             file.flush()
         full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-        if not cut or full or not version.exists() or not part.stat().st_size:
+        if not cut or full or not exists(version) or not part.stat().st_size:
             part.unlink(missing_ok=True)
             version.unlink(missing_ok=True)
         raise

@@ -13,6 +13,7 @@ from cond_detr.config import Config
 from cond_detr.errors import InputError, shown
 from cond_detr.models.model import new_network
 from cond_detr.models.resnet import LAYOUTS
+from cond_detr.paths import is_file
 from cond_detr.presets import as_detr, preset
 from cond_detr.weights.buildable import check_buildable
 from cond_detr.weights.checkpoint import Checkpoint, is_checkpoint, weights_in
@@ -111,7 +112,7 @@ def classes_beside(path: Path) -> Classes | None:
         InputError: if names are missing or occur twice.
     """
     file = path.with_name("config.json")
-    if not file.is_file() or file.stat().st_size > MOST_BYTES:
+    if not is_file(file) or file.stat().st_size > MOST_BYTES:
         return None
     try:
         by_id = json.loads(file.read_text(encoding="utf-8-sig"))["id2label"]

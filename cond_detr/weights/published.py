@@ -1,12 +1,12 @@
 """Published weights, by names for ``--weights`` and ``--checkpoint``."""
 
 import contextlib
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from cond_detr.errors import InputError, nearest, need
+from cond_detr.paths import exists
 
 PYTORCH = "https://download.pytorch.org/models/"
 DETR = "https://dl.fbaipublicfiles.com/detr/"
@@ -52,12 +52,12 @@ PUBLISHED = {
 
 def published(source: str) -> Published | None:
     """The published file of a name, unless a file is called so."""
-    return None if os.path.exists(source) else PUBLISHED.get(source)  # noqa: PTH110 - False for what no file is called
+    return None if exists(source) else PUBLISHED.get(source)
 
 
 def is_on_the_hub(source: str) -> bool:
     """Whether a source is ``namespace/name`` of the hub: it has no suffix of weights, and there is no such folder."""
-    if not NAME_ON_HUB.fullmatch(source) or os.path.exists(source.partition("/")[0]):  # noqa: PTH110
+    if not NAME_ON_HUB.fullmatch(source) or exists(source.partition("/")[0]):
         return False
     return Path(source).suffix not in {".pt", ".pth", ".bin", ".safetensors"}
 

@@ -6,7 +6,6 @@ this process.
 
 import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from cond_detr.download import is_address
 from cond_detr.errors import InputError, shown
-from cond_detr.files import why_no_file
+from cond_detr.paths import exists, is_file, why_no_file
 from cond_detr.weights import torch_file
 from cond_detr.weights.cache import download, place_of
 from cond_detr.weights.naming import StateDict
@@ -50,7 +49,7 @@ def open_source(source: str) -> tuple[Path, Any]:
     if not url.startswith(("https://", "http://")):
         raise InputError(f"weights {url} cannot be downloaded: an address must begin with https://")
     cached = place_of(url)
-    if os.path.exists(cached):  # noqa: PTH110 - False also for what no file can be called
+    if exists(cached):
         return cached, read(cached, f"{cached}, downloaded from {url} before,")
     return cached, download(url, cached, sha256, lambda path: read(path, f"what was downloaded from {url}"))
 
@@ -71,9 +70,9 @@ def read(path: Path, called: str | None = None) -> Any:
     """
     called = called or f"checkpoint {path}"
     # unlike Path's methods, these are False for what no file can be called
-    if not os.path.isfile(path):  # noqa: PTH113
+    if not is_file(path):
         best = path / "best.pt"
-        if os.path.isfile(best):  # noqa: PTH113
+        if is_file(best):
             raise InputError(f"{called} is a folder; its best model is {best}")
         name = meant(str(path))
         raise InputError(f"{called} {why_no_file(path)}" + f"; did you mean the published {name}?" * bool(name))

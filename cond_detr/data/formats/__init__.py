@@ -1,6 +1,5 @@
 """Data sets as they come: COCO's format in several layouts, YOLO's and Pascal VOC's, recognised by what is there."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from cond_detr.data.formats.split import SPLITS, Split
 from cond_detr.data.formats.voc import of_voc
 from cond_detr.data.formats.yolo import check_descriptions, of_yolo
 from cond_detr.errors import InputError
-from cond_detr.files import why_no_folder
+from cond_detr.paths import is_folder, why_no_folder
 
 __all__ = ["SPLITS", "Split", "find_split"]
 
@@ -34,7 +33,7 @@ def find_split(dataset_dir: Path, split: str, val_fraction: float) -> Split:
         InputError: if a folder or file is missing, or no format is recognised.
     """
     # unlike Path's methods, os.path's are False for what no file can be called
-    if not os.path.isdir(dataset_dir):  # noqa: PTH112
+    if not is_folder(dataset_dir):
         raise InputError(f"dataset folder {dataset_dir} {why_no_folder(dataset_dir)}")
     if found := of_coco(dataset_dir, split):
         return found

@@ -9,7 +9,8 @@ from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.annotations import Annotations
 from cond_detr.data.formats.split import NAMES, Split
 from cond_detr.errors import InputError
-from cond_detr.files import read_json, why_no_folder, write_text
+from cond_detr.files import read_json, write_text
+from cond_detr.paths import exists, is_file, is_folder, why_no_folder
 
 ROBOFLOW = "_annotations.coco.json"
 # Of an annotation file, what is looked at to see whether it is one
@@ -23,24 +24,24 @@ def of_coco(folder: Path, split: str) -> Split | None:
         InputError: if there are annotations, but no images or none for this split.
     """
     files = {each: folder / "annotations" / f"instances_{each}.json" for each in (split, f"{split}2017")}
-    name = next((each for each, file in files.items() if file.exists()), None)  # whoever reads it says if it is no file
+    name = next((each for each, file in files.items() if exists(file)), None)  # whoever reads it says if it is no file
     if name is None:
         other = "train" if split == "val" else "val"
-        if any((folder / "annotations" / f"instances_{other}{year}.json").exists() for year in ("", "2017")):
+        if any(exists(folder / "annotations" / f"instances_{other}{year}.json") for year in ("", "2017")):
             raise InputError(f"annotation file {files[split]} does not exist")
         return None
     for images in (folder / name, folder / "images" / name):
-        if images.is_dir():
+        if is_folder(images):
             return in_file(files[name], images, "COCO")
     raise InputError(f"image folder {folder / name} {why_no_folder(folder / name)}")
 
 
 def of_roboflow(folder: Path, split: str) -> Split | None:
     """``DIR/train/_annotations.coco.json`` beside the images, ``DIR/valid`` for validation."""
-    if not (folder / "train" / ROBOFLOW).exists():
+    if not exists(folder / "train" / ROBOFLOW):
         return None
     for name in NAMES[split]:
-        if (folder / name / ROBOFLOW).exists():
+        if exists(folder / name / ROBOFLOW):
             return in_file(folder / name / ROBOFLOW, folder / name, "COCO, Roboflow's folders")
     return None
 
@@ -59,7 +60,7 @@ def of_other_splits(file: Path) -> list[Path]:
         every = file.parent.glob("instances_*.json")
     else:
         return []
-    return sorted(other for other in every if other != file and other.is_file())
+    return sorted(other for other in every if other != file and is_file(other))
 
 
 def of_one_file(folder: Path) -> Split | None:
@@ -77,8 +78,8 @@ def of_one_file(folder: Path) -> Split | None:
         raise InputError(f"{folder} has {len(files)} annotation files, such as {names}; expected one, or one a split")
     name = read_annotations(files[0]).images.names[0]
     places = [folder, folder / "images", folder / "JPEGImages", folder / "data", files[0].with_suffix("")]
-    places += sorted(place for place in folder.iterdir() if place.is_dir() and place not in places)
-    found = next((place for place in places if (place / name).is_file()), None)
+    places += sorted(place for place in folder.iterdir() if is_folder(place) and place not in places)
+    found = next((place for place in places if is_file(place / name)), None)
     if found is None:
         raise InputError(f"image {name} of {files[0]} is in no folder of {folder}")
     return in_file(files[0], found, "COCO, one file")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cond_detr.data.images import ORIENTATION, SIDEWAYS, Size, image_file
 from cond_detr.errors import InputError
-from cond_detr.files import why_no_file
+from cond_detr.paths import is_file, why_no_file
 
 
 def size_of(path: Path) -> Size:
@@ -14,7 +14,7 @@ def size_of(path: Path) -> Size:
     Raises:
         InputError: if it is missing or no image.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"image {path} {why_no_file(path)}")
     try:
         with warnings.catch_warnings():

@@ -3,7 +3,6 @@
 import codecs
 import contextlib
 import math
-import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from cond_detr.data.formats.split import NAMES, Objection, Split, checked, in_or
 from cond_detr.data.images import IMAGE_SUFFIXES, Size
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_bytes, read_text
+from cond_detr.paths import is_file, is_folder
 
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z][\w.-]*)""")
 # Python's names of what text is written in; it has others, which take hours for a file, or are none of text
@@ -45,7 +45,7 @@ def of_voc(folder: Path, split: str) -> Split | None:
         InputError: if a list names what is not there.
     """
     annotations, images = folder / "Annotations", folder / "JPEGImages"
-    if annotations.is_dir() and images.is_dir():
+    if is_folder(annotations) and is_folder(images):
         lists = {each.stem.lower(): each for each in in_order(folder / "ImageSets" / "Main", "*.txt")}
         listed = {name: _listed(annotations, lists[name]) for name in (*EVERY, *UNDIVIDED) if name in lists}
         files = next((listed[name] for name in NAMES[split] if name in listed), None)
@@ -54,7 +54,7 @@ def of_voc(folder: Path, split: str) -> Split | None:
         lying = in_order(annotations, "*.xml")
         if split == "train" and lying and not lists:
             files = lying
-        every = [*lying, *(file for each in listed.values() for file in each if file.is_file())]
+        every = [*lying, *(file for each in listed.values() for file in each if is_file(file))]
         return None if files is None else _split(folder, files, every, (annotations, images), alone=False)
     every = [file for name in EVERY for file in in_order(folder / name, "*.xml")]
     for name in NAMES[split]:
@@ -72,7 +72,7 @@ def _listed(annotations: Path, file: Path) -> list[Path]:
 def _annotation_file(folder: Path, line: str) -> Path:
     names = (line, FLAG.sub("", line), line.split()[0])
     files = [folder / f"{name}.xml" for name in names]
-    return next((file for file in files if os.path.isfile(file)), files[1])  # noqa: PTH113 - too long a name is none
+    return next((file for file in files if is_file(file)), files[1])
 
 
 def _split(
@@ -208,7 +208,7 @@ def image_of(root: ElementTree.Element, file: Path, folders: tuple[Path, Path]) 
     candidates = [folder / named for folder in (images, folders[1]) if named]
     candidates += [images / f"{file.stem}{suffix}" for suffix in sorted(IMAGE_SUFFIXES)]
     candidates += [images / f"{file.stem}{suffix.upper()}" for suffix in sorted(IMAGE_SUFFIXES)]
-    found = next((path for path in candidates if path.is_file()), None)
+    found = next((path for path in candidates if is_file(path)), None)
     if found is None:
         raise InputError(f"{file}: image {shown(named or file.stem)} is not in {images}")
     return found

@@ -16,6 +16,7 @@ from cond_detr.data.formats.split import NAMES, Objection, Split, checked, in_or
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_text
+from cond_detr.paths import exists, is_file, is_folder
 
 NAMED = "data.yaml"
 # Decimals of a box in pixels, as COCO has them; six digits of a fraction are exact to that
@@ -121,7 +122,7 @@ def settings(file: Path) -> dict[str, Any] | None:
     Raises:
         InputError: if it is no YAML, or says something twice.
     """
-    if not file.is_file():
+    if not is_file(file):
         return None
     text = read_text(file, "data set's description")
     try:
@@ -180,7 +181,7 @@ def images_of(file: Path, content: dict[str, Any], entry: Any) -> Iterator[Path]
         if not isinstance(each, str):
             raise InputError(f"{file}: expected a folder, or a text file with images, got {shown(each)}")
         place = existing(file, content, each)
-        if place.is_dir():
+        if is_folder(place):
             yield from (path for path in in_order(place, "**/*") if path.suffix.lower() in IMAGE_SUFFIXES)
         else:
             lines = read_text(place, "list of images").split("\n")
@@ -201,9 +202,9 @@ def existing(file: Path, content: dict[str, Any], name: str) -> Path:
     inside = PurePath(*(part for part in PurePath(name).parts if part != ".."))
     candidates = [base / spelling for base in [*bases, file.parent] for spelling in (name, inside)]
     for candidate in candidates:
-        if os.path.exists(candidate):  # noqa: PTH110 - False also for what no file can be called
+        if exists(candidate):
             plain = Path(os.path.abspath(candidate))  # noqa: PTH100 - resolve() follows links
-            return plain if os.path.exists(plain) and plain.samefile(candidate) else candidate.resolve()  # noqa: PTH110
+            return plain if exists(plain) and plain.samefile(candidate) else candidate.resolve()
     raise InputError(f"{file}: {shown(name)} does not exist in {file.parent}")
 
 
@@ -235,7 +236,7 @@ def label_files(images: Sequence[Path]) -> list[Path]:
     for image in images:
         folders.setdefault(image.parent, []).append(image)
     place_of = {
-        folder: next((place for place in places if any(place(image).exists() for image in inside)), label_file)
+        folder: next((place for place in places if any(exists(place(image)) for image in inside)), label_file)
         for folder, inside in folders.items()
     }
     return [place_of[image.parent](image) for image in images]
@@ -254,7 +255,7 @@ def read_labels(
         width, height = size_of(image)
         name = image.relative_to(folder).as_posix()
         entries.append({"file_name": name, "width": width, "height": height})
-        if not path.exists():
+        if not exists(path):
             continue
         for number, line in enumerate(read_text(path, "labels").split("\n"), 1):
             if not line.strip():
