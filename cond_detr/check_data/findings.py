@@ -15,6 +15,7 @@ from torch import Tensor
 from cond_detr import progress
 from cond_detr.data.annotations import Annotations, ImageRecord
 from cond_detr.data.formats import find_split
+from cond_detr.data.formats.split import files_below
 from cond_detr.data.images import IMAGE_SUFFIXES, InputSize
 from cond_detr.data.layouts import FolderLoader, with_loader
 from cond_detr.errors import InputError, shown
@@ -76,6 +77,8 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
             found.problems.append(str(error))
     found.problems += [f"{count} boxes are {why}" for why, count in found.annotations.dropped.items()]
     found.problems += [*found.annotations.notes, *odd_boxes(found.annotations)]
+    if not len(annotations.objects):
+        found.problems.append("no image has an object")
     most = annotations.counts.max()
     if most > FEWEST_QUERIES:
         found.problems.append(
@@ -93,11 +96,11 @@ def check_split(dataset_dir: Path, split: str) -> Findings:
 
 def images_without_annotations(found: Findings) -> int:
     """The number of images in a split's folder that its annotations do not list."""
-    listed = {Path(name).as_posix() for name in found.annotations.images.names}
+    names = found.annotations.images.names
     if found.load.shards:
-        return found.load.shards.without(listed)
-    images = (path for path in found.folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sum(path.relative_to(found.folder).as_posix() not in listed for path in images)
+        return found.load.shards.without({Path(name).as_posix() for name in names})
+    listed = {found.load.path_of(name) for name in names}
+    return sum(path not in listed for path in files_below(found.folder, IMAGE_SUFFIXES))
 
 
 def boxes_of_two_classes(annotations: Annotations) -> list[str]:

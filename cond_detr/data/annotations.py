@@ -5,7 +5,7 @@ copies as soon as it looks at them. Arrays take a fiftieth of the memory, and ar
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, overload
 
@@ -131,6 +131,10 @@ class Annotations:
     def counts(self) -> NDArray[np.int64]:
         """(N,) number of objects in each image, without crowds."""
         return np.bincount(self.objects.images[~self.objects.crowds], minlength=len(self.images))
+
+    def noting(self, remark: str) -> "Annotations":
+        """The same with one more of the notes, unless it is empty."""
+        return replace(self, notes=(*self.notes, remark)) if remark else self
 
     def to_coco(self) -> dict[str, list[dict[str, Any]]]:
         """The content of an annotation file in COCO's format: images, categories, and the boxes that were kept."""

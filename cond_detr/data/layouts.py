@@ -169,6 +169,4 @@ def with_loader(annotations: Annotations, folder: Path, exif: str) -> tuple[Anno
     if not load.shards and tar_files(folder) and not load.holds(annotations.images.names[0]):
         raise InputError(f"image folder {folder} holds tar files without an index; run cond-detr pack on the data set")
     turn, remark = exif_convention(load, annotations.records, exif)
-    if remark:
-        annotations = replace(annotations, notes=(*annotations.notes, remark))
-    return annotations, replace(load, turn=turn)
+    return annotations.noting(remark), replace(load, turn=turn)

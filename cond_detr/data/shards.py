@@ -105,8 +105,8 @@ class Shards:
 
 
 def tar_files(folder: Path) -> list[Path]:
-    """The tar files of a folder, in the order of their names."""
-    return sorted(path for path in folder.glob("*.tar") if is_file(path))
+    """The tar files of a folder, in the order of their names, but hidden ones."""
+    return sorted(path for path in folder.glob("[!.]*.tar") if is_file(path))
 
 
 def write_index(folder: Path) -> int:

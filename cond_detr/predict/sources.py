@@ -43,13 +43,13 @@ def find_sources(arguments: Sequence[str]) -> list[Source]:
 
 
 def inside(folder: Path) -> list[Path]:
-    """Lists the images and videos in a folder.
+    """Lists the images and videos in a folder, but hidden ones: macOS puts such a file beside each on other disks.
 
     Raises:
         InputError: if there are none.
     """
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and is_file(path))
+    paths = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in suffixes and is_file(path))
     if not paths:
         raise InputError(f"folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}) and no video")
     return paths

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from cond_detr.data.annotation_checks import read_annotations
 from cond_detr.data.annotations import Annotations
-from cond_detr.data.formats.split import NAMES, Split
+from cond_detr.data.formats.split import NAMES, SPLITS, Split, in_order
+from cond_detr.data.layouts import FolderLoader
 from cond_detr.errors import InputError
 from cond_detr.files import read_json, write_text
 from cond_detr.paths import exists, is_file, is_folder, why_no_folder
 
 ROBOFLOW = "_annotations.coco.json"
+INSTANCES = "instances_"
 # Of an annotation file, what is looked at to see whether it is one
 BEGINNING = 1 << 20
 
@@ -23,17 +25,25 @@ def of_coco(folder: Path, split: str) -> Split | None:
     Raises:
         InputError: if there are annotations, but no images or none for this split.
     """
-    files = {each: folder / "annotations" / f"instances_{each}.json" for each in (split, f"{split}2017")}
-    name = next((each for each, file in files.items() if exists(file)), None)  # whoever reads it says if it is no file
-    if name is None:
-        other = "train" if split == "val" else "val"
-        if any(exists(folder / "annotations" / f"instances_{other}{year}.json") for year in ("", "2017")):
-            raise InputError(f"annotation file {files[split]} does not exist")
+    place = folder / "annotations"
+    # tools write a split's name as its user has; whoever reads a file says if it is none
+    files = {file.stem.lower().removeprefix(INSTANCES): file for file in in_order(place, f"{INSTANCES}*.json")}
+    found = {each: next((files[name] for name in names_of(each) if name in files), None) for each in SPLITS}
+    file = found[split]
+    if file is None:
+        if any(found.values()):
+            raise InputError(f"annotation file {place / f'{INSTANCES}{split}.json'} does not exist")
         return None
+    name = file.stem.removeprefix(INSTANCES)
     for images in (folder / name, folder / "images" / name):
         if is_folder(images):
-            return in_file(files[name], images, "COCO")
+            return in_file(file, images, "COCO")
     raise InputError(f"image folder {folder / name} {why_no_folder(folder / name)}")
+
+
+def names_of(split: str) -> list[str]:
+    """What a split may be called in COCO's folders, COCO's own names last."""
+    return [f"{name}{year}" for year in ("", "2017") for name in NAMES[split]]
 
 
 def of_roboflow(folder: Path, split: str) -> Split | None:
@@ -56,8 +66,8 @@ def of_other_splits(file: Path) -> list[Path]:
     file = file.absolute()
     if file.name == ROBOFLOW:
         every = file.parent.parent.glob(f"*/{ROBOFLOW}")
-    elif file.name.startswith("instances_"):
-        every = file.parent.glob("instances_*.json")
+    elif file.name.startswith(INSTANCES):
+        every = file.parent.glob(f"{INSTANCES}*.json")
     else:
         return []
     return sorted(other for other in every if other != file and is_file(other))
@@ -78,8 +88,9 @@ def of_one_file(folder: Path) -> Split | None:
         raise InputError(f"{folder} has {len(files)} annotation files, such as {names}; expected one, or one a split")
     name = read_annotations(files[0]).images.names[0]
     places = [folder, folder / "images", folder / "JPEGImages", folder / "data", files[0].with_suffix("")]
-    places += sorted(place for place in folder.iterdir() if is_folder(place) and place not in places)
-    found = next((place for place in places if is_file(place / name)), None)
+    for within in (folder, folder / "images"):  # CVAT's are in images/default
+        places += sorted(place for place in within.glob("*") if is_folder(place) and place not in places)
+    found = next((place for place in places if FolderLoader(place).holds(name)), None)
     if found is None:
         raise InputError(f"image {name} of {files[0]} is in no folder of {folder}")
     return in_file(files[0], found, "COCO, one file")

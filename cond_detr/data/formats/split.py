@@ -1,8 +1,9 @@
 """A split of a data set in whatever format it lies there, and how it is read."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -92,6 +93,32 @@ def in_order(folder: Path, pattern: str) -> list[Path]:
     """A folder's files that a pattern fits, but hidden ones: macOS puts one beside each on other systems' disks."""
     found = ((file.relative_to(folder).parts, file) for file in folder.glob(pattern))
     return sorted(file for parts, file in found if not any(part.startswith(".") for part in parts))
+
+
+def files_below(folder: Path, suffixes: Container[str]) -> list[Path]:
+    """The files in a folder, and in the folders in it, that have one of the suffixes, but hidden ones.
+
+    Links to folders are followed; a folder that is met again, as in a circle, is left out.
+    """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        about = os.stat(where)  # noqa: PTH116 - a text, as os.walk gives it
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(
+            (each for each in folders if not each.startswith(".")),
+            key=lambda each: (os.path.islink(os.path.join(where, each)), each),  # noqa: PTH114, PTH118 - likewise
+        )
+        found += [Path(where, each) for each in names if not each.startswith(".") and suffix_of(each) in suffixes]
+    return sorted(found)
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file name, in lower case."""
+    return PurePath(name).suffix.lower()
 
 
 def checked(

@@ -26,13 +26,19 @@ ENCODINGS = re.compile(
 )
 # Those whose text can be taken for UTF-8, and then says something else
 SEVEN_BITS = re.compile(r"iso2022_\w+|hz|utf-7")
-# What may be behind an image's name in a list: whether a class is in it
-FLAG = re.compile(r"\s+(-1|0|1)$")
+# An image's name in a list with what may be behind it: whether a class is in it, and other numbers
+FLAGGED = [re.compile(r"(.+?)\s+(-1|0|1)"), re.compile(r"(\S+)(\s+-?[\d.]+)+")]
+# Folders of images beside Annotations
+IMAGES = ("JPEGImages", "images")
+# Encodings whose characters have two bytes, which can look like some of UTF-8's
+TWO_BYTES = re.compile(r"gb\w+|big5\w*|shift_jis\w*|euc_\w+|cp9\d\d|johab")
 # Lists of images that are not divided into those for training and those for validation
 UNDIVIDED = ("trainval", "default")
 EVERY = (*(name for names in NAMES.values() for name in names), "test")
 # Bytes of an XML file: what an image's boxes never need
 LONGEST = 1 << 24
+# Of an annotation, one of which there always is
+ABOUT_AN_IMAGE = ("filename", "size", "object")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FLAGS = dict.fromkeys(("", "0", "0.0", "false", "no", "unspecified"), 0)
 FLAGS |= dict.fromkeys(("1", "1.0", "true", "yes"), 1)
@@ -44,18 +50,10 @@ def of_voc(folder: Path, split: str) -> Split | None:
     Raises:
         InputError: if a list names what is not there.
     """
-    annotations, images = folder / "Annotations", folder / "JPEGImages"
-    if is_folder(annotations) and is_folder(images):
-        lists = {each.stem.lower(): each for each in in_order(folder / "ImageSets" / "Main", "*.txt")}
-        listed = {name: _listed(annotations, lists[name]) for name in (*EVERY, *UNDIVIDED) if name in lists}
-        files = next((listed[name] for name in NAMES[split] if name in listed), None)
-        if split == "train" and files is None and not any(name in listed for name in NAMES["val"]):
-            files = next((listed[name] for name in UNDIVIDED if name in listed), None)
-        lying = in_order(annotations, "*.xml")
-        if split == "train" and lying and not lists:
-            files = lying
-        every = [*lying, *(file for each in listed.values() for file in each if is_file(file))]
-        return None if files is None else _split(folder, files, every, (annotations, images), alone=False)
+    annotations = folder / "Annotations"
+    images = next((folder / name for name in IMAGES if is_folder(folder / name)), None)
+    if is_folder(annotations) and images is not None:
+        return _in_lists(folder, annotations, images, split)
     every = [file for name in EVERY for file in in_order(folder / name, "*.xml")]
     for name in NAMES[split]:
         if files := in_order(folder / name, "*.xml"):
@@ -63,16 +61,43 @@ def of_voc(folder: Path, split: str) -> Split | None:
     return None
 
 
-def _listed(annotations: Path, file: Path) -> list[Path]:
+def _in_lists(folder: Path, annotations: Path, images: Path, split: str) -> Split | None:
+    lists = {each.stem.lower(): each for each in in_order(folder / "ImageSets" / "Main", "*.txt")}
+    wanted = [name for name in NAMES[split] if name in lists]
+    if split == "train" and not any(name in lists for name in (*NAMES["train"], *NAMES["val"])):
+        wanted = [name for name in UNDIVIDED if name in lists]
+    lying = in_order(annotations, "*.xml")
+    every = list(lying)
+    for where in [lists[name] for name in (*EVERY, *UNDIVIDED) if name in lists]:
+        with contextlib.suppress(InputError):  # whoever reads another split says what is wrong with its list
+            every += [file for file in _listed((annotations, images), where) if is_file(file)]
+    if wanted:
+        where = lists[wanted[0]]
+        return _split(where, _listed((annotations, images), where), every, (annotations, images), alone=False)
+    if split == "train" and lying and not lists:
+        return _split(folder, lying, every, (annotations, images), alone=False)
+    return None
+
+
+def _listed(folders: tuple[Path, Path], file: Path) -> list[Path]:
     """The annotation files of the images in a list, whose names may have spaces, and flags behind them."""
     lines = [line.strip() for line in read_text(file, "list of images").split("\n") if line.strip()]
-    return list(dict.fromkeys(_annotation_file(annotations, line) for line in lines))
+    return list(dict.fromkeys(_annotation_file(*folders, line) for line in lines))
 
 
-def _annotation_file(folder: Path, line: str) -> Path:
-    names = (line, FLAG.sub("", line), line.split()[0])
-    files = [folder / f"{name}.xml" for name in names]
-    return next((file for file in files if is_file(file)), files[1])
+def _annotation_file(annotations: Path, images: Path, line: str) -> Path:
+    whole = annotations / f"{line}.xml"
+    if is_file(whole) or any(is_file(image) for image in _called(images, line)):
+        return whole
+    names = [match[1] for pattern in FLAGGED if (match := pattern.fullmatch(line))]
+    files = [annotations / f"{name}.xml" for name in names]
+    return next((file for file in files if is_file(file)), files[0] if files else whole)
+
+
+def _called(images: Path, name: str) -> list[Path]:
+    """What an image of a name can be called."""
+    suffixes = sorted(IMAGE_SUFFIXES)
+    return [images / f"{name}{suffix}" for suffix in (*suffixes, *(each.upper() for each in suffixes))]
 
 
 def _split(
@@ -151,24 +176,30 @@ def parsed(file: Path) -> ElementTree.Element:
     """The root of an XML file; one that declares entities is refused.
 
     Raises:
-        InputError: if it is missing, too long or no XML.
+        InputError: if it is missing, too long, no XML or no annotation.
     """
     content = read_bytes(file, "annotation file")
     if len(content) > LONGEST:
         raise InputError(f"annotation file {file} has {len(content)} bytes, more than {LONGEST}")
     try:
-        return ElementTree.fromstring(decoded(content), ElementTree.XMLParser(target=_WithoutEntities()))
+        root = ElementTree.fromstring(decoded(content), ElementTree.XMLParser(target=_WithoutEntities()))
     except ElementTree.ParseError as error:
         raise InputError(f"annotation file {file} is no XML: {error}") from None
     except (ValueError, LookupError) as error:
         raise InputError(f"annotation file {file} cannot be used: {error}") from None
+    if all(root.find(name) is None for name in ABOUT_AN_IMAGE):
+        raise InputError(
+            f"annotation file {file} is about something else: <{root.tag}> has none of {', '.join(ABOUT_AN_IMAGE)}"
+        )
+    return root
 
 
 def decoded(content: bytes) -> str | bytes:
     """The text of an XML file; where its beginning says the encoding, or nothing does, the content as it is.
 
-    It is UTF-16 if it begins so, and UTF-8 if it can be, whatever it declares: many tools declare another. Else Python
-    knows more encodings than the parser.
+    It is UTF-16 if it begins so, and UTF-8 if it can be, whatever it declares: many tools declare another. Where it
+    declares one of two bytes a character, it is not UTF-8 if that would have letters of two bytes alone, as then it can
+    be both. Python knows more encodings than the parser.
 
     Raises:
         LookupError: if the declared encoding is none that such files have.
@@ -183,13 +214,18 @@ def decoded(content: bytes) -> str | bytes:
     for each in (encoding, "utf-8-sig") if SEVEN_BITS.fullmatch(encoding) else ("utf-8-sig",):
         with contextlib.suppress(UnicodeDecodeError):
             text = content.decode(each)
-            if "\0" not in text:
+            if "\0" not in text and not (TWO_BYTES.fullmatch(encoding) and _has_two_bytes_alone(text)):
                 return text
     if not declared:
         return content
     if not ENCODINGS.fullmatch(encoding):
         raise LookupError(f"unknown encoding {shown(declared[1].decode())}")
     return content.decode(encoding)
+
+
+def _has_two_bytes_alone(text: str) -> bool:
+    """Whether all characters of a text beyond ASCII, of which there are some, have two bytes in UTF-8."""
+    return "\x7f" < max(text, default="") < "\u0800"
 
 
 def image_of(root: ElementTree.Element, file: Path, folders: tuple[Path, Path]) -> Path:
@@ -206,8 +242,7 @@ def image_of(root: ElementTree.Element, file: Path, folders: tuple[Path, Path]) 
     images = folders[1] / _inside(file, folders[0]).parent
     named = (root.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
     candidates = [folder / named for folder in (images, folders[1]) if named]
-    candidates += [images / f"{file.stem}{suffix}" for suffix in sorted(IMAGE_SUFFIXES)]
-    candidates += [images / f"{file.stem}{suffix.upper()}" for suffix in sorted(IMAGE_SUFFIXES)]
+    candidates += _called(images, file.stem)
     found = next((path for path in candidates if is_file(path)), None)
     if found is None:
         raise InputError(f"{file}: image {shown(named or file.stem)} is not in {images}")

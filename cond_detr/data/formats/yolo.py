@@ -1,32 +1,28 @@
 """YOLO's format: ``data.yaml`` with folders and class names, and a text file of labels for each image."""
 
 import contextlib
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 import yaml
 
-from cond_detr.data.annotations import Annotations
-from cond_detr.data.formats.headers import size_of
-from cond_detr.data.formats.split import NAMES, Objection, Split, checked, in_order
+from cond_detr.data.formats.split import NAMES, Split, files_below, in_order
+from cond_detr.data.formats.yolo_labels import Labelling, read_labels
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_text
 from cond_detr.paths import exists, is_file, is_folder
 
 NAMED = "data.yaml"
-# Decimals of a box in pixels, as COCO has them; six digits of a fraction are exact to that
-DIGITS = 2
-# Fractions of the image size beyond this are pixels, or something else
-LARGEST = 2.0
+# Beside images and labels it says the same, where a tool writes no description
+CLASSES = "classes.txt"
 # Entries of all tables, each counted as often as it is merged into another: a few lines can ask for any number
 MOST_ENTRIES = 100_000
 # Keys of a data set's description that mean something here
-READ = {"names", "nc", "path", *(name for names in NAMES.values() for name in names)}
+READ = {"names", "nc", "path", "kpt_shape", *(name for names in NAMES.values() for name in names)}
 MERGE = "tag:yaml.org,2002:merge"
 # How YAML spells that there is nothing, or no such split
 NOTHING = ("", "~", "null", "Null", "NULL", "false", "False", "FALSE")
@@ -80,7 +76,7 @@ class AsWritten(yaml.BaseLoader):
 
 
 def of_yolo(folder: Path, split: str) -> Split | None:
-    """``DIR/data.yaml``, or another YAML file with names and a folder for training.
+    """``DIR/data.yaml``, or another YAML file with names and a folder for training; or a list of classes.
 
     Raises:
         InputError: if it says what cannot be.
@@ -93,10 +89,27 @@ def of_yolo(folder: Path, split: str) -> Split | None:
             images = list(dict.fromkeys(images_of(file, content, entry)))
             if not images:
                 raise InputError(f"{file}: expected images in {shown(entry)}, found none")
-            place = common_folder(images)
-            read = partial(read_labels, file, class_names(file, content["names"], content.get("nc")), place, images)
-            return Split("YOLO", place, read, alone=isinstance(entry, str) and not entry.endswith(".txt"))
-    return None
+            names = class_names(file, content["names"], content.get("nc"))
+            alone = isinstance(entry, str) and not entry.endswith(".txt")
+            return labelled(Labelling(file, names, numbers_of_keypoints(file, content.get("kpt_shape"))), images, alone)
+    return of_label_studio(folder) if split == "train" else None
+
+
+def labelled(about: Labelling, images: Sequence[Path], alone: bool) -> Split:
+    """A split of these images."""
+    place = common_folder(images)
+    return Split("YOLO", place, partial(read_labels, about, place, images), alone)
+
+
+def of_label_studio(folder: Path) -> Split | None:
+    """``DIR/images`` and ``DIR/labels`` with class names in ``DIR/classes.txt``, as Label Studio exports them."""
+    if not is_file(folder / CLASSES) or not all(is_folder(folder / name) for name in ("images", "labels")):
+        return None
+    names = [line.strip() for line in read_text(folder / CLASSES, "list of classes").split("\n") if line.strip()]
+    images = files_below(folder / "images", IMAGE_SUFFIXES)
+    if not names or not images:
+        return None
+    return labelled(Labelling(folder / CLASSES, names), images, alone=True)
 
 
 def check_descriptions(folder: Path) -> None:
@@ -129,13 +142,17 @@ def settings(file: Path) -> dict[str, Any] | None:
         content = yaml.load(text, AsWritten)
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         raise InputError(f"{file} is no YAML: {what_is_wrong(error)}") from None
-    if not isinstance(content, dict) or "names" not in content or "train" not in content:
+    if not isinstance(content, dict):
         return None
-    for table, keys in ((content, READ), (content["names"], None)):
+    # tools write a split's name as its user has
+    known = {key.lower() if isinstance(key, str) and key.lower() in READ else key: content[key] for key in content}
+    if "names" not in known or "train" not in known:
+        return None
+    for table, keys in ((content, READ), (known["names"], None)):
         for key, line in table.twice.items() if isinstance(table, Table) else ():
             if keys is None or key in keys:
                 raise InputError(f"{file} line {line}: {shown(key)} is there twice")
-    return {key: None if key != "names" and value in NOTHING else value for key, value in content.items()}
+    return {key: None if key != "names" and value in NOTHING else value for key, value in known.items()}
 
 
 def what_is_wrong(error: Exception) -> str:
@@ -164,6 +181,21 @@ def class_names(file: Path, names: Any, count: Any = None) -> list[str]:
     return names
 
 
+def numbers_of_keypoints(file: Path, shape: Any) -> int:
+    """How many numbers of keypoints come behind each box.
+
+    Raises:
+        InputError: if the shape, of points and numbers of each, is none.
+    """
+    if shape is None:
+        return 0
+    if isinstance(shape, list) and len(shape) == 2 and shape[1] in ("2", "3"):
+        points = shape[0]
+        if isinstance(points, str) and points.isdecimal() and len(points) < 5 and int(points):
+            return int(points) * int(shape[1])
+    raise InputError(f"{file}: kpt_shape must be a number of points and 2 or 3 numbers of each, got {shown(shape)}")
+
+
 def is_number(text: Any, number: int) -> bool:
     """Whether a text is a number."""
     with contextlib.suppress(TypeError, ValueError):
@@ -182,7 +214,7 @@ def images_of(file: Path, content: dict[str, Any], entry: Any) -> Iterator[Path]
             raise InputError(f"{file}: expected a folder, or a text file with images, got {shown(each)}")
         place = existing(file, content, each)
         if is_folder(place):
-            yield from (path for path in in_order(place, "**/*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            yield from files_below(place, IMAGE_SUFFIXES)
         else:
             lines = read_text(place, "list of images").split("\n")
             yield from (existing(place, content, line.strip()) for line in lines if line.strip())
@@ -191,16 +223,16 @@ def images_of(file: Path, content: dict[str, Any], entry: Any) -> Iterator[Path]
 def existing(file: Path, content: dict[str, Any], name: str) -> Path:
     """A path that a file names: from its folder, or from "path" in the data set's description.
 
-    Exports say "../train/images" of a folder beside the description; they mean "train/images". Links are not followed,
-    as labels may lie beside what they lead to, or beside them.
+    Exports say "../train/images" of a folder beside the description, where they mean "train/images", and "data/a.jpg"
+    in lists, where they mean "a.jpg". Links are not followed, as labels may lie beside what they lead to, or beside
+    them.
 
     Raises:
         InputError: if there is nothing.
     """
     root = content.get("path")
-    bases = [file.parent / root, Path(root)] if isinstance(root, str) else []
-    inside = PurePath(*(part for part in PurePath(name).parts if part != ".."))
-    candidates = [base / spelling for base in [*bases, file.parent] for spelling in (name, inside)]
+    bases = [file.parent / root, file.parent, Path(root)] if isinstance(root, str) else [file.parent]
+    candidates = [base / spelling for base in bases for spelling in spellings(name)]
     for candidate in candidates:
         if exists(candidate):
             plain = Path(os.path.abspath(candidate))  # noqa: PTH100 - resolve() follows links
@@ -208,87 +240,18 @@ def existing(file: Path, content: dict[str, Any], name: str) -> Path:
     raise InputError(f"{file}: {shown(name)} does not exist in {file.parent}")
 
 
+def spellings(name: str) -> list[str]:
+    """What a path in a list or a description can mean, the likeliest first."""
+    found = []
+    for each in (name, name.replace("\\", "/")):
+        parts = PurePath(each).parts
+        inside = [part for part in parts if part != ".."]
+        found += [*([str(PurePath(*inside))] if inside else []), each]
+        if inside[:1] == ["data"]:
+            found.append(str(PurePath(*inside[1:])))
+    return list(dict.fromkeys(found))
+
+
 def common_folder(images: Sequence[Path]) -> Path:
     """The deepest folder that all images are in."""
     return Path(os.path.commonpath({image.parent for image in images}))
-
-
-def label_file(image: Path) -> Path:
-    """Where the labels of an image are: in ``labels`` where it is in ``images``, or beside it."""
-    parts = list(image.with_suffix(".txt").parts)
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[-2::-1].index("images")
-        parts[last] = "labels"
-    return Path(*parts)
-
-
-def label_files(images: Sequence[Path]) -> list[Path]:
-    """Where the labels of images are: beside them as they are named; or beside what their folder, or they, lead to.
-
-    One of these holds for all images of a folder: an image without labels is not to get those of another data set.
-    """
-    places: Sequence[Callable[[Path], Path]] = (
-        label_file,
-        lambda image: label_file(image.parent.resolve() / image.name),
-        lambda image: label_file(image.resolve()),
-    )
-    folders: dict[Path, list[Path]] = {}
-    for image in images:
-        folders.setdefault(image.parent, []).append(image)
-    place_of = {
-        folder: next((place for place in places if any(exists(place(image)) for image in inside)), label_file)
-        for folder, inside in folders.items()
-    }
-    return [place_of[image.parent](image) for image in images]
-
-
-def read_labels(
-    file: Path, names: list[str], folder: Path, images: Sequence[Path], object_to: Objection
-) -> Annotations:
-    """Reads the labels of images; those without a file have no objects.
-
-    Raises:
-        InputError: if an image or a file cannot be read, or ``object_to`` raises it.
-    """
-    entries, annotations = [], []
-    for i, (image, path) in enumerate(zip(images, label_files(images), strict=True)):
-        width, height = size_of(image)
-        name = image.relative_to(folder).as_posix()
-        entries.append({"file_name": name, "width": width, "height": height})
-        if not exists(path):
-            continue
-        for number, line in enumerate(read_text(path, "labels").split("\n"), 1):
-            if not line.strip():
-                continue
-            where = f"{os.path.relpath(path, file.parent)} line {number}"
-            found = parsed(line, len(names))
-            if isinstance(found, str):
-                object_to(f"{file}: {where} {found}")
-                continue
-            label, box = found
-            scaled = [round(v * side, DIGITS) for v, side in zip(box, (width, height) * 2, strict=True)]
-            annotations.append({"id": where, "image_id": i, "category_id": label, "bbox": scaled})
-    return checked(f"{file} (YOLO)", entries, annotations, names, object_to)
-
-
-def parsed(line: str, classes: int) -> tuple[int, tuple[float, float, float, float]] | str:
-    """Class and box (left, top, width, height in fractions) of a line, or what is wrong with it.
-
-    After the class come centre, width and height; or the corners of a polygon or of a turned box.
-    """
-    words = line.split()
-    try:
-        label, values = int(words[0]), [float(word) for word in words[1:]]
-    except ValueError:
-        return f"must be a class and numbers, got {shown(line.strip())}"
-    if not 0 <= label < classes:
-        return f"has class {label}, but there are {classes}, from 0 on"
-    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-        return f"must have 4 numbers after the class, or the corners of a polygon, got {len(values)}"
-    if not all(math.isfinite(value) and abs(value) <= LARGEST for value in values):
-        return f"must have fractions of the image size, got {shown(line.strip())}"
-    if len(values) == 4:
-        x, y, width, height = values
-        return label, (x - width / 2, y - height / 2, width, height)
-    across, down = values[::2], values[1::2]
-    return label, (min(across), min(down), max(across) - min(across), max(down) - min(down))

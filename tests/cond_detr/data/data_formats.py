@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
+
+from PIL import Image
 
 from cond_detr.data.formats.coco import ROBOFLOW
 
@@ -114,3 +117,29 @@ WRITERS = {
     "Pascal VOC": write_voc,
     "Pascal VOC in folders": write_voc_folders,
 }
+
+
+def one_image(folder: Path) -> Path:
+    """A data set of YOLO with an image for each split."""
+    for split in ("train", "val"):
+        (folder / "images" / split).mkdir(parents=True)
+        Image.new("RGB", (80, 60)).save(folder / "images" / split / "x.jpg")
+    (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
+    return folder
+
+
+def voc(folder: Path, names: list[str], lists: Mapping[str, str]) -> Path:
+    """As CVAT writes it."""
+    for name in names:
+        image, file = folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 60)).save(image)
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+        thing = f"<object><name>cat</name>{box}</object>"
+        file.write_text(f"<annotation><filename>{name}.jpg</filename>{thing}</annotation>")
+    for name, text in lists.items():
+        file = folder / "ImageSets" / "Main" / f"{name}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder

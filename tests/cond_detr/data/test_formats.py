@@ -18,10 +18,20 @@ from cond_detr.data.description import describe_data
 from cond_detr.data.formats import find_split
 from cond_detr.data.formats.coco import of_other_splits
 from cond_detr.data.formats.voc import of_voc
-from cond_detr.data.formats.yolo import label_file, parsed, settings
+from cond_detr.data.formats.yolo import settings
+from cond_detr.data.formats.yolo_labels import label_file, parsed
 from cond_detr.pack.__main__ import main as pack
 from cond_detr.train.__main__ import main as train
-from tests.cond_detr.data.data_formats import WRITERS, class_names, content_of, write_one_file, write_voc, write_yolo
+from tests.cond_detr.data.data_formats import (
+    WRITERS,
+    class_names,
+    content_of,
+    one_image,
+    voc,
+    write_one_file,
+    write_voc,
+    write_yolo,
+)
 from tests.conftest import write_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -178,15 +188,6 @@ def test_where_labels_are(image: str, labels: str) -> None:
     assert label_file(Path(image)) == Path(labels)
 
 
-def one_image(folder: Path) -> Path:
-    """A data set of YOLO with an image for each split."""
-    for split in ("train", "val"):
-        (folder / "images" / split).mkdir(parents=True)
-        Image.new("RGB", (80, 60)).save(folder / "images" / split / "x.jpg")
-    (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
-    return folder
-
-
 def test_images_without_labels_have_no_objects(tmp_path: Path) -> None:
     folder = one_image(tmp_path)
     assert find_split(folder, "train", FRACTION).annotations().counts.tolist() == [0]
@@ -304,7 +305,6 @@ def test_a_file_beside_it_may_be_about_anything(coco: Path, tmp_path: Path) -> N
         ("utf8", "utf-8"),  # which the parser does not know by this name
         ("iso-8859-1", "iso-8859-1"),
         ("utf-16", "utf-16"),
-        ("gb2312", "utf-8"),  # as many tools declare and do not write
         ("gb18030", "gb18030"),
         ("utf-8", "utf-16"),  # what is redirected into a file on Windows
         ("ISO-2022-JP-2", "iso2022_jp_2"),  # all of whose bytes are ASCII
@@ -332,23 +332,6 @@ def test_what_is_no_encoding_of_xml(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.xml cannot be used: unknown encoding") as raised:
         find_split(tmp_path, "train", FRACTION).annotations()
     assert len(str(raised.value)) < 1000
-
-
-def voc(folder: Path, names: list[str], lists: dict[str, str]) -> Path:
-    """As CVAT writes it."""
-    for name in names:
-        image, file = folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml"
-        image.parent.mkdir(parents=True, exist_ok=True)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (80, 60)).save(image)
-        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
-        thing = f"<object><name>cat</name>{box}</object>"
-        file.write_text(f"<annotation><filename>{name}.jpg</filename>{thing}</annotation>")
-    for name, text in lists.items():
-        file = folder / "ImageSets" / "Main" / f"{name}.txt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    return folder
 
 
 @pytest.mark.parametrize(
