@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ GOALS = (0.5, 0.7)
 FORMATS = {"AP": ".3f", "lowest": ".3f", "highest": ".3f", "ratio": ".1f"}
 MODELS = {"Conditional DETR": [], "DETR": ["--model", "detr"]}
 GROUPS, DENOISING, BOXES = ["--query-groups", "10"], ["--denoising", "5"], ["--queries", "boxes"]
-MAL = ["--classification", "mal"]
+MAL, BLOCK = ["--classification", "mal"], ["--projection", "block"]
 BEYOND = {
     "Conditional DETR": [],
     "MAL": MAL,
@@ -41,6 +41,8 @@ BEYOND = {
     "MAL, groups and denoising": [*GROUPS, *DENOISING, *MAL],
     "MAL, boxes": [*BOXES, *MAL],
     "all of them": [*BOXES, *GROUPS, *DENOISING, *MAL],
+    "MAL, block-diagonal": [*BLOCK, *MAL],
+    "MAL, block-diagonal, groups": [*BLOCK, *GROUPS, *MAL],
     "DETR": ["--model", "detr"],
     "DETR, 10 query groups": ["--model", "detr", *GROUPS],
     "DETR, 5 denoising copies": ["--model", "detr", *DENOISING],
@@ -165,6 +167,16 @@ def epochs_to(row: Row, level: float) -> int | None:
     return next((epoch for epoch, ap, _ in row["curve"] if ap >= level), None)
 
 
+def crossing(row: Row, level: float) -> float | None:
+    """When AP reaches a level, in epochs: between two evaluations on the straight line, and before the first from 0."""
+    before = (0, 0.0)
+    for epoch, ap, _ in row["curve"]:
+        if ap >= level:
+            return float(before[0] + (epoch - before[0]) * (level - before[1]) / (ap - before[1]))
+        before = epoch, ap
+    return None
+
+
 def comparison(rows: Sequence[Row]) -> list[Row]:
     """For each AP level, and for DETR's final AP, the epochs that both need: means of the seeds, if all get there."""
     detr = [row for row in rows if row["model"] == "DETR"]
@@ -183,9 +195,9 @@ def comparison(rows: Sequence[Row]) -> list[Row]:
     return table
 
 
-def mean_epochs(rows: Sequence[Row], level: float) -> float | None:
+def mean_epochs(rows: Sequence[Row], level: float, to: Callable[..., float | None] = epochs_to) -> float | None:
     """Of the seeds, or None if one of them does not get there."""
-    needed = [epochs for row in rows if (epochs := epochs_to(row, level)) is not None]
+    needed = [epochs for row in rows if (epochs := to(row, level)) is not None]
     return statistics.mean(needed) if len(needed) == len(rows) else None
 
 
@@ -202,6 +214,7 @@ def beyond_table(rows: Sequence[Row]) -> list[Row]:
             {
                 "row": model,
                 **{f"epochs_to_{goal}": value for goal, value in needed.items()},
+                **{f"epochs_between_{goal}": mean_epochs(mine, goal, crossing) for goal in GOALS},
                 **{f"minutes_to_{goal}": value and minutes and value * minutes for goal, value in needed.items()},
                 "minutes_per_epoch": minutes,
                 "seeds": len(mine),
@@ -305,6 +318,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed, 10 epochs")
     parser.add_argument("--ablations", action="store_true", help="the paper's ablations instead of the comparison")
     parser.add_argument("--beyond", action="store_true", help="what others have added since instead")
+    parser.add_argument("--rows", nargs="+", choices=list(BEYOND), metavar="NAME", help="of --beyond, only these")
     parser.add_argument("--epochs", type=int, metavar="N", help="of every run (default: 18, of ablations 3)")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each model (default: 3)")
     parser.add_argument(
@@ -315,6 +329,8 @@ def main() -> int:
     epochs = options.epochs or (10 if options.quick else 3 if options.ablations else 18)
     seeds = range(options.seeds or (1 if options.quick else 3))
     wanted = list((BEYOND if options.beyond else MODELS).items())
+    if options.rows:
+        wanted = [(name, BEYOND[name]) for name in options.rows]
     if options.ablations:
         wanted = [(f"{t}: {n}", s) for t, n, s in ABLATIONS]
     distinct = {tuple(switches): name for name, switches in reversed(wanted)}
@@ -328,7 +344,13 @@ def main() -> int:
     jobs = options.jobs or (1 if torch.cuda.is_available() else torch.get_num_threads())
     rows = train_all(runs, options.output_dir, jobs)
     table = (ablation_table if options.ablations else beyond_table if options.beyond else comparison)(rows)
-    formats = {name: FORMATS.get(name, ".1f" if name.startswith(("epochs_", "minutes_")) else "") for name in table[0]}
+    formats = {
+        name: FORMATS.get(
+            name,
+            ".2f" if name.startswith("epochs_between") else ".1f" if name.startswith(("epochs_", "minutes_")) else "",
+        )
+        for name in table[0]
+    }
     if not (options.ablations or options.beyond):
         formats["AP"] = ""  # names of levels
     print_table(table, formats)

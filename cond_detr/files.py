@@ -149,7 +149,7 @@ def _opened_lock(path: Path) -> IO[str]:
     else:
         if stat.S_ISREG(os.fstat(handle).st_mode):
             file = os.fdopen(handle, "r+", encoding="utf-8", errors="replace")
-            if OWNER.fullmatch(file.read(LONGEST_OWNER)):
+            if len(text := file.read(LONGEST_OWNER + 1)) <= LONGEST_OWNER and OWNER.fullmatch(text):
                 return file
             file.close()
         else:

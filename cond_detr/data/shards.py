@@ -4,8 +4,10 @@ Beside the tar files of an image folder lies an index, which says where in them 
 are mapped into memory, not read. Its entries are sorted by a hash of the name.
 """
 
+import contextlib
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -109,16 +111,46 @@ def tar_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[!.]*.tar") if is_file(path))
 
 
+def check_index(folder: Path) -> None:
+    """Checks that nothing in a folder has the name of an index, but an earlier index.
+
+    Raises:
+        InputError: if something else has.
+    """
+    for name, is_ours in ((INDEX, _is_index), (SHARDS, _is_list)):
+        path = folder / name
+        if os.path.lexists(path) and (path.is_symlink() or not is_ours(path)):
+            raise InputError(f"{path} is no index of tar files, and would be replaced; move it away")
+
+
+def _is_index(path: Path) -> bool:
+    """Whether a file is an array of entries, or the beginning of one."""
+    with contextlib.suppress(OSError, ValueError, SyntaxError), path.open("rb") as file:
+        if np.lib.format.read_magic(file) == (1, 0):
+            return np.lib.format.read_array_header_1_0(file)[2] == ENTRY
+    return False
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is a list of shards."""
+    with contextlib.suppress(InputError):
+        content = read_json(path, "list of shards")
+        return isinstance(content, dict) and list(content) == ["shards"]
+    return False
+
+
 def write_index(folder: Path) -> int:
-    """Writes the index of the tar files in a folder.
+    """Writes the index of the tar files in a folder, in place of an earlier one.
 
     Returns:
         The number of images.
 
     Raises:
-        InputError: if a file is no uncompressed tar file, or damaged, or an image is in them twice.
+        InputError: if a file is no uncompressed tar file, or damaged, or an image is in them twice, or what would be
+            replaced is something else.
         OSError: if the index cannot be written.
     """
+    check_index(folder)
     paths = tar_files(folder)
     rows = [
         (key_of(name), offset, size, number)

@@ -15,7 +15,8 @@ from cond_detr.settings import change
 KEY = "cond_detr"
 LARGEST_STRIDE = 1024
 # How the network's input is made; what files say of it must be this
-NORMALISED = {"layout": "NCHW, RGB", "scale": 1 / 255, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+LAYOUT = "NCHW, RGB"
+NORMALISED = {"layout": LAYOUT, "scale": 1 / 255, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class About:
     max_size: int
     stride: int
     threshold: float = THRESHOLD
-    layout: str = "NCHW, RGB"
+    layout: str = LAYOUT
     scale: float = 1 / 255
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD

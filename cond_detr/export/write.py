@@ -8,6 +8,7 @@ import contextlib
 import io
 import logging
 import math
+import os
 import re
 import tempfile
 import warnings
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from cond_detr.errors import InputError, need, shown
-from cond_detr.export.about import KEY, About
+from cond_detr.export.about import KEY, LAYOUT, About
 from cond_detr.export.onnx_half import in_fp16
 from cond_detr.files import make_folder, replacing
 from cond_detr.models.attention import ConditionalCrossAttention
@@ -136,12 +137,19 @@ def export(model: Model, path: str | Path, kind: str | None = None, *, half: boo
     make_folder(path.parent)
     if exists(path) and not is_file(path):
         raise InputError(f"{path} {why_no_file(path)}")
+    if os.path.lexists(path) and not is_exported(path):
+        raise InputError(f"{path} is there already, and was not exported here; choose another name")
     # fails now, and not after minutes, if it cannot be written; torch's own writer aborts when a disk is full
     try:
         with replacing(path) as file, quiet():
             file.write(content(model, kind, half=half))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a file is one that :func:`export` has written; damaged ones count as well."""
+    return is_file(path) and LAYOUT.encode() in path.read_bytes()
 
 
 def cast_to_half(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -20,6 +20,7 @@ from cond_detr.pictures import is_made_by
 from cond_detr.predict.detections import Detections
 from cond_detr.predict.drawing import draw_detections
 from cond_detr.predict.sources import Source, name_of
+from cond_detr.predict.video_writer import is_made_here
 
 PREDICTIONS, COCO_RESULTS = "predictions.json", "coco_results.json"
 # How a file with the detections of a video begins, and how much of it must be read to see that
@@ -125,7 +126,7 @@ def to_be_kept(folder: Path, sources: Sequence[Source]) -> set[str]:
 def written_earlier(folder: Path) -> set[str]:
     """The names of the pictures and videos in a folder that an earlier run has written, as its results say.
 
-    A picture that has been changed since is not among them.
+    A picture, or a film, that somebody else has put there since is not among them.
     """
     names = {name for name in pictures_written(folder) if is_made_by(folder / name, "predict")}
     for lines in folder.glob("*.jsonl"):
@@ -133,7 +134,9 @@ def written_earlier(folder: Path) -> set[str]:
             with contextlib.suppress(ValueError):  # what looks like ours, but is no JSON
                 film: str = json.loads(beginning[1])
                 # very long names are cut, each for its own suffix
-                if os.fsencode(Path(film).stem)[:SURE] == os.fsencode(lines.stem)[:SURE]:
+                if os.fsencode(Path(film).stem)[:SURE] == os.fsencode(lines.stem)[:SURE] and (
+                    is_made_here(folder / film) or not os.path.lexists(folder / film)
+                ):
                     names |= {lines.name, film}
     return names
 

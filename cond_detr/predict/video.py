@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -42,8 +43,12 @@ FRAMES_PER_SECOND = Fraction(25)
 MISSING = Fraction(1, 20)
 # Bytes behind the last frame that say nothing
 PADDING = 1 << 16
+# and bytes of a picture
+LARGEST_PICTURE = 1 << 20
 # In a second; libav's unit
 MICROSECONDS = 1_000_000
+# As Matroska files have the length of a stream, with hours
+CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 def is_video(source: object) -> bool:
@@ -144,7 +149,8 @@ class Video:
         clock = Clock(1 / self.rate)
         try:
             for frame in self._frames():
-                ticks, unit = frame.dts if self._is_avi else frame.pts, Fraction(frame.time_base)
+                ticks = frame.dts if self._is_avi else frame.pts
+                unit = Fraction(frame.time_base or self._stream.time_base)
                 if self._wraps and ticks is not None:
                     before = ticks = ticks if before is None else nearest(ticks, before)
                 duration = frame.duration * unit if frame.duration else None
@@ -163,19 +169,43 @@ class Video:
 
     def _frames(self) -> Iterator[Any]:
         """What libav decodes. Where another film follows in a stream of its own, a warning says so."""
+        import av
+
+        # bytes until the end of what was read of this film, of sound and data, and of other films
+        seen, heard, others = 0, 0, 0
         streams = self._container.streams if self._wraps else [self._stream]
-        packets, read = self._container.demux(*streams), 0
-        # where a stream begins on the way, PyAV fails when it is done with those that it knows
-        with contextlib.suppress(IndexError):
-            for packet in packets:
-                ours = packet.stream.index == self._stream.index  # the packet's own number is 0 at the end
-                if ours:
-                    yield from packet.decode()
-                if ours or packet.stream.type != "video":
-                    read = max(read, (packet.pos or 0) + packet.size)
-        size = self._container.size if self._wraps else read
-        if size - read > max(MISSING * size, PADDING):
-            say(f"warning: the last {1 - read / size:.0%} of {self.name} are not of its film, and were not read")
+        try:
+            # where a stream begins on the way, PyAV fails when it is done with those that it knows
+            with contextlib.suppress(IndexError):
+                for packet in self._container.demux(*streams):
+                    end = (packet.pos or 0) + packet.size
+                    if packet.stream.index == self._stream.index:  # the packet's own number is 0 at the end
+                        yield from packet.decode()
+                        seen = max(seen, end)
+                    elif packet.stream.type == "video":
+                        others = max(others, end)
+                    else:
+                        heard = max(heard, end)
+        except av.error.FFmpegError:
+            yield from self._stream.decode(None)  # what the decoder has held back
+            if not self._wraps or not self._is_empty_behind(max(seen, heard)):
+                raise
+        size = self._container.size if self._wraps else 0
+        unread = max(others - seen, size - max(seen, heard))
+        if unread > max(MISSING * size, PADDING) and not self._is_empty_behind(max(seen, heard, others)):
+            say(f"warning: the last {unread / size:.0%} of {self.name} are not of its film, and were not read")
+
+    def _is_empty_behind(self, position: int) -> bool:
+        """Whether the file ends with zeros from there on, as where a camera has reserved more than it needed.
+
+        They begin behind the last picture, which nothing has pushed out.
+        """
+        begin = min(position + LARGEST_PICTURE, self._container.size - PADDING)
+        if begin < position:
+            return False
+        with Path(self._container.name).open("rb") as file:
+            file.seek(begin)
+            return not any(map(any, iter(lambda: file.read(LARGEST_PICTURE), b"")))
 
     def _check_whole(self, number: int, clock: Clock) -> None:
         """Checks that about as many frames came as the file says, or until about the time that it says it ends at.
@@ -213,9 +243,14 @@ class Video:
             return self.count / self.rate
         if self._stream.duration is not None and self._stream.time_base is not None:
             return ((self._stream.start_time or 0) + self._stream.duration) * self._stream.time_base
+        if self._container.duration is None:
+            return Fraction(0)
         # that of the longest stream, which may be the sound
-        alone = len(self._container.streams) == 1 and self._container.duration is not None
-        return Fraction(self._container.duration, MICROSECONDS) if alone else Fraction(0)
+        longest = Fraction(self._container.duration, MICROSECONDS)
+        own = CLOCK.fullmatch(self._stream.metadata.get("DURATION", ""))
+        if own and (seconds := 3600 * int(own[1]) + 60 * int(own[2]) + Fraction(own[3])) <= longest + 1:
+            return seconds
+        return longest if len(self._container.streams) == 1 else Fraction(0)
 
 
 def nearest(ticks: int, before: int) -> int:

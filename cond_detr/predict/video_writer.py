@@ -1,6 +1,9 @@
 """Videos with boxes, through PyAV."""
 
+import contextlib
+import os
 from fractions import Fraction
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
@@ -8,9 +11,22 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cond_detr.errors import InputError
-from cond_detr.predict.video import libav_says
+from cond_detr.predict.video import OPTIONS, libav_says
 
 CODECS = ("libx264", "mpeg4")
+# Under which a film says what has made it
+MADE_BY = "comment"
+COMMAND = "cond-detr predict"
+
+
+def is_made_here(path: Path) -> bool:
+    """Whether a file is a film that :class:`VideoWriter` has written."""
+    with contextlib.suppress(Exception):  # whatever cannot be read is not ours, nor without PyAV
+        import av
+
+        with av.open(os.fspath(path), options=OPTIONS) as container:
+            return container.metadata.get(MADE_BY) == COMMAND
+    return False
 
 
 class VideoWriter:
@@ -38,6 +54,7 @@ class VideoWriter:
 
         self.name = name
         self._container = av.open(file, "w", format="mp4")
+        self._container.metadata[MADE_BY] = COMMAND
         codec = next(name for name in CODECS if name in av.codecs_available)
         self._stream: Any = self._container.add_stream(codec, rate=rate)
         self._stream.pix_fmt = "yuv420p"

@@ -41,8 +41,9 @@ def test_minutes_to_levels() -> None:
     ]
     (row,) = convergence_bench.beyond_table(rows)
     assert row["epochs_to_0.5"] == 2.0
+    assert row["epochs_between_0.5"] == pytest.approx((2 + 1 + 2.75) / 3)
     assert row["minutes_to_0.5"] == 4.0
-    assert row["epochs_to_0.7"] is None
+    assert row["epochs_to_0.7"] is row["epochs_between_0.7"] is None
     assert row["minutes_to_0.7"] is None
     assert row["minutes_per_epoch"] == 2.0
     for each in rows:

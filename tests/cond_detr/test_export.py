@@ -248,6 +248,18 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         export(model, tmp_path / "x.onnx")
 
 
+@pytest.mark.parametrize("name", ["x.onnx", "x.pt2"])
+def test_only_what_was_exported_here_is_replaced(name: str, tmp_path: Path) -> None:
+    model = ConditionalDETR.new(preset("shapes"), Classes.numbered(2))
+    (tmp_path / name).write_bytes(b"a model of mine")
+    with pytest.raises(InputError, match=rf"{name} is there already, and was not exported here; choose another name"):
+        export(model, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"a model of mine"
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        export(model, tmp_path / name)
+
+
 def small_graph(path: Path, about: dict[str, Any], found: dict[str, np.ndarray], source: str = "images") -> None:
     """Writes an ONNX file that always finds the same, with metadata."""
     nodes = [helper.make_node("Constant", [], [name], value=numpy_helper.from_array(a)) for name, a in found.items()]

@@ -527,6 +527,14 @@ def test_s4_one_run_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "run/run.lock").exists()
 
 
+@pytest.mark.parametrize("content", [b"mine", b"\0" * 400 + b"mine", b"process 1 on a\n" + b"b" * 400])
+def test_a_lock_of_somebody_else_is_not_removed(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run.lock").write_bytes(content)
+    with pytest.raises(InputError, match="no lock of a run"), files.locked(tmp_path / "run.lock"):
+        pass
+    assert (tmp_path / "run.lock").read_bytes() == content
+
+
 def test_s4_a_killed_run_holds_nothing(tmp_path: Path) -> None:
     program = "import sys, time; from pathlib import Path; from cond_detr.files import locked\n"
     program += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"

@@ -262,3 +262,12 @@ def test_only_an_earlier_report_is_replaced(name: str, tmp_path: Path) -> None:
     assert page_of_others.read_text() == "<html>precious</html>"
     page_of_others.write_text(f"<html>{GENERATOR}</html>")
     check_page(page_of_others)
+
+
+def test_a_link_to_an_earlier_report_goes_on_leading_there(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/a.html").write_text(f"<html>{GENERATOR}</html>")
+    (tmp_path / "latest.html").symlink_to(tmp_path / "there/a.html")
+    assert report.main([str(written.parent), "--output", str(tmp_path / "latest.html"), "--device", "cpu"]) == 0
+    assert (tmp_path / "latest.html").is_symlink()
+    assert "trained by" in (tmp_path / "there/a.html").read_text()

@@ -220,23 +220,61 @@ def test_the_first_film_is_late(hours: int, tmp_path: Path) -> None:
     assert len(times) == 60
 
 
+def noise(path: Path, options: dict[str, str], *, sound: bool) -> None:
+    """A film of 40 frames of many bytes, and as much sound."""
+    values = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 96, 64, "yuv420p", 8_000_000
+        heard = container.add_stream("aac", rate=44100, layout="mono") if sound else None
+        for i in range(40):
+            pixels = values.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            if heard:
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 1764), np.float32), format="fltp", layout="mono")
+                silence.sample_rate, silence.pts = 44100, 1764 * i
+                container.mux(heard.encode(silence))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("sound", [False, True])
 @pytest.mark.parametrize("programme", ["0x1000", "0x1200"])
-def test_another_film_behind_it(programme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_film_behind_it(
+    programme: str, sound: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its pictures are a stream of their own, which libav knows from the beginning or comes upon."""
-    noise = np.random.default_rng(0)
     for name, options in (("a.ts", {}), ("b.ts", {"mpegts_start_pid": "0x200", "mpegts_pmt_start_pid": programme})):
-        with av.open(str(tmp_path / name), "w", options=options) as container:
-            stream = container.add_stream("mpeg2video", rate=25)
-            stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 96, 64, "yuv420p", 8_000_000
-            for _ in range(40):
-                pixels = noise.integers(0, 255, (64, 96, 3), dtype=np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(stream.encode())
+        noise(tmp_path / name, options, sound=sound)
     assert len(read(tmp_path / "a.ts")[0]) == 40
     assert capsys.readouterr().err == ""
     (tmp_path / "a.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
     assert len(read(tmp_path / "a.ts")[0]) == 40
     assert "warning: the last 50% of video" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("zeros", [1 << 16, 1 << 19, 3 << 20])
+def test_what_a_camera_has_reserved_and_not_needed(
+    zeros: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All frames but the last, which nothing pushes out."""
+    noise(tmp_path / "a.ts", {}, sound=True)
+    whole = (tmp_path / "a.ts").read_bytes()
+    (tmp_path / "a.ts").write_bytes(whole + bytes(zeros))
+    assert len(read(tmp_path / "a.ts")[0]) in (39, 40)
+    assert capsys.readouterr().err == ""
+    if zeros > 1 << 16:  # libav finds the next packet behind fewer
+        (tmp_path / "a.ts").write_bytes(whole + bytes(zeros) + whole[:-188])
+        with pytest.raises(InputError, match="cannot be read after frame"):
+            read(tmp_path / "a.ts")
+
+
+def test_a_matroska_film_with_sound_that_was_cut_off(tmp_path: Path) -> None:
+    noise(tmp_path / "a.mkv", {}, sound=True)
+    content = (tmp_path / "a.mkv").read_bytes()
+    assert len(read(tmp_path / "a.mkv")[0]) == 40
+    (tmp_path / "a.mkv").write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(InputError, match=r"damaged or was cut off: it ends after .* of 1\.6 seconds"):
+        read(tmp_path / "a.mkv")
 
 
 @pytest.mark.parametrize("before", range(1, 8))
@@ -425,6 +463,21 @@ def test_films_of_others_stay(checkpoint: Path, tmp_path: Path) -> None:
         assert run_predict("--checkpoint", checkpoint, "--output-dir", out, tmp_path / "a.mp4") == 0
         assert (out / "a.mp4").read_bytes() == b"precious"
         assert sorted(path.name for path in out.iterdir()) == ["a-2.jsonl", "a-2.mp4", "a.mp4", "b.jsonl"]
+
+
+def test_a_film_that_somebody_has_put_in_place_of_ours(checkpoint: Path, tmp_path: Path) -> None:
+    source = film(tmp_path / "a.mp4", pictures(2))
+    for _ in range(2):
+        assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jsonl", "a.mp4"]
+    with av.open(str(tmp_path / "out/a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        container.mux(stream.encode(av.VideoFrame.from_image(pictures(1)[0])))
+        container.mux(stream.encode())
+    precious = (tmp_path / "out/a.mp4").read_bytes()
+    assert run_predict("--checkpoint", checkpoint, "--output-dir", tmp_path / "out", source) == 0
+    assert (tmp_path / "out/a.mp4").read_bytes() == precious
+    assert (tmp_path / "out/a-2.mp4").exists()
 
 
 @pytest.mark.parametrize(

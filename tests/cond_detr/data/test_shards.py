@@ -177,6 +177,26 @@ def test_packing_refuses(dataset_dir: Path, tmp_path: Path, capsys: pytest.Captu
     assert {path.name for path in tmp_path.iterdir()} == {"data", "there"}
 
 
+@pytest.mark.parametrize("name", ["index.npy", "shards.json"])
+@pytest.mark.parametrize("link", [False, True])
+def test_an_index_of_somebody_else_is_not_replaced(link: bool, name: str, packed: Path, tmp_path: Path) -> None:
+    file = packed / "train" / name
+    assert exit_code(pack.main, packed) == 0  # its own it is
+    file.unlink()
+    precious = tmp_path / "precious" if link else file
+    if name == "index.npy":
+        np.save(tmp_path / "my.npy", np.zeros(3))
+        (tmp_path / "my.npy").rename(precious)
+    else:
+        precious.write_text('{"mine": 1}')
+    content = precious.read_bytes()
+    if link:
+        file.symlink_to(precious)
+    assert exit_code(pack.main, packed) == 2
+    assert precious.read_bytes() == content
+    assert file.is_symlink() == link
+
+
 def test_packed_again(packed: Path, tmp_path: Path) -> None:
     """Into smaller files, and with names as other tools begin them."""
     file = packed / "annotations/instances_train.json"
