@@ -119,7 +119,7 @@ def check_index(folder: Path) -> None:
     """
     for name, is_ours in ((INDEX, _is_index), (SHARDS, _is_list)):
         path = folder / name
-        if os.path.lexists(path) and (path.is_symlink() or not is_ours(path)):
+        if os.path.lexists(path) and not is_ours(path):
             raise InputError(f"{path} is no index of tar files, and would be replaced; move it away")
 
 
