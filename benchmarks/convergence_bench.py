@@ -326,6 +326,8 @@ def main() -> int:
     )
     parser.add_argument("--output-dir", type=Path, default=Path("runs/convergence"), metavar="DIR", help="of the runs")
     options = parser.parse_args()
+    if options.rows and not options.beyond:
+        parser.error("--rows are those of --beyond")
     epochs = options.epochs or (10 if options.quick else 3 if options.ablations else 18)
     seeds = range(options.seeds or (1 if options.quick else 3))
     wanted = list((BEYOND if options.beyond else MODELS).items())

@@ -1,5 +1,6 @@
 """Statistics of a data set, problems in it, and contact sheets of its images with their boxes."""
 
+import contextlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -99,7 +100,10 @@ def images_without_annotations(found: Findings) -> int:
     names = found.annotations.images.names
     if found.load.shards:
         return found.load.shards.without({Path(name).as_posix() for name in names})
-    listed = {found.load.path_of(name) for name in names}
+    listed = set()
+    for name in names:
+        with contextlib.suppress(InputError):  # of a name that leads elsewhere, loading it has said so
+            listed.add(found.load.path_of(name))
     return sum(path not in listed for path in files_below(found.folder, IMAGE_SUFFIXES))
 
 

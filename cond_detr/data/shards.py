@@ -24,6 +24,9 @@ from cond_detr.files import read_json, replacing, write_json
 from cond_detr.paths import exists, is_file, why_no_file
 
 INDEX, SHARDS = "index.npy", "shards.json"
+# Bytes of a NumPy file before its numbers, at least; and how a list of shards begins
+SHORTEST_HEADER = 128
+LIST = b'{"shards":'
 # Bytes of an image, that 32 bits can hold
 LARGEST = 2**32
 ENTRY = np.dtype([("name", "<u8"), ("offset", "<u8"), ("size", "<u4"), ("shard", "<u4")])
@@ -124,18 +127,22 @@ def check_index(folder: Path) -> None:
 
 
 def _is_index(path: Path) -> bool:
-    """Whether a file is an array of entries, or the beginning of one."""
+    """Whether a file is an array of entries, or was cut off before it says of what."""
+    magic = np.lib.format.MAGIC_PREFIX
     with contextlib.suppress(OSError, ValueError, SyntaxError), path.open("rb") as file:
+        if len(begin := file.read(SHORTEST_HEADER)) < SHORTEST_HEADER:
+            return begin[: len(magic)] == magic[: len(begin)]
+        file.seek(0)
         if np.lib.format.read_magic(file) == (1, 0):
             return np.lib.format.read_array_header_1_0(file)[2] == ENTRY
     return False
 
 
 def _is_list(path: Path) -> bool:
-    """Whether a file is a list of shards."""
-    with contextlib.suppress(InputError):
-        content = read_json(path, "list of shards")
-        return isinstance(content, dict) and list(content) == ["shards"]
+    """Whether a file begins as a list of shards."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        begin = b"".join(file.read(32).split())
+        return begin.startswith(LIST) or LIST.startswith(begin)
     return False
 
 

@@ -148,8 +148,13 @@ def export(model: Model, path: str | Path, kind: str | None = None, *, half: boo
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a file is one that :func:`export` has written; damaged ones count as well."""
-    return is_file(path) and LAYOUT.encode() in path.read_bytes()
+    """Whether a file is one that :func:`export` has written, by its metadata, or is empty, as a temporary one."""
+    if not is_file(path):
+        return False
+    content = path.read_bytes()
+    # files of earlier versions do not say the layout
+    earlier = all(name.encode() in content for name in (KEY, "image_size", "max_size", "stride"))
+    return not content or earlier or LAYOUT.encode() in content
 
 
 def cast_to_half(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -126,7 +126,7 @@ def to_be_kept(folder: Path, sources: Sequence[Source]) -> set[str]:
 def written_earlier(folder: Path) -> set[str]:
     """The names of the pictures and videos in a folder that an earlier run has written, as its results say.
 
-    A picture, or a film, that somebody else has put there since is not among them.
+    A picture or a film that does not say that it is ours, as somebody else has put it there since, is not among them.
     """
     names = {name for name in pictures_written(folder) if is_made_by(folder / name, "predict")}
     for lines in folder.glob("*.jsonl"):

@@ -192,8 +192,10 @@ class Video:
                 raise
         size = self._container.size if self._wraps else 0
         unread = max(others - seen, size - max(seen, heard))
-        if unread > max(MISSING * size, PADDING) and not self._is_empty_behind(max(seen, heard, others)):
-            say(f"warning: the last {unread / size:.0%} of {self.name} are not of its film, and were not read")
+        if unread > max(MISSING * size, PADDING):
+            empty = self._is_empty_behind(max(seen, heard, others))
+            what = "empty: it was cut off, or space was reserved" if empty else "not of its film, and were not read"
+            say(f"warning: the last {unread / size:.0%} of {self.name} are {what}")
 
     def _is_empty_behind(self, position: int) -> bool:
         """Whether the file ends with zeros from there on, as where a camera has reserved more than it needed.
@@ -205,7 +207,7 @@ class Video:
             return False
         with Path(self._container.name).open("rb") as file:
             file.seek(begin)
-            return not any(map(any, iter(lambda: file.read(LARGEST_PICTURE), b"")))
+            return not any(piece.strip(b"\0") for piece in iter(lambda: file.read(LARGEST_PICTURE), b""))
 
     def _check_whole(self, number: int, clock: Clock) -> None:
         """Checks that about as many frames came as the file says, or until about the time that it says it ends at.

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cond_detr.errors import InputError
+from cond_detr.paths import is_file
 from cond_detr.predict.video import OPTIONS, libav_says
 
 CODECS = ("libx264", "mpeg4")
@@ -21,6 +22,8 @@ COMMAND = "cond-detr predict"
 
 def is_made_here(path: Path) -> bool:
     """Whether a file is a film that :class:`VideoWriter` has written."""
+    if not is_file(path):
+        return False
     with contextlib.suppress(Exception):  # whatever cannot be read is not ours, nor without PyAV
         import av
 

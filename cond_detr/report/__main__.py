@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if target.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"--output must be a page that ends in .html, got {target}")
     check_page(target)
-    target = Path(os.path.realpath(target))  # a link goes on leading to the report
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))  # it goes on leading to the report
     options.checkpoint = folder.best
     model = opened(options)
     data = model.config.data

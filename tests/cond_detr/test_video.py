@@ -261,7 +261,7 @@ def test_what_a_camera_has_reserved_and_not_needed(
     whole = (tmp_path / "a.ts").read_bytes()
     (tmp_path / "a.ts").write_bytes(whole + bytes(zeros))
     assert len(read(tmp_path / "a.ts")[0]) in (39, 40)
-    assert capsys.readouterr().err == ""
+    assert "are empty: it was cut off, or space was reserved" in capsys.readouterr().err
     if zeros > 1 << 16:  # libav finds the next packet behind fewer
         (tmp_path / "a.ts").write_bytes(whole + bytes(zeros) + whole[:-188])
         with pytest.raises(InputError, match="cannot be read after frame"):

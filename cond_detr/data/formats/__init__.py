@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cond_detr.data.formats.coco import of_coco, of_one_file, of_roboflow
 from cond_detr.data.formats.split import SPLITS, Split
-from cond_detr.data.formats.voc import of_voc
-from cond_detr.data.formats.yolo import check_descriptions, of_yolo
+from cond_detr.data.formats.voc import of_voc, voc_of_label_studio
+from cond_detr.data.formats.yolo import check_descriptions, of_label_studio, of_yolo
 from cond_detr.errors import InputError
 from cond_detr.paths import is_folder, why_no_folder
 
@@ -43,7 +43,8 @@ def find_split(dataset_dir: Path, split: str, val_fraction: float) -> Split:
             return train.part(split, val_fraction)
         if found := train if split == "train" else val:
             return found
-    if found := of_one_file(dataset_dir):
-        return found.part(split, val_fraction)
+    for of_whole in (of_one_file, of_label_studio, voc_of_label_studio):
+        if found := of_whole(dataset_dir):
+            return found.part(split, val_fraction)
     check_descriptions(dataset_dir)
     raise InputError(f"dataset folder {dataset_dir} has no data set; expected {EXPECTED}")

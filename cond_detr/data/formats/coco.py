@@ -27,7 +27,8 @@ def of_coco(folder: Path, split: str) -> Split | None:
     """
     place = folder / "annotations"
     # tools write a split's name as its user has; whoever reads a file says if it is none
-    files = {file.stem.lower().removeprefix(INSTANCES): file for file in in_order(place, f"{INSTANCES}*.json")}
+    there = filter(exists, in_order(place, f"{INSTANCES}*.json"))
+    files = {file.stem.lower().removeprefix(INSTANCES): file for file in there}
     found = {each: next((files[name] for name in names_of(each) if name in files), None) for each in SPLITS}
     file = found[split]
     if file is None:

@@ -18,6 +18,7 @@ Objection: TypeAlias = Callable[[str], None]
 # Of the names that tools give to the split for validation
 NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}
 SPLITS = tuple(NAMES)
+EVERY = (*(name for names in NAMES.values() for name in names), "test")
 
 
 @dataclass(frozen=True)

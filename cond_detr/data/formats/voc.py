@@ -12,7 +12,7 @@ from typing import Any
 
 from cond_detr.data.annotations import Annotations
 from cond_detr.data.formats.headers import size_of
-from cond_detr.data.formats.split import NAMES, Objection, Split, checked, in_order
+from cond_detr.data.formats.split import EVERY, NAMES, Objection, Split, checked, in_order
 from cond_detr.data.images import IMAGE_SUFFIXES, Size
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_bytes, read_text
@@ -28,13 +28,8 @@ ENCODINGS = re.compile(
 SEVEN_BITS = re.compile(r"iso2022_\w+|hz|utf-7")
 # An image's name in a list with what may be behind it: whether a class is in it, and other numbers
 FLAGGED = [re.compile(r"(.+?)\s+(-1|0|1)"), re.compile(r"(\S+)(\s+-?[\d.]+)+")]
-# Folders of images beside Annotations
-IMAGES = ("JPEGImages", "images")
-# Encodings whose characters have two bytes, which can look like some of UTF-8's
-TWO_BYTES = re.compile(r"gb\w+|big5\w*|shift_jis\w*|euc_\w+|cp9\d\d|johab")
 # Lists of images that are not divided into those for training and those for validation
 UNDIVIDED = ("trainval", "default")
-EVERY = (*(name for names in NAMES.values() for name in names), "test")
 # Bytes of an XML file: what an image's boxes never need
 LONGEST = 1 << 24
 # Of an annotation, one of which there always is
@@ -50,14 +45,21 @@ def of_voc(folder: Path, split: str) -> Split | None:
     Raises:
         InputError: if a list names what is not there.
     """
-    annotations = folder / "Annotations"
-    images = next((folder / name for name in IMAGES if is_folder(folder / name)), None)
-    if is_folder(annotations) and images is not None:
+    annotations, images = folder / "Annotations", folder / "JPEGImages"
+    if is_folder(annotations) and is_folder(images):
         return _in_lists(folder, annotations, images, split)
     every = [file for name in EVERY for file in in_order(folder / name, "*.xml")]
     for name in NAMES[split]:
         if files := in_order(folder / name, "*.xml"):
             return _split(folder / name, files, every, (folder / name, folder / name), alone=True)
+    return None
+
+
+def voc_of_label_studio(folder: Path) -> Split | None:
+    """``DIR/Annotations`` and ``DIR/images``, which are not divided."""
+    annotations, images = folder / "Annotations", folder / "images"
+    if is_folder(annotations) and is_folder(images):
+        return _in_lists(folder, annotations, images, "train")
     return None
 
 
@@ -129,6 +131,7 @@ def read_files(
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i, file in enumerate(files):
+        check_about_an_image(roots[file], file)
         image = image_of(roots[file], file, folders)
         width, height = size_in(roots[file]) or size_of(image)
         entries.append({"file_name": image.relative_to(folders[1]).as_posix(), "width": width, "height": height})
@@ -165,6 +168,18 @@ def size_in(root: ElementTree.Element) -> Size | None:
     return (int(width), int(height)) if width and height and min(width, height) >= 1 else None
 
 
+def check_about_an_image(root: ElementTree.Element, file: Path) -> None:
+    """Checks that XML is an annotation; of an image without objects it may have nothing more.
+
+    Raises:
+        InputError: if it is about something else.
+    """
+    if root.tag != "annotation" and all(root.find(name) is None for name in ABOUT_AN_IMAGE):
+        raise InputError(
+            f"annotation file {file} is about something else: <{root.tag}> has none of {', '.join(ABOUT_AN_IMAGE)}"
+        )
+
+
 class _WithoutEntities(ElementTree.TreeBuilder):
     """Refuses document types, in which entities are declared."""
 
@@ -176,7 +191,7 @@ def parsed(file: Path) -> ElementTree.Element:
     """The root of an XML file; one that declares entities is refused.
 
     Raises:
-        InputError: if it is missing, too long, no XML or no annotation.
+        InputError: if it is missing, too long or no XML.
     """
     content = read_bytes(file, "annotation file")
     if len(content) > LONGEST:
@@ -187,19 +202,14 @@ def parsed(file: Path) -> ElementTree.Element:
         raise InputError(f"annotation file {file} is no XML: {error}") from None
     except (ValueError, LookupError) as error:
         raise InputError(f"annotation file {file} cannot be used: {error}") from None
-    if all(root.find(name) is None for name in ABOUT_AN_IMAGE):
-        raise InputError(
-            f"annotation file {file} is about something else: <{root.tag}> has none of {', '.join(ABOUT_AN_IMAGE)}"
-        )
     return root
 
 
 def decoded(content: bytes) -> str | bytes:
     """The text of an XML file; where its beginning says the encoding, or nothing does, the content as it is.
 
-    It is UTF-16 if it begins so, and UTF-8 if it can be, whatever it declares: many tools declare another. Where it
-    declares one of two bytes a character, it is not UTF-8 if that would have letters of two bytes alone, as then it can
-    be both. Python knows more encodings than the parser.
+    It is UTF-16 if it begins so, and UTF-8 if it can be, whatever it declares: many tools declare another. Else Python
+    knows more encodings than the parser.
 
     Raises:
         LookupError: if the declared encoding is none that such files have.
@@ -214,18 +224,13 @@ def decoded(content: bytes) -> str | bytes:
     for each in (encoding, "utf-8-sig") if SEVEN_BITS.fullmatch(encoding) else ("utf-8-sig",):
         with contextlib.suppress(UnicodeDecodeError):
             text = content.decode(each)
-            if "\0" not in text and not (TWO_BYTES.fullmatch(encoding) and _has_two_bytes_alone(text)):
+            if "\0" not in text:
                 return text
     if not declared:
         return content
     if not ENCODINGS.fullmatch(encoding):
         raise LookupError(f"unknown encoding {shown(declared[1].decode())}")
     return content.decode(encoding)
-
-
-def _has_two_bytes_alone(text: str) -> bool:
-    """Whether all characters of a text beyond ASCII, of which there are some, have two bytes in UTF-8."""
-    return "\x7f" < max(text, default="") < "\u0800"
 
 
 def image_of(root: ElementTree.Element, file: Path, folders: tuple[Path, Path]) -> Path:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from cond_detr.data.formats.split import NAMES, Split, files_below, in_order
-from cond_detr.data.formats.yolo_labels import Labelling, read_labels
+from cond_detr.data.formats.split import EVERY, NAMES, Split, files_below, in_order
+from cond_detr.data.formats.yolo_labels import Labelling, label_files, read_labels
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_text
@@ -76,7 +76,7 @@ class AsWritten(yaml.BaseLoader):
 
 
 def of_yolo(folder: Path, split: str) -> Split | None:
-    """``DIR/data.yaml``, or another YAML file with names and a folder for training; or a list of classes.
+    """``DIR/data.yaml``, or another YAML file with names and a folder for training.
 
     Raises:
         InputError: if it says what cannot be.
@@ -91,8 +91,8 @@ def of_yolo(folder: Path, split: str) -> Split | None:
                 raise InputError(f"{file}: expected images in {shown(entry)}, found none")
             names = class_names(file, content["names"], content.get("nc"))
             alone = isinstance(entry, str) and not entry.endswith(".txt")
-            return labelled(Labelling(file, names, numbers_of_keypoints(file, content.get("kpt_shape"))), images, alone)
-    return of_label_studio(folder) if split == "train" else None
+            return labelled(Labelling(file, names, numbers_of_keypoints(content.get("kpt_shape"))), images, alone)
+    return None
 
 
 def labelled(about: Labelling, images: Sequence[Path], alone: bool) -> Split:
@@ -107,7 +107,9 @@ def of_label_studio(folder: Path) -> Split | None:
         return None
     names = [line.strip() for line in read_text(folder / CLASSES, "list of classes").split("\n") if line.strip()]
     images = files_below(folder / "images", IMAGE_SUFFIXES)
-    if not names or not images:
+    # folders of splits are somebody else's, and so are labels of another kind
+    divided = any(image.relative_to(folder / "images").parts[0].lower() in EVERY for image in images)
+    if not names or divided or not any(map(is_file, label_files(images))):
         return None
     return labelled(Labelling(folder / CLASSES, names), images, alone=True)
 
@@ -146,6 +148,7 @@ def settings(file: Path) -> dict[str, Any] | None:
         return None
     # tools write a split's name as its user has
     known = {key.lower() if isinstance(key, str) and key.lower() in READ else key: content[key] for key in content}
+    known |= content  # where it is there as it should be, that counts
     if "names" not in known or "train" not in known:
         return None
     for table, keys in ((content, READ), (known["names"], None)):
@@ -181,19 +184,13 @@ def class_names(file: Path, names: Any, count: Any = None) -> list[str]:
     return names
 
 
-def numbers_of_keypoints(file: Path, shape: Any) -> int:
-    """How many numbers of keypoints come behind each box.
-
-    Raises:
-        InputError: if the shape, of points and numbers of each, is none.
-    """
-    if shape is None:
-        return 0
+def numbers_of_keypoints(shape: Any) -> int:
+    """How many numbers of keypoints come behind a box, by a shape of points and numbers of each; 0 if it is none."""
     if isinstance(shape, list) and len(shape) == 2 and shape[1] in ("2", "3"):
         points = shape[0]
-        if isinstance(points, str) and points.isdecimal() and len(points) < 5 and int(points):
+        if isinstance(points, str) and points.isdecimal() and len(points) < 5:
             return int(points) * int(shape[1])
-    raise InputError(f"{file}: kpt_shape must be a number of points and 2 or 3 numbers of each, got {shown(shape)}")
+    return 0
 
 
 def is_number(text: Any, number: int) -> bool:
@@ -232,7 +229,7 @@ def existing(file: Path, content: dict[str, Any], name: str) -> Path:
     """
     root = content.get("path")
     bases = [file.parent / root, file.parent, Path(root)] if isinstance(root, str) else [file.parent]
-    candidates = [base / spelling for base in bases for spelling in spellings(name)]
+    candidates = (base / spelling for base in bases for spelling in spellings(name))
     for candidate in candidates:
         if exists(candidate):
             plain = Path(os.path.abspath(candidate))  # noqa: PTH100 - resolve() follows links
@@ -247,7 +244,7 @@ def spellings(name: str) -> list[str]:
         parts = PurePath(each).parts
         inside = [part for part in parts if part != ".."]
         found += [*([str(PurePath(*inside))] if inside else []), each]
-        if inside[:1] == ["data"]:
+        if inside[:1] == ["data"] and inside[1:]:
             found.append(str(PurePath(*inside[1:])))
     return list(dict.fromkeys(found))
 

@@ -98,7 +98,22 @@ def read_labels(about: Labelling, folder: Path, images: Sequence[Path], object_t
             scaled = [round(v * side, DIGITS) for v, side in zip(box, (width, height) * 2, strict=True)]
             annotations.append({"id": where, "image_id": i, "category_id": label, "bbox": scaled})
     read = checked(f"{file} (YOLO)", entries, annotations, about.names, object_to)
-    return read.noting(without_image(images, files))
+    return read.noting(without_image(images, files)).noting(from_elsewhere(images, files))
+
+
+def from_elsewhere(images: Sequence[Path], files: Sequence[Path]) -> str:
+    """A remark about images that have labels of another data set, in a folder whose others have their own."""
+    own, others = set(), []
+    for image, path in zip(images, files, strict=True):
+        if path in (label_file(image), beside(image)):
+            own.add(image.parent)
+        elif os.path.lexists(path):
+            others.append((image, path))
+    mixed = [(image, path) for image, path in others if image.parent in own]
+    if not mixed:
+        return ""
+    image, path = mixed[0]
+    return f"{len(mixed)} images are links and have labels of elsewhere, such as {image.name} those in {path}"
 
 
 def without_image(images: Sequence[Path], files: Sequence[Path]) -> str:
@@ -130,9 +145,7 @@ def parsed(line: str, classes: int, keypoints: int = 0) -> tuple[int, tuple[floa
         return f"must be a class and numbers, got {shown(line.strip())}"
     if not 0 <= label < classes:
         return f"has class {label}, but there are {classes}, from 0 on"
-    if keypoints and len(values) not in (4, 4 + keypoints):
-        return f"must have 4 numbers after the class and {keypoints} of keypoints, got {len(values)}"
-    if keypoints:
+    if keypoints and len(values) == 4 + keypoints:
         values = values[:4]
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         return f"must have 4 numbers after the class, or the corners of a polygon, got {len(values)}"

@@ -197,6 +197,15 @@ def test_an_index_of_somebody_else_is_not_replaced(link: bool, name: str, packed
     assert file.is_symlink() == link
 
 
+@pytest.mark.parametrize("size", [0, 5, 60])
+def test_an_index_that_was_cut_off_is_written_anew(size: int, packed: Path) -> None:
+    for name in ("index.npy", "shards.json"):
+        path = packed / "train" / name
+        path.write_bytes(path.read_bytes()[:size])
+    assert exit_code(pack.main, packed) == 0
+    assert isinstance(split_of(packed, "train")[0], Sample)
+
+
 def test_packed_again(packed: Path, tmp_path: Path) -> None:
     """Into smaller files, and with names as other tools begin them."""
     file = packed / "annotations/instances_train.json"
