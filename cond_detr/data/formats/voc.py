@@ -69,13 +69,14 @@ def _in_lists(folder: Path, annotations: Path, images: Path, split: str) -> Spli
     if split == "train" and not any(name in lists for name in (*NAMES["train"], *NAMES["val"])):
         wanted = [name for name in UNDIVIDED if name in lists]
     lying = in_order(annotations, "*.xml")
-    every = list(lying)
-    for where in [lists[name] for name in (*EVERY, *UNDIVIDED) if name in lists]:
-        with contextlib.suppress(InputError):  # whoever reads another split says what is wrong with its list
-            every += [file for file in _listed((annotations, images), where) if is_file(file)]
+    folders, listed = (annotations, images), {}
+    for name in (*EVERY, *UNDIVIDED):
+        if name in lists:
+            with contextlib.suppress(*[] if name in wanted[:1] else [InputError]):  # whoever asks for it hears of it
+                listed[name] = _listed(folders, lists[name])
+    every = [*lying, *(file for files in listed.values() for file in files if is_file(file))]
     if wanted:
-        where = lists[wanted[0]]
-        return _split(where, _listed((annotations, images), where), every, (annotations, images), alone=False)
+        return _split(lists[wanted[0]], listed[wanted[0]], every, folders, alone=False)
     if split == "train" and lying and not lists:
         return _split(folder, lying, every, (annotations, images), alone=False)
     return None

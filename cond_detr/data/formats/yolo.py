@@ -10,15 +10,13 @@ from typing import Any, ClassVar
 import yaml
 
 from cond_detr.data.formats.split import EVERY, NAMES, Split, files_below, in_order
-from cond_detr.data.formats.yolo_labels import Labelling, label_files, read_labels
+from cond_detr.data.formats.yolo_labels import CLASSES, Labelling, label_files, read_labels
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
 from cond_detr.files import read_text
 from cond_detr.paths import exists, is_file, is_folder
 
 NAMED = "data.yaml"
-# Beside images and labels it says the same, where a tool writes no description
-CLASSES = "classes.txt"
 # Entries of all tables, each counted as often as it is merged into another: a few lines can ask for any number
 MOST_ENTRIES = 100_000
 # Keys of a data set's description that mean something here

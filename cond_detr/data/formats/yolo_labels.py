@@ -17,7 +17,7 @@ from cond_detr.files import read_text
 DIGITS = 2
 # Fractions of the image size beyond this are pixels, or something else
 LARGEST = 2.0
-# What lies beside labels and is none
+# The class names, where a tool writes no description; it may lie among the labels
 CLASSES = "classes.txt"
 
 
