@@ -213,6 +213,9 @@ def test_lists_of_other_splits_that_cannot_be_used(content: bytes | None, tmp_pa
         else:
             list_of.write_bytes(content)
     assert [len(read(folder, split).images) for split in ("train", "val")] == [1, 1]
+    (folder / "ImageSets/Main/val.txt").write_bytes("café\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"val\.txt is no text"):
+        read(folder, "val")
 
 
 def test_a_list_without_images_is_named(tmp_path: Path) -> None:
@@ -255,6 +258,9 @@ def test_what_is_in_another_format_stays_that(tmp_path: Path) -> None:
     (folder / "classes.txt").write_text("cat\n")
     (folder / "Annotations").mkdir()
     assert find_split(folder, "train", 0.25).format == "COCO, one file"
+    (folder / "labels/train-00000.txt").write_text(LABEL)
+    assert find_split(folder, "train", 0.25).format == "COCO, one file"
+    (folder / "labels/train-00000.txt").unlink()
     (folder / "annotations.json").unlink()
     with pytest.raises(InputError, match="has no data set"):
         find_split(folder, "train", 0.25)
