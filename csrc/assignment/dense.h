@@ -32,6 +32,10 @@ struct MatrixCosts {
     for (int i = 0; i < L::kWidth; ++i) part[i] = first + i < cols ? sign * from[i] : INFINITY;
     return L::load(part);
   }
+
+  COND_DETR_HD double at(int64_t row, int64_t col) const {
+    return col < cols ? sign * data[row * cols + col] : INFINITY;
+  }
 };
 
 // Copies `row` of what the solver reads, padded, negated to maximise: columns first, first + step, ... of it.

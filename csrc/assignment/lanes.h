@@ -71,6 +71,9 @@ struct SimdLanes {
     writes();
   }
 
+  // The least of what teams store there at the same time, where there are several.
+  static void lower(int32_t* to, int32_t value) { *to = value < *to ? value : *to; }
+
  private:
   template <class V, class T>
   static V read(const T* from) {

@@ -5,12 +5,16 @@
 // cost is least. Potentials are kept in double precision, so the optimum is exact for float costs.
 //
 // Started warm: the row minima are a feasible dual, and rows whose cheapest columns differ are assigned at once. On the
-// costs of a trained detector that leaves almost nothing for the search. On a GPU a block shares this start out among
-// its threads, and its warps search together with the columns in registers where they fit (csrc/cuda/block_search.cuh).
+// costs of a trained detector that leaves almost nothing. Of an untrained one, whose targets want the same queries,
+// most of what is left is assigned by a few rounds of an auction: D. P. Bertsekas, "The auction algorithm", Annals of
+// Operations Research 14, 1988, with exact bids. R. Jonker and A. Volgenant ("A shortest augmenting path algorithm for
+// dense and sparse linear assignment problems", Computing 38, 1987) start like this, row by row; here all rows of a
+// round bid on the same duals, so that on a GPU each warp of a block has one. Its warps then search together, with the
+// columns in registers where they fit (csrc/cuda/block_search.cuh).
 //
-// Ties: of equally cheap columns a row starts with the one of lowest index; of columns equally near in a search an
-// unassigned one is taken before an assigned one, then the one of lowest index. The arithmetic of a column does not
-// depend on the number of lanes, so neither does the answer.
+// Ties: of equally cheap columns a row starts with the one of lowest index; later, in an auction or in a search, an
+// unassigned one is taken before an assigned one, then the one of lowest index. Of rows that bid for a column the first
+// one gets it. The arithmetic of a column does not depend on the number of lanes, so neither does the answer.
 #pragma once
 
 #include "assignment/carver.h"
@@ -25,6 +29,9 @@ constexpr int32_t kNone = -1;
 constexpr int64_t kAssigned = int64_t{1} << 32;
 // Columns are padded to a multiple of the widest lanes there are, a warp
 constexpr int64_t kColumnPadding = 32;
+// After so many rounds few rows of a DETR's problems are left. Each costs a tenth of a per cent of the searches that
+// the auction does not help.
+constexpr int32_t kRounds = 16;
 
 COND_DETR_HD inline int64_t padded_columns(int64_t cols) {
   return (cols + kColumnPadding - 1) / kColumnPadding * kColumnPadding;
@@ -38,11 +45,16 @@ struct Workspace {
   int64_t* predecessor;    // (padded) row before each column on that path
   int64_t* rank;           // (padded) the column itself, plus kAssigned if it is
   int32_t* row_of_col;     // (padded) the assignment, from columns to rows
+  int32_t* claim;          // (padded) the latest claim to each column, see claim_of
   double* row_dual;        // (rows)
   double* settled_length;  // (rows) length of the path to each settled column
   double* settled_dual;    // (rows) its dual before the search
   int32_t* settled;        // (rows) settled columns in order
-  int32_t* col_of_row;     // (rows) the assignment, from rows to columns
+  int32_t* col_of_row;     // (rows) the assignment, from rows to columns; in the auction also what a row bids for
+  int32_t* waiting;        // (1) how many rows may bid; for threads, which hand it to each other
+  // An auction ends before the first search, so it has the memory of what is settled.
+  double* raise;     // (rows) of its dual, if the row gets what it bids for
+  int32_t* bidders;  // (rows) rows that may bid
 
   template <class Memory>
   COND_DETR_HD Workspace(Memory& memory, int64_t rows, int64_t cols) {
@@ -52,11 +64,15 @@ struct Workspace {
     predecessor = memory.template take<int64_t>(padded);
     rank = memory.template take<int64_t>(padded);
     row_of_col = memory.template take<int32_t>(padded);
+    claim = memory.template take<int32_t>(padded);
     row_dual = memory.template take<double>(rows);
     settled_length = memory.template take<double>(rows);
     settled_dual = memory.template take<double>(rows);
     settled = memory.template take<int32_t>(rows);
     col_of_row = memory.template take<int32_t>(rows);
+    raise = settled_length;
+    bidders = settled;
+    waiting = memory.template take<int32_t>(1);
   }
 
   static COND_DETR_HD size_t bytes(int64_t rows, int64_t cols) {
@@ -101,19 +117,22 @@ struct LaneMinima {
     }
   }
 
-  // Of ranks that only grow, the first of the least values stays.
+  // Of ranks that only grow, the first of the least values stays. Returns where the other one is better.
   template <class Real, class Int>
-  COND_DETR_DEVICE void see_in_order(int chain, Real other, Int other_rank) {
+  COND_DETR_DEVICE auto see_in_order(int chain, Real other, Int other_rank) {
     const auto better = other < value[chain];
     value[chain] = L::select(better, other, value[chain]);
     rank[chain] = L::select(better, other_rank, rank[chain]);
+    return better;
   }
 
+  // Returns where the other one is better.
   template <class Real, class Int>
-  COND_DETR_DEVICE void see(int chain, Real other, Int other_rank) {
+  COND_DETR_DEVICE auto see(int chain, Real other, Int other_rank) {
     const auto better = (other < value[chain]) | ((other == value[chain]) & (other_rank < rank[chain]));
     value[chain] = L::select(better, other, value[chain]);
     rank[chain] = L::select(better, other_rank, rank[chain]);
+    return better;
   }
 
   COND_DETR_DEVICE Ranked least() {
@@ -123,8 +142,68 @@ struct LaneMinima {
   }
 };
 
-// Finds the cheapest column of a row, for `w.col_of_row`, and its cost, for `w.row_dual`, which is infinite if all are
-// forbidden. False if a cost is NaN or minus infinity.
+// The least value, its rank, and the least of all others.
+struct TwoLeast {
+  Ranked first;
+  double second;
+};
+
+// The two least values seen in each lane, in several chains.
+template <class L>
+struct LaneTwoMinima {
+  LaneMinima<L> first;
+  decltype(L::all(0.0)) second[L::kChains];
+
+  COND_DETR_DEVICE LaneTwoMinima() {
+    COND_DETR_UNROLL
+    for (int chain = 0; chain < L::kChains; ++chain) second[chain] = L::all(double(INFINITY));
+  }
+
+  // Of ranks that only grow.
+  template <class Real, class Int>
+  COND_DETR_DEVICE void see_in_order(int chain, Real other, Int other_rank) {
+    const auto before = first.value[chain];
+    see_second(chain, L::select(first.see_in_order(chain, other, other_rank), before, other));
+  }
+
+  COND_DETR_DEVICE TwoLeast least() {
+    COND_DETR_UNROLL
+    for (int chain = 1; chain < L::kChains; ++chain) {
+      const auto before = first.value[0], other = first.value[chain];
+      see_second(0, L::select(first.see(0, other, first.rank[chain]), before, other));
+      see_second(0, second[chain]);
+    }
+    const Ranked least = L::least(first.value[0], first.rank[0]);
+    const auto others = L::select(first.rank[0] == L::all(least.rank), second[0], first.value[0]);
+    return {least, L::least(others, first.rank[0]).value};
+  }
+
+ private:
+  template <class Real>
+  COND_DETR_DEVICE void see_second(int chain, Real other) {
+    second[chain] = L::select(other < second[chain], other, second[chain]);
+  }
+};
+
+// What a row leaves at the column that it wants in a round. Of all claims the least holds: the latest round's, and of
+// these the first row's. So nothing has to be cleared between rounds.
+COND_DETR_HD inline int32_t claim_of(int32_t row, int32_t round, int32_t rows) { return row - round * rows; }
+
+// Makes the bid of a row: for the column that costs it `least`, `raise` less than any other, duals included. In round 0
+// nothing is raised. The row's dual is infinite if all columns are forbidden.
+template <class L>
+COND_DETR_DEVICE void make_bid(Workspace& w, int32_t row, int32_t col, double least, double raise, int32_t claim) {
+  // For nothing more, the row that has the column would only have to bid in turn. Without another column, or with one
+  // that costs too much for a number, the search decides.
+  const bool bids =
+      least < INFINITY && (raise > 0.0 || w.rank[col] < kAssigned) && w.col_dual[col] - raise > -double(INFINITY);
+  w.row_dual[row] = least;
+  w.raise[row] = raise;
+  w.col_of_row[row] = bids ? col : kNone;
+  if (bids) L::lower(&w.claim[col], claim);
+}
+
+// Finds the cheapest column of a row, and bids for it. False if a cost is NaN or minus infinity.
 template <class L, class Costs>
 COND_DETR_DEVICE bool find_cheapest(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
   LaneMinima<L> minima;
@@ -140,10 +219,7 @@ COND_DETR_DEVICE bool find_cheapest(const Costs& costs, int32_t row, int64_t pad
     }
   }
   const Ranked found = minima.least();
-  L::once([&] {
-    w.row_dual[row] = found.value;
-    w.col_of_row[row] = static_cast<int32_t>(found.rank);
-  });
+  L::once([&] { make_bid<L>(w, row, static_cast<int32_t>(found.rank), found.value, 0.0, claim_of(row, 0, 0)); });
   return L::all_of(valid);
 }
 
@@ -153,6 +229,7 @@ COND_DETR_DEVICE void clear_columns(Workspace& w, int64_t padded) {
     L::store(w.col_dual + first, L::all(0.0));
     L::store(w.rank + first, L::lane_index() + first);
   }
+  for (int64_t col = 0; col < padded; ++col) w.claim[col] = INT32_MAX;
 }
 
 COND_DETR_HD inline void assign(Workspace& w, int32_t row, int32_t col) {
@@ -161,21 +238,63 @@ COND_DETR_HD inline void assign(Workspace& w, int32_t row, int32_t col) {
   w.rank[col] = col + kAssigned;
 }
 
-// Gives rows their cheapest columns, `w.col_of_row` and `w.row_dual`, where no earlier row has them. False if a row has
-// none.
-template <class L>
-COND_DETR_DEVICE bool assign_cheapest(Workspace& w, int32_t rows, int64_t padded) {
-  clear_columns<L>(w, padded);
-  for (int32_t row = 0; row < rows; ++row) {
-    if (w.row_dual[row] == INFINITY) return false;
-    const int32_t col = w.col_of_row[row];
-    if (w.rank[col] < kAssigned) {
-      assign(w, row, col);
-    } else {
-      w.col_of_row[row] = kNone;
+// Gives a row the column that it has bid for, if its claim holds. Returns the row that may bid in the next round: the
+// row itself, or the one that had the column before, or kNone. A row that did not bid waits for its search.
+COND_DETR_HD inline int32_t settle_bid(Workspace& w, int32_t row, int32_t claim) {
+  const int32_t col = w.col_of_row[row];
+  if (col == kNone) return kNone;
+  if (w.claim[col] != claim) {
+    w.col_of_row[row] = kNone;
+    return row;
+  }
+  w.row_dual[row] += w.raise[row];
+  w.col_dual[col] -= w.raise[row];
+  const int32_t owner = w.rank[col] < kAssigned ? kNone : w.row_of_col[col];
+  if (owner != kNone) w.col_of_row[owner] = kNone;
+  assign(w, row, col);
+  return owner;
+}
+
+// The first unassigned column that costs a row `price`, or kNone.
+template <class Costs>
+inline int32_t find_unassigned(const Costs& costs, int32_t row, double price, int64_t padded, const Workspace& w) {
+  for (int64_t col = 0; col < padded; ++col) {
+    if (w.rank[col] < kAssigned && costs.at(row, col) - w.col_dual[col] == price) return static_cast<int32_t>(col);
+  }
+  return kNone;
+}
+
+// Bids for the column that is cheapest to a row, as much as makes the second cheapest one equally good.
+template <class L, class Costs>
+COND_DETR_DEVICE void bid(const Costs& costs, int32_t row, int32_t claim, int64_t padded, Workspace& w) {
+  LaneTwoMinima<L> minima;
+  for (int64_t first = 0; first < padded; first += L::kChains * L::kWidth) {
+    COND_DETR_UNROLL
+    for (int chain = 0; chain < L::kChains; ++chain) {
+      const int64_t at = first + chain * L::kWidth;
+      if (!in_columns<L>(at, padded)) continue;
+      const auto price = costs.template load<L>(row, at) - L::load(w.col_dual + at);
+      minima.see_in_order(chain, price, L::lane_index() + at);
     }
   }
-  return true;
+  const TwoLeast found = minima.least();
+  const double raise = found.second - found.first.value;
+  int32_t col = static_cast<int32_t>(found.first.rank);
+  if (raise == 0.0 && w.rank[col] >= kAssigned) {
+    const int32_t other = find_unassigned(costs, row, found.first.value, padded, w);
+    col = other == kNone ? col : other;
+  }
+  make_bid<L>(w, row, col, found.first.value, raise, claim);
+}
+
+// Settles the bids of a round, in w.bidders, and leaves those there who may bid in the next one. Returns how many.
+inline int32_t settle_round(int32_t round, int32_t count, int32_t rows, Workspace& w) {
+  int32_t left = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t row = w.bidders[i], next = settle_bid(w, row, claim_of(row, round, rows));
+    if (next != kNone) w.bidders[left++] = next;
+  }
+  return left;
 }
 
 // Lowers the distances of columns that are nearer through `row`, and returns the nearest column.
@@ -285,14 +404,34 @@ COND_DETR_DEVICE bool assign_others(const Costs& costs, int32_t rows, int64_t pa
   return true;
 }
 
+// Finds duals that are feasible, and assigns rows to columns where these make edges tight: row minima, then an auction.
+template <class L, class Costs>
+COND_DETR_DEVICE Status start(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
+  clear_columns<L>(w, padded);
+  bool feasible = true;
+  for (int32_t row = 0; row < rows; ++row) {
+    if (!find_cheapest<L>(costs, row, padded, w)) return Status::kSanitised;
+    feasible = feasible && w.row_dual[row] < INFINITY;
+    w.bidders[row] = row;
+  }
+  if (!feasible) return Status::kInfeasible;
+  int32_t count = settle_round(0, rows, rows, w);
+  for (int32_t round = 1; round <= kRounds && count > 0; ++round) {
+    for (int32_t i = 0; i < count; ++i) {
+      const int32_t row = w.bidders[i];
+      bid<L>(costs, row, claim_of(row, round, rows), padded, w);
+    }
+    count = settle_round(round, count, rows, w);
+  }
+  return Status::kOk;
+}
+
 // Solves a problem with rows <= cols; the answer is `w.col_of_row`.
 template <class L, class Costs>
 COND_DETR_DEVICE Status solve(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
-  for (int32_t row = 0; row < rows; ++row) {
-    if (!find_cheapest<L>(costs, row, padded, w)) return Status::kSanitised;
-  }
-  const bool feasible = assign_cheapest<L>(w, rows, padded) && assign_others<L>(costs, rows, padded, w);
-  return feasible ? Status::kOk : Status::kInfeasible;
+  const Status started = start<L>(costs, rows, padded, w);
+  if (started != Status::kOk) return started;
+  return assign_others<L>(costs, rows, padded, w) ? Status::kOk : Status::kInfeasible;
 }
 
 }  // namespace COND_DETR_ISA

@@ -23,7 +23,7 @@ inline __device__ int warp() { return threadIdx.x / 32; }
 
 struct WarpLanes {
   static constexpr int kWidth = 32;
-  static constexpr int kChains = 2;  // with more, the kernels spill
+  static constexpr int kChains = 1;  // with more, the kernels spill
 
   static __device__ int lane() { return threadIdx.x % kWidth; }
 
@@ -70,6 +70,9 @@ struct WarpLanes {
     if (lane() == 0) writes();
     __syncwarp();
   }
+
+  // By one lane; those of other warps may do so at the same time.
+  static __device__ void lower(int32_t* to, int32_t value) { atomicMin(to, value); }
 };
 
 }  // namespace cond_detr

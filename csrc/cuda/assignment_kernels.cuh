@@ -1,5 +1,5 @@
-// The assignment kernels: a block per problem. The block computes the costs, its warps find the cheapest columns of the
-// rows, its threads assign what they can, and a team of its warps searches for what is left. No torch here.
+// The assignment kernels: a block per problem. The block computes the costs, its warps bid for the rows, and a team of
+// them searches for what is left. No torch here.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,66 +7,12 @@
 #include "assignment/dense.h"
 #include "assignment/match.h"
 #include "assignment/warp_lanes.cuh"
+#include "cuda/block_auction.cuh"
 #include "cuda/block_search.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/scratch.cuh"
 
 namespace cond_detr {
-
-// As cond_detr::find_cheapest, by a warp. Costs are compared in the precision that they have. The result is this
-// lane's.
-template <class Costs>
-__device__ bool find_cheapest_in_warp(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
-  auto least = costs.at(row, WarpLanes::lane());
-  int32_t col = WarpLanes::lane();
-  bool valid = least > -INFINITY;  // NaN compares false with everything
-  COND_DETR_UNROLL
-  for (int32_t other = col + 32; other < padded; other += 32) {
-    const auto cost = costs.at(row, other);
-    valid = valid && cost > -INFINITY;
-    if (cost < least) least = cost, col = other;
-  }
-  const Nearest cheapest{ordered_bits(least), static_cast<uint32_t>(col)};
-  if (WarpLanes::lane() == cheapest.winner()) {
-    w.row_dual[row] = least;
-    w.col_of_row[row] = col;
-    if (least < INFINITY) atomicMin(&w.row_of_col[col], row);
-  }
-  return valid;
-}
-
-// Each warp finds the cheapest columns of its rows, and `w.row_of_col` is left with the first of the rows that a column
-// is the cheapest of. False if a cost is NaN or minus infinity.
-template <class Costs>
-__device__ bool claim_cheapest(const Costs& costs, int64_t rows, int64_t padded, Workspace& w) {
-  for (int64_t col = threadIdx.x; col < padded; col += kThreads) {
-    w.col_dual[col] = 0.0;
-    w.rank[col] = col;
-    w.row_of_col[col] = INT32_MAX;
-  }
-  __syncthreads();
-  bool valid = true;
-  for (int32_t row = warp(); row < rows; row += kWarps) {
-    valid = find_cheapest_in_warp(costs, row, padded, w) && valid;
-  }
-  return __syncthreads_and(valid);
-}
-
-// As assign_cheapest, by all threads of the block, given `w.row_of_col` as claim_cheapest leaves it.
-inline __device__ bool assign_cheapest_in_block(int64_t rows, Workspace& w) {
-  bool feasible = true;
-  for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
-    feasible = feasible && w.row_dual[row] < INFINITY;
-    if (!feasible) break;
-    const int32_t col = w.col_of_row[row];
-    if (w.row_of_col[col] == row) {
-      w.rank[col] = col + kAssigned;
-    } else {
-      w.col_of_row[row] = kNone;
-    }
-  }
-  return __syncthreads_and(feasible);
-}
 
 // As cond_detr::assign_others: by a warp for each 32 columns, or by all with several columns a thread, or, where these
 // do not fit into registers, by one warp. To threads that take no part it is true.
@@ -84,9 +30,9 @@ __device__ bool assign_others_in_block(const Costs& costs, int64_t rows, int64_t
 // All threads see the result.
 template <class Costs>
 __device__ Status solve_in_block(const Costs& costs, int64_t rows, int64_t padded, Workspace& w, Nearest* board) {
-  if (!claim_cheapest(costs, rows, padded, w)) return Status::kSanitised;
-  bool feasible = assign_cheapest_in_block(rows, w);
-  if (feasible) feasible = assign_others_in_block(costs, rows, padded, w, board);
+  const Status started = start_in_block(costs, static_cast<int32_t>(rows), padded, w);
+  if (started != Status::kOk) return started;
+  const bool feasible = assign_others_in_block(costs, rows, padded, w, board);
   return __syncthreads_and(feasible) ? Status::kOk : Status::kInfeasible;
 }
 

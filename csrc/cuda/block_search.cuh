@@ -20,7 +20,7 @@ class RegisterColumns {
   __device__ RegisterColumns(const Workspace& w, int64_t padded, Team& team) : team_(team), padded_(padded) {
     COND_DETR_UNROLL
     for (int group = 0; group < kGroups; ++group) {
-      dual_[group] = 0.0;
+      dual_[group] = exists(group) ? w.col_dual[column(group)] : 0.0;
       predecessor_[group] = kNone;
       if (exists(group) && w.rank[column(group)] >= kAssigned) assigned_ |= 1u << group;
     }

@@ -38,6 +38,7 @@ class Bug:
 
 LANES = "assignment/warp_lanes.cuh"
 KERNELS = "cuda/assignment_kernels.cuh"
+AUCTION = "cuda/block_auction.cuh"
 SEARCH = "cuda/block_search.cuh"
 TEAM = "cuda/team.cuh"
 LAUNCHERS = "cuda/launchers.cu"
@@ -48,11 +49,26 @@ BUGS = {
         LANES, "    if (lane() == 0) writes();\n    __syncwarp();", "    if (lane() == 0) writes();"
     ),
     "columns cleared without a barrier": Bug(
-        KERNELS, "w.row_of_col[col] = INT32_MAX;\n  }\n  __syncthreads();", "w.row_of_col[col] = INT32_MAX;\n  }"
+        AUCTION, "w.claim[col] = INT32_MAX;\n  }\n  __syncthreads();", "w.claim[col] = INT32_MAX;\n  }"
     ),
-    "the last claim instead of the first": Bug(
-        KERNELS, "atomicMin(&w.row_of_col[col], row)", "w.row_of_col[col] = row"
+    "the last claim instead of the first": Bug(LANES, "atomicMin(to, value)", "*to = value"),
+    "claims of another round": Bug(AUCTION, "claim_of(w.bidders[i], round, rows)", "claim_of(w.bidders[i], 1, rows)"),
+    "bids settled before all are made": Bug(
+        AUCTION, "Workspace& w) {\n  __syncthreads();\n  if (warp() == 0)", "Workspace& w) {\n  if (warp() == 0)"
     ),
+    "bids before the last round is settled": Bug(
+        AUCTION, "*w.waiting = left;\n  }\n  __syncthreads();", "*w.waiting = left;\n  }"
+    ),
+    "bidders replaced while they are read": Bug(
+        AUCTION, "    __syncwarp();  // no lane still reads what is replaced\n", ""
+    ),
+    "a bidder on top of another": Bug(AUCTION, "((1u << WarpLanes::lane()) - 1)", "((1u << WarpLanes::lane()) / 2)"),
+    "the first bidders only": Bug(
+        AUCTION,
+        "for (int32_t first = 0; first < count; first += 32) {",
+        "for (int32_t first = 0; first < 32; first += 32) {",
+    ),
+    "an auction forgotten by the search": Bug(SEARCH, "exists(group) ? w.col_dual[column(group)] : 0.0", "0.0"),
     "ties of a thread in any order": Bug(TEAM, " || (other.bits == bits && other.rank < rank)", ""),
     "ties between threads in any order": Bug(TEAM, "second && rank == least_rank", "second && rank >= least_rank"),
     "lower halves not compared": Bug(TEAM, "first && lower == least;", "first && lower >= least;"),
@@ -67,13 +83,11 @@ BUGS = {
     "lane 0 leaves a vote out": Bug(
         TEAM, "    uint32_t tied = ", "    if (WarpLanes::lane() == 0) return 0;\n    uint32_t tied = "
     ),
-    "no barrier before the search": Bug(
-        KERNELS, "    }\n  }\n  return __syncthreads_and(feasible);", "    }\n  }\n  return feasible;"
-    ),
     "no barrier after the search": Bug(KERNELS, "return __syncthreads_and(feasible) ?", "return feasible ?"),
     "all warps search": Bug(KERNELS, "if (static_cast<int>(threadIdx.x) >= team.threads()) return true;", ""),
     "all warps search in memory": Bug(KERNELS, "return warp() > 0 || assign_others", "return assign_others"),
-    "own vote for all that is valid": Bug(KERNELS, "return __syncthreads_and(valid);", "return valid;"),
+    "own vote for all that is valid": Bug(AUCTION, "if (!__syncthreads_and(valid))", "if (!valid)"),
+    "own vote for all that is feasible": Bug(AUCTION, "if (!__syncthreads_and(feasible))", "if (!feasible)"),
     "own vote for any that is sanitised": Bug(
         KERNELS, "sanitised = __syncthreads_or(fill_costs", "sanitised = (fill_costs"
     ),

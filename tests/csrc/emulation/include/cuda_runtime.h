@@ -43,6 +43,15 @@ inline unsigned __reduce_min_sync(unsigned mask, unsigned value) {
   return value;
 }
 
+inline double __shfl_sync(unsigned mask, double value, int lane) {
+  check_full(mask);
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits = emulation::exchange_in_warp({__PRETTY_FUNCTION__}, bits)[lane];
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 inline void __syncthreads() { emulation::meet_in_block({__PRETTY_FUNCTION__}); }
 
 inline int __syncthreads_and(int predicate) {
@@ -68,6 +77,7 @@ inline int atomicMin(int* address, int value) {
 }
 
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 inline long long __double_as_longlong(double value) {
   long long bits;
