@@ -93,6 +93,7 @@ BUGS = {
     ),
     "no barrier before the costs": Bug(KERNELS, "largest, exp_sum);\n  __syncthreads();", "largest, exp_sum);"),
     "a warp's last pairs left out": Bug(KERNELS, "(pairs + kWarps - 1) / kWarps", "pairs / kWarps"),
+    "the cost of another class": Bug(KERNELS, "if (wanted.label != label) {", "if (label == kNone) {"),
     "half of the targets' memory": Bug(
         KERNELS, "all.max_targets * sizeof(Target)", "all.max_targets * sizeof(Target) / 2"
     ),
