@@ -110,7 +110,9 @@ class FolderLoader:
         spellings += [unicodedata.normalize(form, spellings[1]) for form in ("NFC", "NFD")]
         for spelling in spellings:
             relative = PurePosixPath(spelling)
-            if relative.is_absolute() or ".." in relative.parts:
+            if relative.is_absolute():
+                raise InputError(f"image {file_name} has an absolute path; expected one in its folder, {self.folder}")
+            if ".." in relative.parts:
                 raise InputError(f"image {file_name} is outside its folder {self.folder}")
         return list(dict.fromkeys(spellings))
 

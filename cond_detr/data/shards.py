@@ -7,6 +7,7 @@ are mapped into memory, not read. Its entries are sorted by a hash of the name.
 import contextlib
 import hashlib
 import io
+import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -71,8 +72,10 @@ class Shards:
             raise InputError(f"index {path} {why_no_file(path)}; {advice}")
         try:
             index = np.load(path, mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # a damaged file can raise anything
-            raise InputError(f"index {path} cannot be read: {error}; {advice}") from None
+        except OSError as error:
+            raise InputError(f"index {path} cannot be read: {error.strerror}") from None
+        except Exception:  # a damaged file can raise anything
+            raise InputError(f"index {path} is damaged, or was not written by this program; {advice}") from None
         if not isinstance(index, np.memmap) or index.dtype != ENTRY or index.ndim != 1:
             raise InputError(f"index {path} was not written by this program; {advice}")
         return cls(folder, tuple(there), index)
@@ -127,10 +130,13 @@ def check_index(folder: Path) -> None:
 
 
 def _is_index(path: Path) -> bool:
-    """Whether a file is an array of entries, or was cut off before it says of what."""
+    """Whether a file is an array of entries, or was cut off before it says of what, or never reached the disk."""
     magic = np.lib.format.MAGIC_PREFIX
     with contextlib.suppress(OSError, ValueError, SyntaxError), path.open("rb") as file:
-        if len(begin := file.read(SHORTEST_HEADER)) < SHORTEST_HEADER:
+        begin = file.read(SHORTEST_HEADER)
+        if not begin.strip(b"\0"):
+            return True
+        if len(begin) < SHORTEST_HEADER:
             return begin[: len(magic)] == magic[: len(begin)]
         file.seek(0)
         if np.lib.format.read_magic(file) == (1, 0):
@@ -139,11 +145,17 @@ def _is_index(path: Path) -> bool:
 
 
 def _is_list(path: Path) -> bool:
-    """Whether a file begins as a list of shards."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        begin = b"".join(file.read(32).split())
+    """Whether a file is a list of shards, or the beginning of one, or never reached the disk."""
+    try:
+        content = path.read_bytes().strip(b"\0")
+    except OSError:
+        return False
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        begin = b"".join(content[:32].split())
         return begin.startswith(LIST) or LIST.startswith(begin)
-    return False
+    return isinstance(found, dict) and found.keys() == {"shards"} and isinstance(found["shards"], dict)
 
 
 def write_index(folder: Path) -> int:

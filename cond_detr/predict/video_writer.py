@@ -21,14 +21,14 @@ COMMAND = "cond-detr predict"
 
 
 def is_made_here(path: Path) -> bool:
-    """Whether a file is a film that :class:`VideoWriter` has written."""
+    """Whether a file is a film that :class:`VideoWriter` has written, and nobody has put sound to."""
     if not is_file(path):
         return False
     with contextlib.suppress(Exception):  # whatever cannot be read is not ours, nor without PyAV
         import av
 
         with av.open(os.fspath(path), options=OPTIONS) as container:
-            return container.metadata.get(MADE_BY) == COMMAND
+            return container.metadata.get(MADE_BY) == COMMAND and len(container.streams) == 1
     return False
 
 

@@ -26,7 +26,7 @@ from cond_detr.predict import __main__ as predict
 from cond_detr.predict import video as videos
 from cond_detr.predict.clock import Clock
 from cond_detr.predict.video import Video, nearest
-from cond_detr.predict.video_writer import VideoWriter
+from cond_detr.predict.video_writer import COMMAND, MADE_BY, VideoWriter, is_made_here
 from cond_detr.weights.checkpoint import Checkpoint
 
 av = pytest.importorskip("av")
@@ -663,3 +663,22 @@ def test_a_warning_that_cannot_be_printed_ends_nothing(
         monkeypatch.setattr("sys.stderr", stream)
         say("warning: anything")
     assert capsys.readouterr().out == ""
+
+
+def test_a_predicted_film_with_sound_is_somebodys(tmp_path: Path) -> None:
+    """Whoever puts the sound back keeps what the film says of its maker."""
+    for sound in (False, True):
+        with av.open(str(tmp_path / "a.mp4"), "w") as container:
+            container.metadata[MADE_BY] = COMMAND
+            stream = container.add_stream("mpeg4", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            heard: Any = container.add_stream("mp2", rate=48_000) if sound else None
+            for image in pictures(3):
+                container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            if heard:
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 9600), np.int16), format="s16", layout="stereo")
+                silence.sample_rate = 48_000
+                container.mux(heard.encode(silence))
+            for each in filter(None, (stream, heard)):
+                container.mux(each.encode())
+        assert is_made_here(tmp_path / "a.mp4") != sound

@@ -14,8 +14,9 @@ __all__ = ["SPLITS", "Split", "find_split"]
 
 OTHERS: tuple[Callable[[Path, str], Split | None], ...] = (of_roboflow, of_yolo, of_voc)
 EXPECTED = (
-    "annotations/instances_train.json (COCO), train/_annotations.coco.json (Roboflow), data.yaml (YOLO), Annotations "
-    "and JPEGImages or train/*.xml (Pascal VOC), or one annotation file in COCO's format"
+    "annotations/instances_train.json (COCO), train/_annotations.coco.json (Roboflow), data.yaml (YOLO), images, "
+    "labels and classes.txt (Label Studio's YOLO), Annotations and JPEGImages or images, or train/*.xml (Pascal VOC), "
+    "or one annotation file in COCO's format"
 )
 
 

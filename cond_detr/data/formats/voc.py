@@ -26,8 +26,13 @@ ENCODINGS = re.compile(
 )
 # Those whose text can be taken for UTF-8, and then says something else
 SEVEN_BITS = re.compile(r"iso2022_\w+|hz|utf-7")
+# Those whose characters of two bytes can look like UTF-8's letters of two; these, however, go with ASCII's
+TWO_BYTES = re.compile(r"gb\w+|big5\w*|shift_jis\w*|euc_\w+|cp9\d\d|johab")
+AMONG_LETTERS = re.compile(r"[A-Za-z][\x80-\u07ff]|[\x80-\u07ff][A-Za-z]")
 # An image's name in a list with what may be behind it: whether a class is in it, and other numbers
 FLAGGED = [re.compile(r"(.+?)\s+(-1|0|1)"), re.compile(r"(\S+)(\s+-?[\d.]+)+")]
+# Where lists of images are
+LISTS = "ImageSets/Main"
 # Lists of images that are not divided into those for training and those for validation
 UNDIVIDED = ("trainval", "default")
 # Bytes of an XML file: what an image's boxes never need
@@ -42,10 +47,14 @@ FLAGS |= dict.fromkeys(("1", "1.0", "true", "yes"), 1)
 def of_voc(folder: Path, split: str) -> Split | None:
     """``DIR/Annotations`` and ``DIR/JPEGImages`` with lists in ``ImageSets/Main``; or ``DIR/train`` with both.
 
+    Where there are lists, the images may be in ``DIR/images``.
+
     Raises:
         InputError: if a list names what is not there.
     """
     annotations, images = folder / "Annotations", folder / "JPEGImages"
+    if is_folder(folder / LISTS) and not is_folder(images):
+        images = folder / "images"
     if is_folder(annotations) and is_folder(images):
         return _in_lists(folder, annotations, images, split)
     every = [file for name in EVERY for file in in_order(folder / name, "*.xml")]
@@ -64,7 +73,7 @@ def voc_of_label_studio(folder: Path) -> Split | None:
 
 
 def _in_lists(folder: Path, annotations: Path, images: Path, split: str) -> Split | None:
-    lists = {each.stem.lower(): each for each in in_order(folder / "ImageSets" / "Main", "*.txt")}
+    lists = {each.stem.lower(): each for each in in_order(folder / LISTS, "*.txt")}
     wanted = [name for name in NAMES[split] if name in lists]
     if split == "train" and not any(name in lists for name in (*NAMES["train"], *NAMES["val"])):
         wanted = [name for name in UNDIVIDED if name in lists]
@@ -209,8 +218,9 @@ def parsed(file: Path) -> ElementTree.Element:
 def decoded(content: bytes) -> str | bytes:
     """The text of an XML file; where its beginning says the encoding, or nothing does, the content as it is.
 
-    It is UTF-16 if it begins so, and UTF-8 if it can be, whatever it declares: many tools declare another. Else Python
-    knows more encodings than the parser.
+    It is UTF-16 if it begins so, and UTF-8 if it can be, whatever it declares: many tools declare another. But where
+    it declares one of two bytes a character, and UTF-8 would have letters of two bytes alone, none beside one of
+    ASCII's, it is what it declares. Else Python knows more encodings than the parser.
 
     Raises:
         LookupError: if the declared encoding is none that such files have.
@@ -225,13 +235,22 @@ def decoded(content: bytes) -> str | bytes:
     for each in (encoding, "utf-8-sig") if SEVEN_BITS.fullmatch(encoding) else ("utf-8-sig",):
         with contextlib.suppress(UnicodeDecodeError):
             text = content.decode(each)
-            if "\0" not in text:
+            if "\0" not in text and not (TWO_BYTES.fullmatch(encoding) and _rather_is(encoding, text, content)):
                 return text
     if not declared:
         return content
     if not ENCODINGS.fullmatch(encoding):
         raise LookupError(f"unknown encoding {shown(declared[1].decode())}")
     return content.decode(encoding)
+
+
+def _rather_is(encoding: str, text: str, content: bytes) -> bool:
+    """Whether content is in an encoding of two bytes a character, though it can be this text in UTF-8."""
+    if not "\x7f" < max(text, default="") < "\u0800" or AMONG_LETTERS.search(text):
+        return False
+    with contextlib.suppress(UnicodeDecodeError):
+        return bool(content.decode(encoding))
+    return False
 
 
 def image_of(root: ElementTree.Element, file: Path, folders: tuple[Path, Path]) -> Path:

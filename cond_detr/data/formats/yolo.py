@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePath
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from cond_detr.data.formats.split import EVERY, NAMES, Split, files_below, in_order
+from cond_detr.data.formats.split import NAMES, Split, files_below, in_order
 from cond_detr.data.formats.yolo_labels import CLASSES, Labelling, label_files, read_labels
 from cond_detr.data.images import IMAGE_SUFFIXES
 from cond_detr.errors import InputError, shown
@@ -19,6 +20,8 @@ from cond_detr.paths import exists, is_file, is_folder
 NAMED = "data.yaml"
 # Entries of all tables, each counted as often as it is merged into another: a few lines can ask for any number
 MOST_ENTRIES = 100_000
+# Folders that somebody has divided images into
+OF_A_SPLIT = re.compile(r"train|val|test", re.IGNORECASE)
 # Keys of a data set's description that mean something here
 READ = {"names", "nc", "path", "kpt_shape", *(name for names in NAMES.values() for name in names)}
 MERGE = "tag:yaml.org,2002:merge"
@@ -89,7 +92,7 @@ def of_yolo(folder: Path, split: str) -> Split | None:
                 raise InputError(f"{file}: expected images in {shown(entry)}, found none")
             names = class_names(file, content["names"], content.get("nc"))
             alone = isinstance(entry, str) and not entry.endswith(".txt")
-            return labelled(Labelling(file, names, numbers_of_keypoints(content.get("kpt_shape"))), images, alone)
+            return labelled(Labelling(file, names, keypoints_of(file, content.get("kpt_shape"))), images, alone)
     return None
 
 
@@ -106,7 +109,8 @@ def of_label_studio(folder: Path) -> Split | None:
     names = [line.strip() for line in read_text(folder / CLASSES, "list of classes").split("\n") if line.strip()]
     images = files_below(folder / "images", IMAGE_SUFFIXES)
     # folders of splits are somebody else's, and so are labels of another kind
-    divided = any(image.relative_to(folder / "images").parts[0].lower() in EVERY for image in images)
+    inside = {image.parent.relative_to(folder / "images").parts[:1] for image in images}
+    divided = any(OF_A_SPLIT.match(name) for parts in inside for name in parts)
     if not names or divided or not any(map(is_file, label_files(images))):
         return None
     return labelled(Labelling(folder / CLASSES, names), images, alone=True)
@@ -182,13 +186,20 @@ def class_names(file: Path, names: Any, count: Any = None) -> list[str]:
     return names
 
 
-def numbers_of_keypoints(shape: Any) -> int:
-    """How many numbers of keypoints come behind a box, by a shape of points and numbers of each; 0 if it is none."""
-    if isinstance(shape, list) and len(shape) == 2 and shape[1] in ("2", "3"):
-        points = shape[0]
-        if isinstance(points, str) and points.isdecimal() and len(points) < 5:
-            return int(points) * int(shape[1])
-    return 0
+def keypoints_of(file: Path, shape: Any) -> int:
+    """How many keypoints come behind a box; 0 if nothing is said.
+
+    Files have been seen that say three numbers for each and have two, so that this number is not asked for.
+
+    Raises:
+        InputError: if it is no shape: without it, boxes with keypoints could be the corners of polygons.
+    """
+    if not shape:
+        return 0
+    points = shape[0] if isinstance(shape, list) and len(shape) == 2 else None
+    if not isinstance(points, str) or not points.isdecimal() or len(points) > 4 or shape[1] not in ("2", "3"):
+        raise InputError(f"{file}: kpt_shape must be a number of keypoints, and 2 or 3, got {shown(shape)}")
+    return int(points)
 
 
 def is_number(text: Any, number: int) -> bool:

@@ -27,7 +27,7 @@ class Labelling(NamedTuple):
     Attributes:
         file: the data set's description, for messages.
         names: class names.
-        keypoints: how many numbers of keypoints come behind each box.
+        keypoints: how many keypoints, of two or three numbers, come behind each box.
     """
 
     file: Path
@@ -145,7 +145,9 @@ def parsed(line: str, classes: int, keypoints: int = 0) -> tuple[int, tuple[floa
         return f"must be a class and numbers, got {shown(line.strip())}"
     if not 0 <= label < classes:
         return f"has class {label}, but there are {classes}, from 0 on"
-    if keypoints and len(values) == 4 + keypoints:
+    if keypoints:
+        if len(values) not in (4, 4 + 2 * keypoints, 4 + 3 * keypoints):
+            return f"must have 4 numbers after the class, and {keypoints} keypoints behind them, got {len(values)}"
         values = values[:4]
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         return f"must have 4 numbers after the class, or the corners of a polygon, got {len(values)}"

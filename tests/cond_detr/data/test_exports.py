@@ -56,15 +56,23 @@ def test_boxes_of_poses(points: int, each: int, tmp_path: Path) -> None:
     file = folder / "train/labels/x.txt"
     file.write_text("0 .5 .5 .1 .1" + " .45" * points * each + "\n0 .5 .5 .2 .2\n")
     assert read(folder).objects.boxes.tolist() == [[36, 27, 8, 6], [32, 24, 16, 12]]
-    file.write_text("0 .1 .1 .2 .1 .2 .2\n")
-    assert read(folder).objects.boxes.tolist() == [[8, 6, 8, 6]]
 
 
-@pytest.mark.parametrize("shape", ["[]", "[17]", "[a, 2]", "17", "[17, 4]", "{a: 1}"])
+@pytest.mark.parametrize("shape", ["[17]", "[a, 2]", "17", "[17, 4]", "{a: 1}", "[[17], 3]"])
 def test_numbers_of_keypoints_that_are_none(shape: str, tmp_path: Path) -> None:
+    """Without one, boxes and their keypoints could be taken for polygons."""
     folder = described(tmp_path, f"kpt_shape: {shape}\n")
     labelled(folder)
-    assert read(folder).objects.boxes.tolist() == [[32, 24, 16, 12]]
+    with pytest.raises(InputError, match=r"kpt_shape must be a number of keypoints, and 2 or 3, got "):
+        read(folder)
+
+
+@pytest.mark.parametrize("shape", ["[]", "null", "[0, 3]"])
+def test_no_keypoints(shape: str, tmp_path: Path) -> None:
+    folder = described(tmp_path, f"kpt_shape: {shape}\n")
+    labelled(folder)
+    (folder / "train/labels/x.txt").write_text("0 .1 .1 .2 .1 .2 .2\n")
+    assert read(folder).objects.boxes.tolist() == [[8, 6, 8, 6]]
 
 
 def test_labels_of_images_and_of_links_in_one_folder(tmp_path: Path) -> None:
@@ -288,6 +296,51 @@ def test_names_that_lead_elsewhere_are_problems(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "data", train=4, val=2)
     file = folder / "annotations/instances_train.json"
     content = json.loads(file.read_text())
-    content["images"][0]["file_name"] = "../val/val-00000.png"
-    file.write_text(json.dumps(content))
-    assert any("is outside its folder" in each for each in check_split(folder, "train").problems)
+    for name, sentence in (
+        ("../val/val-00000.png", "is outside its folder"),
+        (str(folder / "train/train-00000.png"), "has an absolute path; expected one in its folder"),
+    ):
+        content["images"][0]["file_name"] = name
+        file.write_text(json.dumps(content))
+        assert any(sentence in each for each in check_split(folder, "train").problems)
+
+
+@pytest.mark.parametrize("folder", ["images", "JPEGImages"])
+def test_lists_of_voc_divide_images_wherever_they_are(folder: str, tmp_path: Path) -> None:
+    voc(tmp_path, ["a", "b", "c"], {"train": "a\nb\n", "val": "c\n"})
+    (tmp_path / "JPEGImages").rename(tmp_path / folder)
+    assert [list(read(tmp_path, split).images.names) for split in ("train", "val")] == [["a.jpg", "b.jpg"], ["c.jpg"]]
+
+
+@pytest.mark.parametrize("each", [2, 3])
+def test_poses_that_have_other_numbers_than_their_shape_says(each: int, tmp_path: Path) -> None:
+    folder = described(tmp_path, "kpt_shape: [17, 3]\n")
+    labelled(folder)
+    file = folder / "train/labels/x.txt"
+    file.write_text("0 .5 .5 .1 .1" + " .45" * 17 * each + "\n")
+    assert read(folder).objects.boxes.tolist() == [[36, 27, 8, 6]]
+    file.write_text("0 .5 .5 .1 .1" + " .45" * 16 * each + "\n")
+    with pytest.raises(InputError, match=r"line 1 must have 4 numbers after the class, and 17 keypoints behind them"):
+        read(folder)
+
+
+@pytest.mark.parametrize(("name", "encoding", "read_as"), [("猫", "gb2312", "猫"), ("café", "utf-8", "café")])
+def test_what_can_be_two_encodings(name: str, encoding: str, read_as: str, tmp_path: Path) -> None:
+    """A cat in GB 2312 is a letter in UTF-8; many tools declare what they do not write."""
+    voc(tmp_path, ["x", "y"], {"train": "x\n", "val": "y\n"})
+    for file in (tmp_path / "Annotations").iterdir():
+        text = '<?xml version="1.0" encoding="GB2312"?>' + file.read_text().replace("cat", name)
+        file.write_bytes(text.encode(encoding))
+    assert read(tmp_path).classes.names == (read_as,)
+
+
+@pytest.mark.parametrize("name", ["train2017", "Training", "val_set", "test"])
+def test_label_studio_does_not_pool_what_somebody_has_divided(name: str, tmp_path: Path) -> None:
+    labelled(tmp_path, split="")
+    for part in ("images", "labels"):
+        (tmp_path / part).rename(tmp_path / name)
+        (tmp_path / part).mkdir()
+        (tmp_path / name).rename(tmp_path / part / name)
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with pytest.raises(InputError, match=r"has no data set; expected .* classes\.txt \(Label Studio's YOLO\)"):
+        read(tmp_path)

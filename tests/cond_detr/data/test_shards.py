@@ -136,8 +136,8 @@ WRONG = {
     "half an index": (lambda f: (f / INDEX).unlink(), r"index .*index\.npy does not exist; run cond-detr pack"),
     "another shard": (lambda f: shutil.copy(f / "00000.tar", f / "1.tar"), "is not that of the tar files beside it"),
     "a longer shard": (lambda f: (f / "00000.tar").write_bytes(bytes(99)), "is not that of the tar files beside it"),
-    "index cut off": (lambda f: (f / INDEX).write_bytes((f / INDEX).read_bytes()[:150]), "cannot be read"),
-    "objects": (lambda f: np.save(f / INDEX, np.array([print]), allow_pickle=True), "cannot be read: .*objects"),
+    "index cut off": (lambda f: (f / INDEX).write_bytes((f / INDEX).read_bytes()[:150]), "is damaged"),
+    "objects": (lambda f: np.save(f / INDEX, np.array([print]), allow_pickle=True), "was not written by this program"),
     "other numbers": (lambda f: np.save(f / INDEX, np.zeros(3)), "was not written by this program"),
     "in a table": (lambda f: np.save(f / INDEX, np.zeros((3, 3), ENTRY)), "was not written by this program"),
     "far away": (lambda f: damaged_index(f, far_away), "is not that long"),
@@ -177,9 +177,16 @@ def test_packing_refuses(dataset_dir: Path, tmp_path: Path, capsys: pytest.Captu
     assert {path.name for path in tmp_path.iterdir()} == {"data", "there"}
 
 
-@pytest.mark.parametrize("name", ["index.npy", "shards.json"])
+SOMEBODYS_LIST = '{"shards": ["a.tar"], "weights": [0.3]}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("index.npy", ""), ("shards.json", '{"mine": 1}'), ("shards.json", SOMEBODYS_LIST)]
+)
 @pytest.mark.parametrize("link", [False, True])
-def test_an_index_of_somebody_else_is_not_replaced(link: bool, name: str, packed: Path, tmp_path: Path) -> None:
+def test_an_index_of_somebody_else_is_not_replaced(
+    link: bool, name: str, text: str, packed: Path, tmp_path: Path
+) -> None:
     file = packed / "train" / name
     assert exit_code(pack.main, packed) == 0  # its own it is
     file.unlink()
@@ -188,7 +195,7 @@ def test_an_index_of_somebody_else_is_not_replaced(link: bool, name: str, packed
         np.save(tmp_path / "my.npy", np.zeros(3))
         (tmp_path / "my.npy").rename(precious)
     else:
-        precious.write_text('{"mine": 1}')
+        precious.write_text(text)
     content = precious.read_bytes()
     if link:
         file.symlink_to(precious)
@@ -202,6 +209,16 @@ def test_an_index_that_was_cut_off_is_written_anew(size: int, packed: Path) -> N
     for name in ("index.npy", "shards.json"):
         path = packed / "train" / name
         path.write_bytes(path.read_bytes()[:size])
+    assert exit_code(pack.main, packed) == 0
+    assert isinstance(split_of(packed, "train")[0], Sample)
+
+
+@pytest.mark.parametrize("name", ["index.npy", "shards.json"])
+@pytest.mark.parametrize("content", [bytes(500), b""])
+def test_an_index_that_never_reached_the_disk_is_written_anew(content: bytes, name: str, packed: Path) -> None:
+    (packed / "train" / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is (damaged, or|not valid JSON)"):
+        split_of(packed, "train")
     assert exit_code(pack.main, packed) == 0
     assert isinstance(split_of(packed, "train")[0], Sample)
 
