@@ -12,9 +12,11 @@
 // round bid on the same duals, so that on a GPU each warp of a block has one. Its warps then search together, with the
 // columns in registers where they fit (csrc/cuda/block_search.cuh).
 //
-// Ties: of equally cheap columns a row starts with the one of lowest index; later, in an auction or in a search, an
-// unassigned one is taken before an assigned one, then the one of lowest index. Of rows that bid for a column the first
-// one gets it. The arithmetic of a column does not depend on the number of lanes, so neither does the answer.
+// Ties: of equally cheap columns a row starts with the one of lowest index. In the auction it bids for an unassigned
+// one of them, and looks for that from its own index on, so that rows that are alike go separate ways. In a search it
+// takes an unassigned one before an assigned one, then the one of lowest index. Of rows that bid for a column, the one
+// of lowest index gets it. The arithmetic of a column does not depend on the number of lanes, so neither does the
+// answer.
 #pragma once
 
 #include "assignment/carver.h"
@@ -29,8 +31,8 @@ constexpr int32_t kNone = -1;
 constexpr int64_t kAssigned = int64_t{1} << 32;
 // Columns are padded to a multiple of the widest lanes there are, a warp
 constexpr int64_t kColumnPadding = 32;
-// After so many rounds few rows of a DETR's problems are left. Each costs a tenth of a per cent of the searches that
-// the auction does not help.
+// Of the auction. Few rows of a DETR's problems are left after so many, and few steps of other problems' searches are
+// spent on them in vain.
 constexpr int32_t kRounds = 16;
 
 COND_DETR_HD inline int64_t padded_columns(int64_t cols) {
@@ -51,7 +53,7 @@ struct Workspace {
   double* settled_dual;    // (rows) its dual before the search
   int32_t* settled;        // (rows) settled columns in order
   int32_t* col_of_row;     // (rows) the assignment, from rows to columns; in the auction also what a row bids for
-  int32_t* waiting;        // (1) how many rows may bid; for threads, which hand it to each other
+  int32_t* bidder_count;   // (1) for threads, which tell it each other
   // An auction ends before the first search, so it has the memory of what is settled.
   double* raise;     // (rows) of its dual, if the row gets what it bids for
   int32_t* bidders;  // (rows) rows that may bid
@@ -72,7 +74,7 @@ struct Workspace {
     col_of_row = memory.template take<int32_t>(rows);
     raise = settled_length;
     bidders = settled;
-    waiting = memory.template take<int32_t>(1);
+    bidder_count = memory.template take<int32_t>(1);
   }
 
   static COND_DETR_HD size_t bytes(int64_t rows, int64_t cols) {
@@ -189,23 +191,31 @@ struct LaneTwoMinima {
 // these the first row's. So nothing has to be cleared between rounds.
 COND_DETR_HD inline int32_t claim_of(int32_t row, int32_t round, int32_t rows) { return row - round * rows; }
 
-// Makes the bid of a row: for the column that costs it `least`, `raise` less than any other, duals included. In round 0
-// nothing is raised. The row's dual is infinite if all columns are forbidden.
+// Makes the bid of a row: for the column that costs it `least`, duals included, `raise` less than any other.
 template <class L>
 COND_DETR_DEVICE void make_bid(Workspace& w, int32_t row, int32_t col, double least, double raise, int32_t claim) {
-  // For nothing more, the row that has the column would only have to bid in turn. Without another column, or with one
-  // that costs too much for a number, the search decides.
+  // With a raise of 0, an assigned column would only change hands. Without another column, or with one that costs too
+  // much for a number, the search decides.
   const bool bids =
       least < INFINITY && (raise > 0.0 || w.rank[col] < kAssigned) && w.col_dual[col] - raise > -double(INFINITY);
-  w.row_dual[row] = least;
   w.raise[row] = raise;
   w.col_of_row[row] = bids ? col : kNone;
-  if (bids) L::lower(&w.claim[col], claim);
+  if (!bids) return;
+  w.row_dual[row] = least;
+  L::lower(&w.claim[col], claim);
+}
+
+// The first bid of a row, for its cheapest column, of which nothing is raised. The row's dual is infinite if all
+// columns are forbidden.
+template <class L>
+COND_DETR_DEVICE void make_first_bid(Workspace& w, int32_t row, int32_t col, double cost) {
+  w.row_dual[row] = cost;
+  make_bid<L>(w, row, col, cost, 0.0, claim_of(row, 0, 0));
 }
 
 // Finds the cheapest column of a row, and bids for it. False if a cost is NaN or minus infinity.
 template <class L, class Costs>
-COND_DETR_DEVICE bool find_cheapest(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
+bool find_cheapest(const Costs& costs, int32_t row, int64_t padded, Workspace& w) {
   LaneMinima<L> minima;
   auto valid = L::all(0.0) == L::all(0.0);
   for (int64_t first = 0; first < padded; first += L::kChains * L::kWidth) {
@@ -219,12 +229,12 @@ COND_DETR_DEVICE bool find_cheapest(const Costs& costs, int32_t row, int64_t pad
     }
   }
   const Ranked found = minima.least();
-  L::once([&] { make_bid<L>(w, row, static_cast<int32_t>(found.rank), found.value, 0.0, claim_of(row, 0, 0)); });
+  make_first_bid<L>(w, row, static_cast<int32_t>(found.rank), found.value);
   return L::all_of(valid);
 }
 
 template <class L>
-COND_DETR_DEVICE void clear_columns(Workspace& w, int64_t padded) {
+void clear_columns(Workspace& w, int64_t padded) {
   for (int64_t first = 0; first < padded; first += L::kWidth) {
     L::store(w.col_dual + first, L::all(0.0));
     L::store(w.rank + first, L::lane_index() + first);
@@ -255,10 +265,11 @@ COND_DETR_HD inline int32_t settle_bid(Workspace& w, int32_t row, int32_t claim)
   return owner;
 }
 
-// The first unassigned column that costs a row `price`, or kNone.
+// The first unassigned column that costs a row `price`, from the row's own index on, or kNone.
 template <class Costs>
-inline int32_t find_unassigned(const Costs& costs, int32_t row, double price, int64_t padded, const Workspace& w) {
-  for (int64_t col = 0; col < padded; ++col) {
+int32_t find_unassigned(const Costs& costs, int32_t row, double price, int64_t padded, const Workspace& w) {
+  for (int64_t i = 0; i < padded; ++i) {
+    const int64_t col = row + i < padded ? row + i : row + i - padded;
     if (w.rank[col] < kAssigned && costs.at(row, col) - w.col_dual[col] == price) return static_cast<int32_t>(col);
   }
   return kNone;
@@ -266,7 +277,7 @@ inline int32_t find_unassigned(const Costs& costs, int32_t row, double price, in
 
 // Bids for the column that is cheapest to a row, as much as makes the second cheapest one equally good.
 template <class L, class Costs>
-COND_DETR_DEVICE void bid(const Costs& costs, int32_t row, int32_t claim, int64_t padded, Workspace& w) {
+void bid(const Costs& costs, int32_t row, int32_t claim, int64_t padded, Workspace& w) {
   LaneTwoMinima<L> minima;
   for (int64_t first = 0; first < padded; first += L::kChains * L::kWidth) {
     COND_DETR_UNROLL
@@ -280,7 +291,7 @@ COND_DETR_DEVICE void bid(const Costs& costs, int32_t row, int32_t claim, int64_
   const TwoLeast found = minima.least();
   const double raise = found.second - found.first.value;
   int32_t col = static_cast<int32_t>(found.first.rank);
-  if (raise == 0.0 && w.rank[col] >= kAssigned) {
+  if (raise == 0.0) {
     const int32_t other = find_unassigned(costs, row, found.first.value, padded, w);
     col = other == kNone ? col : other;
   }
@@ -406,7 +417,7 @@ COND_DETR_DEVICE bool assign_others(const Costs& costs, int32_t rows, int64_t pa
 
 // Finds duals that are feasible, and assigns rows to columns where these make edges tight: row minima, then an auction.
 template <class L, class Costs>
-COND_DETR_DEVICE Status start(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
+Status start(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
   clear_columns<L>(w, padded);
   bool feasible = true;
   for (int32_t row = 0; row < rows; ++row) {
@@ -428,7 +439,7 @@ COND_DETR_DEVICE Status start(const Costs& costs, int32_t rows, int64_t padded, 
 
 // Solves a problem with rows <= cols; the answer is `w.col_of_row`.
 template <class L, class Costs>
-COND_DETR_DEVICE Status solve(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
+Status solve(const Costs& costs, int32_t rows, int64_t padded, Workspace& w) {
   const Status started = start<L>(costs, rows, padded, w);
   if (started != Status::kOk) return started;
   return assign_others<L>(costs, rows, padded, w) ? Status::kOk : Status::kInfeasible;

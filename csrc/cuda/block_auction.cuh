@@ -10,8 +10,8 @@
 
 namespace cond_detr {
 
-// As cond_detr::find_cheapest, by a warp. Costs are compared in the precision that they have. Of each lane, `valid` and
-// `feasible` stay true if what it has seen is neither NaN nor minus infinity, and if it found no row without a column.
+// As cond_detr::find_cheapest, by a warp. Costs are compared in the precision that they have. `valid` becomes false in
+// a lane that sees NaN or minus infinity, `feasible` in one that finds no column for the row.
 template <class Costs>
 __device__ void find_cheapest_in_warp(const Costs& costs, int32_t row, int64_t padded, Workspace& w, bool& valid,
                                       bool& feasible) {
@@ -28,7 +28,7 @@ __device__ void find_cheapest_in_warp(const Costs& costs, int32_t row, int64_t p
   if (WarpLanes::lane() == cheapest.winner()) {
     feasible = feasible && least < INFINITY;
     w.bidders[row] = row;
-    make_bid<WarpLanes>(w, row, col, least, 0.0, claim_of(row, 0, 0));
+    make_first_bid<WarpLanes>(w, row, col, least);
   }
 }
 
@@ -36,10 +36,16 @@ __device__ void find_cheapest_in_warp(const Costs& costs, int32_t row, int64_t p
 template <class Costs>
 __device__ int32_t find_unassigned_in_warp(const Costs& costs, int32_t row, double price, int64_t padded,
                                            const Workspace& w) {
-  int32_t col = WarpLanes::lane();
-  while (col < padded && (w.rank[col] >= kAssigned || costs.at(row, col) - w.col_dual[col] != price)) col += 32;
-  const uint32_t first = __reduce_min_sync(~0u, static_cast<uint32_t>(col));
-  return first < padded ? static_cast<int32_t>(first) : kNone;
+  // from the row's index on, then before it
+  int32_t begin = row, end = static_cast<int32_t>(padded);
+  for (int range = 0; range < 2; ++range) {
+    int32_t col = begin + WarpLanes::lane();
+    while (col < end && (w.rank[col] >= kAssigned || costs.at(row, col) - w.col_dual[col] != price)) col += 32;
+    const int32_t first = static_cast<int32_t>(__reduce_min_sync(~0u, static_cast<uint32_t>(col)));
+    if (first < end) return first;
+    begin = 0, end = row;
+  }
+  return kNone;
 }
 
 // As cond_detr::bid, by a warp.
@@ -57,8 +63,7 @@ __device__ void bid_in_warp(const Costs& costs, int32_t row, int32_t claim, int6
   const int winner = Nearest{ordered_bits(least), static_cast<uint32_t>(col)}.winner();
   const double other = WarpLanes::lane() == winner ? second : least;
   const double raise = value_of(WarpLanes::least(ordered_bits(other))) - least;
-  const bool in_vain = WarpLanes::lane() == winner && raise == 0.0 && w.rank[col] >= kAssigned;
-  if (__ballot_sync(~0u, in_vain)) {
+  if (__ballot_sync(~0u, WarpLanes::lane() == winner && raise == 0.0)) {
     const double price = __shfl_sync(~0u, least, winner);
     const int32_t unassigned = find_unassigned_in_warp(costs, row, price, padded, w);
     if (unassigned != kNone) col = unassigned;
@@ -81,12 +86,11 @@ inline __device__ int32_t settle_round_in_warp(int32_t round, int32_t count, int
   return left;
 }
 
-// After all warps have bid; all see the result afterwards, `w.waiting` among it.
+// Settles a round, after a barrier behind its bids. All threads see the result, `w.bidder_count` among it.
 inline __device__ void settle_round_in_block(int32_t round, int32_t count, int32_t rows, Workspace& w) {
-  __syncthreads();
   if (warp() == 0) {
     const int32_t left = settle_round_in_warp(round, count, rows, w);
-    if (WarpLanes::lane() == 0) *w.waiting = left;
+    if (WarpLanes::lane() == 0) *w.bidder_count = left;
   }
   __syncthreads();
 }
@@ -105,11 +109,12 @@ __device__ Status start_in_block(const Costs& costs, int32_t rows, int64_t padde
   if (!__syncthreads_and(valid)) return Status::kSanitised;
   if (!__syncthreads_and(feasible)) return Status::kInfeasible;
   settle_round_in_block(0, rows, rows, w);
-  for (int32_t round = 1; round <= kRounds && *w.waiting > 0; ++round) {
-    const int32_t count = *w.waiting;
+  for (int32_t round = 1; round <= kRounds && *w.bidder_count > 0; ++round) {
+    const int32_t count = *w.bidder_count;
     for (int32_t i = warp(); i < count; i += kWarps) {
       bid_in_warp(costs, w.bidders[i], claim_of(w.bidders[i], round, rows), padded, w);
     }
+    __syncthreads();
     settle_round_in_block(round, count, rows, w);
   }
   return Status::kOk;

@@ -53,11 +53,9 @@ BUGS = {
     ),
     "the last claim instead of the first": Bug(LANES, "atomicMin(to, value)", "*to = value"),
     "claims of another round": Bug(AUCTION, "claim_of(w.bidders[i], round, rows)", "claim_of(w.bidders[i], 1, rows)"),
-    "bids settled before all are made": Bug(
-        AUCTION, "Workspace& w) {\n  __syncthreads();\n  if (warp() == 0)", "Workspace& w) {\n  if (warp() == 0)"
-    ),
+    "bids settled before all are made": Bug(AUCTION, "padded, w);\n    }\n    __syncthreads();", "padded, w);\n    }"),
     "bids before the last round is settled": Bug(
-        AUCTION, "*w.waiting = left;\n  }\n  __syncthreads();", "*w.waiting = left;\n  }"
+        AUCTION, "*w.bidder_count = left;\n  }\n  __syncthreads();", "*w.bidder_count = left;\n  }"
     ),
     "bidders replaced while they are read": Bug(
         AUCTION, "    __syncwarp();  // no lane still reads what is replaced\n", ""
