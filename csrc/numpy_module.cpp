@@ -24,7 +24,7 @@ py::tuple linear_sum_assignment(const py::array_t<double, py::array::c_style>& c
   const cond_detr::SimdKernels& simd = cond_detr::simd_kernels();
   {
     py::gil_scoped_release release;
-    threads = cond_detr::threads_for(count, rows * cols, threads);
+    threads = cond_detr::threads_for(count, rows * cols, cond_detr::kSolvedPerThread, threads);
     cond_detr::for_each_problem(count, threads, simd.dense_bytes(rows, cols), [&](int64_t p, char* buffer) {
       status_out[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize, buffer,
                                                             row_out + p * pairs, col_out + p * pairs));

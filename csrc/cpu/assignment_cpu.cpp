@@ -15,7 +15,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_sum_assignment_cpu(const Tensor& cost,
   int64_t* row_index = static_cast<int64_t*>(out.row_index.mutable_data_ptr());
   int64_t* col_index = static_cast<int64_t*>(out.col_index.mutable_data_ptr());
   int32_t* status = static_cast<int32_t*>(out.status.mutable_data_ptr());
-  const int64_t threads = threads_for(cost.size(0), rows * cols, torch::stable::get_num_threads());
+  const int64_t threads = threads_for(cost.size(0), rows * cols, kSolvedPerThread, torch::stable::get_num_threads());
   for_each_problem(cost.size(0), threads, simd.dense_bytes(rows, cols), [&](int64_t p, char* buffer) {
     status[p] = static_cast<int32_t>(simd.solve_dense(data + p * rows * cols, rows, cols, maximize, buffer,
                                                       row_index + p * pairs, col_index + p * pairs));
@@ -35,7 +35,7 @@ std::tuple<Tensor, Tensor> match_cpu(const Tensor& logits, const Tensor& boxes, 
   int32_t* status = static_cast<int32_t*>(out.status.mutable_data_ptr());
   const int64_t count = problems.count();
   const int64_t entries = problems.queries * (problems.max_targets + (problems.weights.softmax ? problems.classes : 0));
-  const int64_t threads = threads_for(count, entries, torch::stable::get_num_threads());
+  const int64_t threads = threads_for(count, entries, kMatchedPerThread, torch::stable::get_num_threads());
   for_each_problem(count, threads, simd.match_bytes(problems), [&](int64_t p, char* buffer) {
     status[p] = static_cast<int32_t>(simd.match(problems, p, buffer, pred_index + p * problems.max_targets));
   });

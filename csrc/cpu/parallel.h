@@ -16,12 +16,14 @@
 
 namespace cond_detr {
 
-// Starting a thread costs tens of microseconds: as much as a problem of about this many entries.
-constexpr int64_t kEntriesPerThread = 10000;
+// Starting a thread costs tens of microseconds: as much as solving problems of so many entries, or fewer whose costs
+// have to be computed.
+constexpr int64_t kSolvedPerThread = 20000;
+constexpr int64_t kMatchedPerThread = 10000;
 
 // How many threads `problems` of `entries` costs each are worth, of `most`.
-inline int64_t threads_for(int64_t problems, int64_t entries, int64_t most) {
-  const double worth = static_cast<double>(problems) * static_cast<double>(entries) / kEntriesPerThread;
+inline int64_t threads_for(int64_t problems, int64_t entries, int64_t per_thread, int64_t most) {
+  const double worth = static_cast<double>(problems) * static_cast<double>(entries) / per_thread;
   const int64_t wanted = worth < static_cast<double>(most) ? static_cast<int64_t>(worth) : most;
   return std::max<int64_t>(1, std::min(problems, wanted));
 }
