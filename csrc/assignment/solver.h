@@ -31,8 +31,7 @@ constexpr int32_t kNone = -1;
 constexpr int64_t kAssigned = int64_t{1} << 32;
 // Columns are padded to a multiple of the widest lanes there are, a warp
 constexpr int64_t kColumnPadding = 32;
-// Of the auction. Few rows of a DETR's problems are left after so many, and few steps of other problems' searches are
-// spent on them in vain.
+// Of the auction: enough to leave few rows of a DETR's problems, and few enough for problems that it does not help.
 constexpr int32_t kRounds = 16;
 
 COND_DETR_HD inline int64_t padded_columns(int64_t cols) {
@@ -187,8 +186,8 @@ struct LaneTwoMinima {
   }
 };
 
-// What a row leaves at the column that it wants in a round. Of all claims the least holds: the latest round's, and of
-// these the first row's. So nothing has to be cleared between rounds.
+// What a row leaves at the column that it wants in a round. The least of all claims holds: one of the latest round, and
+// of these that of the row of lowest index. So nothing has to be cleared between rounds.
 COND_DETR_HD inline int32_t claim_of(int32_t row, int32_t round, int32_t rows) { return row - round * rows; }
 
 // Makes the bid of a row: for the column that costs it `least`, duals included, `raise` less than any other.
